@@ -1,4 +1,4 @@
-"""Save a snapshot of the machine when the log has grown, and drop what of the log it holds.
+"""Save a snapshot of the machine when the log has grown, and drop the log entries that it covers.
 
 Never cuts the log before the snapshot is on the disk.
 """
@@ -16,37 +16,37 @@ from coordinator.raft.core.state import State
 
 KEEP_ENTRIES: Final = 2000
 KEEP_BYTES: Final = 4 << 20
-"""Entries, and their bytes, kept behind a snapshot, so that a member that is a little behind needs
-none.
+"""Entries, and bytes of entries, kept in the log although a snapshot covers them, so that a member
+that is only a little behind needs no snapshot.
 """
 SAVE_AGAIN_S: Final = 2.0
-"""Pause after a snapshot that could not be saved: each try encodes the whole machine."""
+"""Seconds to wait after a failed save, because each attempt encodes the whole machine."""
 
 
 class Compaction:
-    """When a snapshot is made here, and how far the log goes back."""
+    """The policy for when this member makes a snapshot, and how much of the log it keeps."""
 
     def __init__(
         self, state: State, leader: Leader, transfer: Transfer, *, compact_bytes: int
     ) -> None:
-        """`compact_bytes`: a snapshot is made when the log has grown by so much since the last one,
-        or by so many entries as the configuration of the library says.
+        """Make a snapshot when the log has grown by `compact_bytes` since the last one, or by the
+        number of entries in the library's configuration (`logCompactionMinEntries`).
         """
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._leader, self._transfer = state.roster, leader, transfer
         self._compact_bytes = compact_bytes
         self._saved_bytes = 0
-        """What had been appended when the newest snapshot was begun."""
+        """`RaftLog.appended_bytes` when the newest snapshot was begun."""
         self._saving = False
         self._save_after = float("-inf")
 
     def force(self) -> None:
-        """Make a snapshot at the next tick that can, and keep nothing behind it."""
+        """Make a snapshot at the next possible tick, and keep no log entries before its end."""
         self._library.compaction_forced = True
 
     def maybe_save(self) -> None:
-        """Snapshot the machine when the log has grown by enough entries or bytes since the last
-        one.
+        """Make a snapshot if the log has grown by enough entries or bytes since the last one, a
+        peer has asked for a newer one, or `force` was called.
         """
         if self._saving or self._log.frozen or self._transfer.fetching:
             return
@@ -69,8 +69,8 @@ class Compaction:
         self._save(size, keep)
 
     def _waits_for_peers(self, grown: int, size: int) -> bool:
-        """Say whether a newer snapshot would make one on its way useless: wait, but not without
-        bound.
+        """Say whether to wait because a snapshot is being sent to a peer: a newer one would make
+        that transfer useless. The wait ends when the log has grown by twice the usual amount.
         """
         if all(progress.snapshot is None for progress in self._leader.progress.values()):
             return False
@@ -89,7 +89,7 @@ class Compaction:
     def _on_saved(
         self, position: Position, size: int, keep: int, exc: BaseException | None
     ) -> None:
-        """Drop the log before a snapshot that is on the disk: only now may it go."""
+        """Drop the log entries that the snapshot covers, now that it is on the disk."""
         self._saving = False
         if exc is not None:
             self._save_after = self._environment.now() + SAVE_AGAIN_S
@@ -100,7 +100,7 @@ class Compaction:
         self._environment.count("snapshots_saved")
         newest = self._environment.snapshots.newest
         if newest is None or newest.index < position.index:
-            return  # an older one that was asked for took its place at once
+            return  # a snapshot fetched from the leader, and older, has replaced it meanwhile
         if self._log.agrees(position):
             base = self._base_behind(position.index, keep)
             if base > self._log.first_index:
@@ -108,8 +108,8 @@ class Compaction:
         self._roster.compact(position.index)
 
     def _base_behind(self, index: int, keep: int) -> int:
-        """Return where the log may begin, so that no more than `keep` entries and KEEP_BYTES lie
-        behind `index`.
+        """Return the index where the log may begin, so that at most `keep` entries and KEEP_BYTES
+        are kept before `index`.
         """
         size, base = 0, index
         while base > max(self._log.first_index, index - keep):

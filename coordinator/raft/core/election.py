@@ -1,5 +1,5 @@
-"""Elect: pre-vote, sticky followers, durable votes, standing on request (Ongaro 2014, sections 3.4,
-3.10, 6.2, 9.6).
+"""Run elections: pre-votes, sticky followers, durable votes, standing on request (Ongaro 2014,
+sections 3.4, 3.10, 6.2, 9.6).
 
 Never grants two votes in a term, and never raises a term for a node that a majority would not
 elect.
@@ -21,7 +21,7 @@ from coordinator.raft.core.state import State
 
 
 class Elections:
-    """Who is to lead: this member's candidacies, and its votes for others."""
+    """One member's part in elections: its candidacies, and its votes for others."""
 
     def __init__(
         self,
@@ -30,14 +30,14 @@ class Elections:
         *,
         on_won: Callable[[], None],
     ) -> None:
-        """`on_won`: called when a majority has elected this member."""
+        """Start without a candidacy; `on_won` is called when a majority elects this member."""
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._terms, self._leader, self._on_won = state.terms, leader, on_won
         self._ballots: set[str] = set()
-        """Distinct voters that granted what is being asked now."""
+        """The voters that granted the current request."""
         self._asking_pre: int | None = None
-        """The term that a pre-vote under way asks for."""
+        """The term of the pre-vote that is under way; None: none is."""
         self._forced = False
 
     # ------------------------------------------------------------------------------ to stand
@@ -52,10 +52,11 @@ class Elections:
         self._stand(forced=False)
 
     def _fit(self) -> bool:
-        """Say whether this member could lead at all, whatever others think of its log.
+        """Say whether this member could act as leader, apart from whether its log is new enough.
 
-        Not while its own disk hangs, as far as is known: what it would order would wait for that.
-        Nor while a snapshot is put in place: the log that it replaces would be the leader's.
+        It could not while its own disk hangs, because everything it orders would wait for that
+        disk; nor while a snapshot is being put in place, because the log that the snapshot is about
+        to replace would be the leader's.
         """
         if self._log.frozen:
             return False
@@ -70,8 +71,8 @@ class Elections:
         if forced or not self._roster.voters:
             self._campaign()
             return
-        # Invariant: ballots are of one question. A candidacy ends here, so that a late vote of its
-        # term counts no more.
+        # Invariant: `_ballots` holds answers to one request only. An earlier candidacy ends here;
+        # otherwise a late vote of that candidacy's term would be counted as a pre-vote.
         self._terms.end_candidacy()
         asked = self._library.term + 1
         self._asking_pre = asked
@@ -121,11 +122,14 @@ class Elections:
 
     @property
     def standing(self) -> bool:
-        """Say whether this member asks for votes or pre-votes."""
+        """Say whether this member is asking for votes or pre-votes, or leads."""
         return self._asking_pre is not None or not self._terms.follows
 
     def outrank(self, term: int) -> None:
-        """Stand at once for a term above `term`."""
+        """Stand at once for a term above `term`.
+
+        Returns early if this member may not stand, or if `term` is below its own.
+        """
         if not self._eligibility.votes or term < self._library.term:
             return
         was_leader = self._library.leads
@@ -138,8 +142,8 @@ class Elections:
     # --------------------------------------------------------------------------- to be asked
 
     def leader_heard(self) -> bool:
-        """Say whether a leader is alive as far as we know: then nobody gets our vote (section
-        4.2.3).
+        """Say whether a leader appears to be alive. While one does, votes are refused, so that a
+        removed or disconnected member cannot disturb it (section 4.2.3).
         """
         least, terms = self._library.conf.raftMinTimeout, self._terms
         if self._library.leads:
@@ -147,7 +151,7 @@ class Elections:
         return terms.heard_within(least)
 
     def on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
-        """Answer a candidate, once our vote is on the disk."""
+        """Answer a candidate; a granted vote is on the disk before the answer is sent."""
         request = VoteRequest(
             candidate=node.id,
             term=message["term"],
@@ -182,7 +186,7 @@ class Elections:
         )
 
     def _vote(self, request: VoteRequest) -> Ballot:
-        """Judge a request; a vote that is given is on the disk, and the timer heeds it."""
+        """Judge a request, store the vote if one is given, and adjust the timer."""
         library, terms = self._library, self._terms
         heard = self.leader_heard()
         rises = (
@@ -213,8 +217,8 @@ class Elections:
         if vote is not None:
             terms.timer.reset()
         elif granted and not library.leads:
-            # Let it try first; ours does not count any more. It stores its vote before it asks
-            # for another.
+            # We granted a pre-vote: abandon our own and let that candidate stand first. The wait
+            # includes a disk write, because it stores its own vote before it asks for others'.
             self._asking_pre = None
             terms.timer.not_within(library.conf.raftMinTimeout / 2 + terms.stored_s)
         return ballot
@@ -222,17 +226,17 @@ class Elections:
     # ------------------------------------------------------------------------------- answers
 
     def on_response_vote(self, node: Node, message: dict[str, Any]) -> None:
-        """Count a vote or pre-vote, if it answers what is asked now."""
+        """Count a vote or pre-vote if it answers the current request."""
         if not message["granted"]:
             if message["current"] > self._library.term:
-                # Ours would never be enough: take the higher term, and stand for a still higher one
-                # later.
+                # This voter refuses every request below its own term: adopt that term, so that the
+                # next candidacy asks for a higher one.
                 self._asking_pre = None
                 self._terms.follow(message["current"], None)
             return
         if message["pre"]:
-            # Invariant: they were asked for the very next term. Ours may have risen since, by a
-            # vote for another.
+            # Invariant: pre-votes count only for the term right after ours. Our term may have risen
+            # since we asked, by a vote for another candidate.
             if (
                 self._asking_pre != message["term"]
                 or message["term"] != self._library.term + 1
@@ -247,14 +251,14 @@ class Elections:
     # -------------------------------------------------------------------- what a leader says
 
     def follow(self, node: Node, term: int) -> None:
-        """Follow the leader of `term`, heard just now."""
+        """Follow `node`, the leader of `term`, which was heard just now."""
         self._asking_pre = None
         self._terms.follow(term, node)
         self._terms.hear()
 
     def on_timeout_now(self, node: Node, message: dict[str, Any]) -> None:
-        """Stand at once, unhindered by stickiness: the leader of our term asks for it (section
-        3.10).
+        """Stand at once because the leader of our term asks for it; other members then vote even
+        though they hear a leader (section 3.10).
         """
         if (
             message["term"] == self._library.term
@@ -266,12 +270,15 @@ class Elections:
             self._environment.wake()
 
     def on_resigned(self, node: Node, message: dict[str, Any]) -> None:
-        """Wait for no silence: the leader of our term says that it has stepped down."""
+        """Treat the leader of our term as gone: it says that it has stepped down."""
         if message["term"] == self._library.term and node == self._library.leader:
             self._terms.lose_leader()
 
     def on_removed(self, node: Node, message: dict[str, Any]) -> None:
-        """Never stand or vote again: a member says that we are none any more."""
+        """Never stand or vote again: a member says that we were removed.
+
+        Returns early if the sender is not in the configuration in force here.
+        """
         if self._roster.configuration.seat(node.id) is None or self._eligibility.removed:
             return
         log.warning("removed from the cluster", member=self._roster.id, told_by=node.id)
@@ -279,8 +286,8 @@ class Elections:
         self._terms.follow(self._library.term, None)
 
     def lose_disk(self) -> None:
-        """Never vote again: this member joined once and its disk is empty, so what it promised is
-        forgotten.
+        """Never vote again: this member once joined and its disk is empty, so its earlier votes and
+        acknowledgements are forgotten.
         """
         if not self._eligibility.disk_lost:
             log.error(

@@ -1,7 +1,7 @@
 """Know whether this member may vote and lead at all.
 
-Never gives a vote itself. What it holds is about this member and its disk; the configuration in
-force (roster.py) says whether it is a voter.
+Never gives a vote itself. It covers this member and its disk only; whether the member is a voter is
+said by the configuration in force (roster.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coordinator.raft.core.roster import Roster
 
 
 class Eligibility:
-    """What speaks against this member's votes: a removal, a lost disk, a contested first list."""
+    """The reasons against this member's votes: a removal, a lost disk, a contested first list."""
 
     def __init__(self, roster: Roster, journal: DurableLog, now: Callable[[], float]) -> None:
         self._roster, self._now = roster, now
@@ -23,54 +23,56 @@ class Eligibility:
         self.disk_lost = False
         self.blank = self._is_blank(journal)
         self.contested_until = float("-inf")
-        """Until then nobody votes here: a member was given another list of the first ones, and no
-        log has settled it.
+        """Monotonic time until which this member withholds its votes, because another member was
+        given a different list of first members and no log has settled which is right.
         """
 
     def _is_blank(self, journal: DurableLog) -> bool:
-        """Say whether nothing was ever on this disk, or the base alone that a start puts there: a
-        member that joined and is blank has lost it.
+        """Say whether this disk holds nothing, or only the base entry that a start writes. A
+        member that has joined and is blank has lost its disk.
 
-        The term says nothing: a start may have heard of one. Without fsync it does say that this is
-        the disk of old, for it alone is always synced.
+        A stored term does not prove that this is the old disk: a new member may have learned a term
+        from others. Under a policy without fsync it does: entries may be missing after a power cut
+        there, but the term is always synced.
         """
         base_alone = len(journal) == 0 or (journal[-1][1] <= 1 and journal[-1][0] != WIPED)
         return base_alone and (journal.getCurrentTerm() == 0 or journal.policy == "always")
 
     @property
     def votes(self) -> bool:
-        """Say whether this member may stand and be counted."""
+        """Say whether this member may stand for election and counts towards a quorum."""
         return self._roster.votes and self.may_vote
 
     @property
     def may_vote(self) -> bool:
-        """Say whether it may give its vote to one who asks, and so counts it a voter already.
+        """Say whether this member may vote for a candidate, whether or not its own log makes it a
+        voter.
 
-        Its own log may not have the entry that made it one, and never get it without that vote
-        (section 4.2.2).
+        A candidate asks only those that its log makes voters. Our log may not have that entry yet,
+        and without our vote nobody might be elected who could send it (section 4.2.2).
         """
         contested = not self._roster.begun and self._now() < self.contested_until
         return not self.removed and not self.disk_lost and not contested
 
     @property
     def unfit(self) -> Literal["removed", "disk_lost"] | None:
-        """Why this member can be none for good."""
+        """Why this member can never be a member again; None: it can."""
         if self.removed:
             return "removed"
         return "disk_lost" if self.disk_lost else None
 
     def hold_something(self) -> None:
-        """Note that something is on this disk now that a lost one would not have."""
+        """Note that the disk now holds something that a replaced disk would not have."""
         self.blank = False
 
     def lose_disk(self) -> None:
-        """Note that what this member promised is forgotten: it votes no more."""
+        """Note that this member's disk was lost, and its promises with it: it never votes again."""
         self.disk_lost = True
 
     def remove(self) -> None:
-        """Note that this member was taken out for good."""
+        """Note that this member was removed for good."""
         self.removed = True
 
     def contest(self, until: float) -> None:
-        """Give no votes until then, as long as no log says who the members are."""
+        """Withhold votes until `until`, as long as the log here does not name its members."""
         self.contested_until = until

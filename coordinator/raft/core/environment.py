@@ -1,4 +1,4 @@
-"""Hold what a core is given from outside, and what it counts.
+"""Hold what a core is given from outside, and its counters.
 
 Never decides anything, and reads no clock or random source but those it was given.
 """
@@ -19,8 +19,8 @@ log = structlog.get_logger("acordo.raft")
 
 Done: TypeAlias = Callable[[Any, BaseException | None], None]
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Any], Done], None]
-"""Run a coroutine as a task that its owner watches; then call back, on the loop, with (result,
-exception).
+"""Runs a coroutine as a task that its owner watches, then calls back on the event loop with
+(result, exception).
 """
 
 
@@ -45,10 +45,10 @@ class Environment:
         self.snapshots = snapshots
         self.spawn = spawn
         self.wake = wake
-        """Ask for a tick soon."""
+        """Asks for a tick soon."""
         self.counts: dict[str, int] = {}
-        """How often something notable happened, by name (elections, truncations, ...)."""
+        """How often each notable event happened, by name (elections, truncations, ...)."""
 
     def count(self, name: str) -> None:
-        """Count that something notable happened."""
+        """Add one to the counter `name`."""
         self.counts[name] = self.counts.get(name, 0) + 1

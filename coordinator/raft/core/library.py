@@ -1,8 +1,8 @@
 """Offer PySyncObj's node under plain, typed names, and hand each of its steps to a handler.
 
-No other module touches the library's private names. It never decides anything and never lets the
-library take a step of its own: every unsafe one (docs/pysyncobj-hazards.md) is either handed on or
-refused.
+No other module touches the library's private names. This one never decides anything, and never lets
+the library take a step of its own: every unsafe step (docs/pysyncobj-hazards.md) is either passed
+to the handler or refused.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ REQUEST_DENIED: Final = FAIL_REASON.REQUEST_DENIED
 UNKNOWN_OUTCOME: Final = FAIL_REASON.UNKNOWN_OUTCOME
 
 Record: TypeAlias = tuple[bytes, int, int]
-"""One place of the log: command, index, term."""
+"""One entry of the log: command, index, term."""
 Callback: TypeAlias = Callable[[Any, int], object]
-"""Called once with (result, reason): the library's own shape."""
+"""Called once with (result, reason), the library's own signature."""
 
 
 class DurableLog(Protocol):
-    """A journal: the library's own interface (`pysyncobj.journal.Journal`), and what the core needs
-    beyond it.
+    """A durable journal: the library's interface (`pysyncobj.journal.Journal`), extended by what
+    the core needs.
     """
 
     on_synced: Callable[[int], None]
 
     @property
     def synced_index(self) -> int:
-        """The last entry that is on the disk."""
+        """The index of the last entry that is on the disk."""
         ...
 
     @property
     def unsynced_bytes(self) -> int:
-        """How much waits for the disk."""
+        """Bytes that are not on the disk yet."""
         ...
 
     @property
     def policy(self) -> str:
-        """What is synced when: `always`, `interval` or `off`."""
+        """The sync policy: `always`, `interval` or `off`."""
         ...
 
     def maybe_sync(self) -> bool:
-        """Begin to make durable what is not; `on_synced` is called when it is. Say whether a
-        sync began.
+        """Start a sync if something is not on the disk yet; `on_synced` is called when it is. Say
+        whether a sync began.
         """
         ...
 
     def flush(self) -> None:
-        """Make durable what is not, before it returns."""
+        """Make the whole journal durable before returning; this blocks."""
         ...
 
     def add(self, command: bytes, idx: int, term: int) -> None:
@@ -83,11 +83,11 @@ class DurableLog(Protocol):
         ...
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
-        """Drop the entries from this place on."""
+        """Drop the entries from this position on (a position counts from the first entry held)."""
         ...
 
     def deleteEntriesTo(self, entryTo: int) -> None:
-        """Drop the entries before this place."""
+        """Drop the entries before this position."""
         ...
 
     @overload
@@ -96,121 +96,121 @@ class DurableLog(Protocol):
     def __getitem__(self, item: slice) -> list[Record]: ...
     def __len__(self) -> int: ...
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
-        """Keep a hint for the next start."""
+        """Keep the commit index as a hint for the next start."""
         ...
 
     def getRaftCommitIndex(self) -> int:
-        """Return the hint that was kept."""
+        """Return the commit index that was kept."""
         ...
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
-        """Store both, durably, before it returns."""
+        """Store term and vote durably before returning; this blocks."""
         ...
 
     def getCurrentTerm(self) -> int:
-        """Return the term that is on the disk."""
+        """Return the stored term."""
         ...
 
     def getVotedForNodeId(self) -> str | None:
-        """Return who was voted for in it."""
+        """Return who was voted for in the stored term; None: nobody."""
         ...
 
     def onOneSecondTimer(self) -> None:
-        """Do what is to be done once a second."""
+        """Do the periodic work; called once a second."""
         ...
 
     def _destroy(self) -> None: ...
 
 
 class Handler(Protocol):
-    """What takes the library's steps in its place."""
+    """The receiver of the steps that the library would otherwise take itself."""
 
     def on_tick(self) -> None:
-        """Do what time and messages have made due."""
+        """Do the work that time and messages have made due."""
         ...
 
     def on_message(self, node: Node, message: dict[str, Any]) -> None:
-        """Take a message in."""
+        """Handle a message from a peer."""
         ...
 
     def on_connected(self, node: Node) -> None:
-        """Take a new connection in, also in the place of one that was not missed."""
+        """Handle a new connection; it may replace one whose end was not reported."""
         ...
 
     def on_disconnected(self, node: Node) -> None:
-        """Take the end of a connection in."""
+        """Handle the end of a connection."""
         ...
 
     def submit(self, command: bytes, callback: Any) -> None:
-        """Order what the library is asked for: `command` begins with its kind."""
+        """Order a command that was handed to the library; its first byte is its kind."""
 
     def ask_to_add(self, member: str, address: str, callback: Any) -> None:
-        """Ask for a member to be taken in."""
+        """Ask for a member to be added."""
         ...
 
     def ask_to_remove(self, member: str, callback: Any) -> None:
-        """Ask for a member to be taken out."""
+        """Ask for a member to be removed."""
         ...
 
 
 class NullPoller:
-    """Stand in for the library's poller: our transport lives on the event loop."""
+    """A stand-in for the library's poller: our transport uses the event loop instead."""
 
     def poll(self, timeout: float) -> None:
-        """Wait for nothing."""
+        """Return at once."""
         ...
 
 
 class Library(SyncObj):
-    """The library's node: the state that it keeps, under plain names (`PRIVATE`).
+    """The library's node, with its private state under plain names (`PRIVATE`).
 
-    What it keeps is kept under the plain names, so that whoever reads them pays for no detour; the
-    library's own code finds it there by its private ones.
+    The values are stored under the plain names, so that our code reads them as ordinary attributes.
+    The library's code reaches them through properties that have its private names.
     """
 
     handler: Handler
 
     transport: Transport
-    """What carries messages."""
+    """The transport that carries messages."""
     connected_nodes: set[Node]
-    """Who is connected now."""
+    """The nodes that are connected now."""
 
     state: int
     """FOLLOWER, CANDIDATE or LEADER; see `set_state`."""
     term: int
     """The newest term that this member knows; see `store_term`."""
     voted_for: str | None
-    """Who has its vote in that term."""
+    """The id of the member that has our vote in that term; None: nobody."""
     leader: Node | None
-    """Who leads that term, as far as it knows."""
+    """The leader of that term, as far as this member knows."""
     election_deadline: float
-    """When it stands if it hears of no leader."""
+    """Monotonic time at which this member stands for election unless it hears from a leader."""
 
     journal: DurableLog
     commit_index: int
-    """The last entry that is known to be committed."""
+    """The index of the last entry that is known to be committed."""
     applied_index: int
-    """The last entry that the machine has."""
+    """The index of the last entry that the machine has applied."""
 
     next_index: dict[Node, int]
-    """Which entry a leader sends each peer next."""
+    """As leader: the index of the next entry to send to each peer."""
     match_index: dict[Node, int]
-    """Up to where each peer is known to hold a leader's log durably."""
+    """As leader: the index up to which each peer is known to hold our log durably."""
     last_response: dict[Node, float]
-    """When each peer last answered."""
+    """As leader: the monotonic time of each peer's last answer."""
     no_op_index: int | None
-    """Where a leader's term begins in the log; None: this member does not lead."""
+    """The index of the no-op that began the leader's term; None: this member does not lead."""
     heartbeat_due: float
-    """When the next heartbeat goes out."""
+    """Monotonic time at which the next heartbeat is due."""
 
     queue: Any
-    """The library's bounded queue of (command, who asked)."""
+    """The library's bounded queue of (command, asker)."""
     waiting_commit: dict[int, list[tuple[int, Callback]]]
-    """The callbacks that wait for an entry, with the term that it must be of, by index."""
+    """By index: the callbacks that wait for that entry, each with the term the entry must have."""
     waiting_reply: dict[int, tuple[Node, Callback]]
-    """The forwarded commands that are not answered: to whom each went, by request."""
+    """By request: the node that a command was forwarded to, and the callback that waits."""
     compaction_forced: bool
-    """A snapshot is asked for, however little the log has grown."""
+    """Whether a snapshot is requested no matter how little the log has grown."""
 
     def __init__(  # noqa: PLR0917 the library's own order
         self,
@@ -223,8 +223,8 @@ class Library(SyncObj):
     ) -> None:
         conf = conf or SyncObjConf()
         _check(conf, transport)
-        # The library would open its own journal and a wake-up pipe that nothing drains
-        # (HAZ-13): neither is wanted, so its constructor sees a configuration without them.
+        # The library would open its own journal, and a wake-up pipe that nothing drains (HAZ-13).
+        # Its constructor therefore sees a configuration that asks for neither.
         paths, conf.journalFile, conf.appendEntriesUseBatch = conf.journalFile, None, True
         try:
             super().__init__(selfNode, tuple(otherNodes), conf, consumers, nodeClass, transport)
@@ -236,12 +236,12 @@ class Library(SyncObj):
     # -------------------------------------------------------------- who it is, and whom it is given
 
     def send(self, node: Node, message: dict[str, Any]) -> bool:
-        """Hand a message to the transport; False: it took nothing."""
+        """Hand a message to the transport; return False if it did not take the message."""
         return self.transport.send(node, message) is not False
 
     @property
     def first_peers(self) -> tuple[Node, ...]:
-        """Return the other members that it was given, by id."""
+        """The other members that the constructor was given, sorted by id."""
         return tuple(sorted(self._SyncObj__otherNodes, key=lambda node: node.id))
 
     def make_node(self, member: str, address: str | None = None) -> Node:
@@ -251,7 +251,7 @@ class Library(SyncObj):
         return self._SyncObj__nodeClass(member, address=address)
 
     def set_members(self, voters: Iterable[Node], others: Iterable[Node]) -> None:
-        """Say whom the library's own status counts."""
+        """Set the members that the library's own status reports."""
         self._SyncObj__otherNodes, self._SyncObj__readonlyNodes = set(voters), set(others)
 
     # -------------------------------------------------------------------------- role, term and vote
@@ -262,25 +262,25 @@ class Library(SyncObj):
         return self.state == LEADER
 
     def set_state(self, state: int) -> None:
-        """Change the role, and notify whoever asked the library for that."""
+        """Change the role, and notify the library's listeners of role changes."""
         self._SyncObj__setState(state)
 
     def load_term(self, term: int, voted_for: str | None) -> None:
-        """Take what the disk has; nothing is stored."""
+        """Set term and vote to what the disk has, without storing them."""
         self.term, self.voted_for = term, voted_for
 
     def store_term(self, term: int, voted_for: str | None) -> None:
-        """Change both, durably: it blocks for as long as the disk takes."""
+        """Change term and vote, durably; this blocks for as long as the disk takes."""
         self._SyncObj__setCurrentTerm(term, voted_for)
 
     # -------------------------------------------------------------------------------------- the log
 
     def delete_from(self, index: int) -> None:
-        """Drop the entries from an index on."""
+        """Drop the entries from `index` on."""
         self._SyncObj__deleteEntriesFrom(index)
 
     def delete_to(self, index: int) -> None:
-        """Let the log begin at `index`."""
+        """Drop the entries before `index`, so that the log begins there."""
         self._SyncObj__deleteEntriesTo(index)
 
     # --------------------------------------------------------------- the library's steps, handed on
@@ -309,27 +309,27 @@ class Library(SyncObj):
         self.handler.submit(command, callback)
 
     def addNodeToCluster(self, node: Node | str, callback: Any = None) -> None:
-        """Ask for a member to be taken in, as the library is asked."""
+        """Ask for a member to be added, through the library's interface."""
         member = node.id if isinstance(node, Node) else node
         self.handler.ask_to_add(member, getattr(node, "address", member), callback)
 
     def removeNodeFromCluster(self, node: Node | str, callback: Any = None) -> None:
-        """Ask for a member to be taken out, as the library is asked."""
+        """Ask for a member to be removed, through the library's interface."""
         self.handler.ask_to_remove(node.id if isinstance(node, Node) else node, callback)
 
     def setCodeVersion(self, newVersion: int, callback: Any = None) -> None:
-        """Refuse: the order of commands has no such kind."""
+        """Refuse: the log has no entries of this kind."""
         raise NotImplementedError("feature levels are ordinary commands (HAZ-4)")
 
     # --------------------------------------------------------- the library's steps, taken elsewhere
 
     def _SyncObj__generateRaftTimeout(self) -> float:
-        """Its constructor asks for one; the timer is set with our own clock and rng afterwards."""
+        """Return 0: the library's constructor asks, and `ElectionTimer` sets the real time-out."""
         return 0.0
 
     def _elsewhere(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse a step that a part of the core takes in its own way. Nothing leads here: if a call
-        of the library's comes to it all the same, it must not lose what the core keeps.
+        """Refuse a step that a part of the core takes in its own way. No known path leads here; if
+        the library calls it after all, going on could lose entries that the core keeps.
         """
         raise NotImplementedError("a part of the core takes this step")
 
@@ -365,14 +365,14 @@ PRIVATE: Final = {
     "_SyncObj__commandsWaitingReply": "waiting_reply",
     "_SyncObj__forceLogCompaction": "compaction_forced",
 }
-"""The plain name of what the library keeps under a private one."""
+"""The plain name of each private attribute of the library."""
 
 
 def _other_name(plain: str) -> Any:
-    """Return a property that stands for the attribute of that name.
+    """Return a property that reads and writes the attribute `plain`.
 
-    The library's constructor looks at every attribute before it has set all of them: then it is
-    None.
+    It is None while the attribute is not set: the library's constructor inspects every attribute
+    before all of them are set.
     """
     return property(
         lambda node: vars(node).get(plain), lambda node, value: setattr(node, plain, value)

@@ -1,7 +1,7 @@
 """Keep the log of one member: its entries, how far they are committed, and how far applied.
 
-Never decides what belongs into it: a leader, a follower or a snapshot says so. What is on the disk
-is the journal's to say (`synced_index`).
+Never decides what belongs in it: the leader, the follower or a snapshot does. Which entries are on
+the disk is known by the journal (`synced_index`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from coordinator.raft.core.library import NO_OP, DurableLog, Library, Record
 from coordinator.raft.core.rules.tail import Unsynced
 
 WIPED: Final = NO_OP + b"wiped"
-"""The base of a log that was begun again: the disk is not lost."""
+"""The command of the base of a log that was wiped: it shows that the disk itself was not lost."""
 
 
 class RaftLog:
-    """The log that this member holds, from its base on. It is never empty."""
+    """The log that this member holds. It starts with its base entry, so it is never empty."""
 
     def __init__(self, library: Library, journal: DurableLog, now: float) -> None:
-        """Take the log from the disk: what it says was durable before anyone heard of it."""
+        """Take the log from the journal; start an empty journal with the base entry (1, 0)."""
         if len(journal) == 0:
             journal.add(NO_OP, 1, 0)
         self._library, self._journal = library, journal
@@ -30,10 +30,12 @@ class RaftLog:
         library.commit_index = max(base[1], min(journal.getRaftCommitIndex(), journal[-1][1]))
         self.applied_term = base[2]
         self.frozen = False
-        """A snapshot is being verified or put in place: the log stands still until it is."""
+        """Whether a snapshot is being verified or put in place; the log does not change until
+        then.
+        """
         self.appended_bytes = 0
-        """Bytes of all commands that were appended, whatever became of them, and of those that a
-        start found behind the snapshot.
+        """Bytes of all commands appended since the start, including those cut off later, and of
+        those that the start found in the journal after the snapshot.
         """
         self._unsynced = Unsynced()
         self._seconds, self._started = 0, now
@@ -42,52 +44,52 @@ class RaftLog:
 
     @property
     def first_index(self) -> int:
-        """Where the log begins: its base."""
+        """The index of the base, where the log begins."""
         return self._journal[0][1]
 
     @property
     def last_index(self) -> int:
-        """Where it ends."""
+        """The index of the last entry."""
         return self._journal[-1][1]
 
     @property
     def last_term(self) -> int:
-        """The term of its last entry."""
+        """The term of the last entry."""
         return self._journal[-1][2]
 
     @property
     def synced_index(self) -> int:
-        """The last entry that is on the disk."""
+        """The index of the last entry that is on the disk."""
         return self._journal.synced_index
 
     @property
     def unsynced_bytes(self) -> int:
-        """How much waits for the disk."""
+        """Bytes that are not on the disk yet."""
         return self._journal.unsynced_bytes
 
     def term_at(self, index: int) -> int:
-        """Return the term of an entry that is held."""
+        """Return the term of an entry, which must be held."""
         journal = self._journal
         return journal[index - journal[0][1]][2]
 
     def command_at(self, index: int) -> bytes:
-        """Return the command of an entry that is held."""
+        """Return the command of an entry, which must be held."""
         journal = self._journal
         return journal[index - journal[0][1]][0]
 
     def holds(self, index: int) -> bool:
-        """Say whether an entry of that index is held."""
+        """Say whether the log here has an entry at that index."""
         return self.first_index <= index <= self.last_index
 
     def agrees(self, position: Position) -> bool:
-        """Say whether that very entry is held."""
+        """Say whether the log here has an entry of exactly that index and term."""
         return self.holds(position.index) and self.term_at(position.index) == position.term
 
     def has_applied(self, position: Position) -> bool:
-        """Say whether that very entry is applied; one below the log's base is in the snapshot.
+        """Say whether the entry of exactly that index and term is applied.
 
-        Unless its term is later than the base's: terms only rise along a log, so it is another
-        log's.
+        An entry below the log's base is in the snapshot, so it counts as applied, unless its term
+        is above the base's: terms only rise along a log, so it then belongs to another log.
         """
         if self._library.applied_index < position.index:
             return False
@@ -96,8 +98,8 @@ class RaftLog:
         return self.term_at(position.index) == position.term
 
     def entries(self, start: int, count: int, bytes_max: int | None = None) -> list[Record]:
-        """Return entries from index `start` on: at most `count`, and none behind the one with which
-        they are `bytes_max` long.
+        """Return at most `count` entries from index `start` on. With `bytes_max`, stop after the
+        entry with which their commands reach that size.
         """
         journal = self._journal
         place = start - journal[0][1]
@@ -114,7 +116,7 @@ class RaftLog:
         return found
 
     def held(self) -> list[Record]:
-        """Return all entries, the base included."""
+        """Return all entries, including the base."""
         return self._journal[:]
 
     def uncommitted(self) -> list[Record]:
@@ -123,7 +125,7 @@ class RaftLog:
 
     @property
     def applied(self) -> Position:
-        """The last entry that the machine has."""
+        """The last entry that the machine has applied."""
         return Position(self._library.applied_index, self.applied_term)
 
     @property
@@ -140,83 +142,83 @@ class RaftLog:
         self.appended_bytes += len(command)
 
     def note_held(self, size: int) -> None:
-        """Count what a start found behind the snapshot as appended."""
+        """Count bytes that the start found after the snapshot as appended."""
         self.appended_bytes += size
 
     def append_no_op(self, term: int) -> int:
-        """Append what a new leader's term begins with; return where."""
+        """Append the no-op that begins a new leader's term; return its index."""
         index = self.last_index + 1
         self._journal.add(NO_OP, index, term)
         return index
 
     def cut_from(self, index: int) -> None:
-        """Drop a conflicting tail. What of it was committed is so no more."""
+        """Drop a conflicting tail; lower the commit index if the tail reaches below it."""
         self._library.delete_from(index)
         if index <= self._library.commit_index:
             self._library.commit_index = index - 1
 
     def drop_before(self, index: int) -> None:
-        """Let the log begin at `index`: a snapshot on the disk holds what is before."""
+        """Make `index` the base of the log: a snapshot on the disk holds everything before it."""
         self._library.delete_to(index)
 
     def begin_at(self, base: Position, command: bytes = NO_OP) -> None:
-        """Let the log begin, and end, at `base`."""
+        """Replace the whole log by a single base entry at `base`."""
         self._journal.clear()
         self._journal.add(command, base.index, base.term)
         self.apply_to(base)
         self._library.commit_index = base.index
 
     def commit_to(self, index: int) -> None:
-        """Note that all up to there is committed."""
+        """Note that all entries up to `index` are committed."""
         journal = self._journal
         self._library.commit_index = index
-        # On disk it is a hint for the next start: never one about entries that a power cut could
-        # take.
+        # On the disk the commit index is a hint for the next start. Without the minimum it could
+        # name entries that a power cut took.
         journal.setRaftCommitIndex(min(index, journal.synced_index))
 
     def load_commit(self, at_least: int) -> None:
-        """Take the commit index that the disk has, and one that a snapshot proves."""
+        """Set the commit index from the hint on the disk, at least to the end of a snapshot."""
         self._library.commit_index = max(
             at_least, min(self._journal.getRaftCommitIndex(), self.last_index)
         )
 
     def apply_to(self, position: Position) -> None:
-        """Say that the machine has that entry, and nothing behind it."""
+        """Note that the machine has applied that entry, and none after it."""
         self._library.applied_index, self.applied_term = position.index, position.term
 
     def freeze(self) -> None:
-        """Let the log stand still: a snapshot is to take its place."""
+        """Stop changing the log: a snapshot is about to take its place."""
         self.frozen = True
 
     def thaw(self) -> None:
-        """Let it go on: the snapshot is in place, or was refused."""
+        """Allow changes again: the snapshot is in place, or was refused."""
         self.frozen = False
 
     # ----------------------------------------------------------------------------------- the disk
 
     def maybe_sync(self) -> None:
-        """Begin to make durable what is not."""
+        """Start a sync of what is not on the disk yet."""
         self._journal.maybe_sync()
 
     def flush(self) -> None:
-        """Make durable what is not, before it returns."""
+        """Make the whole log durable before returning; this blocks."""
         self._journal.flush()
 
     def note_tail(self, now: float) -> None:
-        """Take in how far the disk is behind the log."""
+        """Record how far the disk is behind the log at `now`."""
         self._unsynced.note(self._journal.synced_index, self.last_index, now)
 
     def unsynced_age_s(self, now: float) -> float:
-        """Return for how many seconds the oldest entry has waited for the disk, as last noted."""
+        """Return how many seconds the oldest unsynced entry has waited, as of `note_tail`."""
         return self._unsynced.age_s(now)
 
     @property
     def unsynced(self) -> Unsynced:
-        """How long the log has been ahead of the disk, and by what."""
+        """When the entries were added that are not on the disk yet."""
         return self._unsynced
 
     def each_second(self, now: float) -> None:
-        """Let the journal do what it does once a second."""
+        """Call the journal's one-second timer, at most once a second."""
         up_s = now - self._started
         if up_s > self._seconds:
             self._seconds = int(up_s) + 1

@@ -1,6 +1,7 @@
 """Name every message that members exchange: the allow-list of the wire.
 
-Pure: types only. What is not here, or does not fit its field, is refused before the core sees it.
+Pure: types only. A message that is not listed here, or a value that does not fit its field, is
+refused before the core sees it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ Text = Annotated[str, Meta(max_length=4096)]
 
 
 class AppendEntries(Message, frozen=True, array_like=True, tag="append_entries"):
-    """Entries that follow (prevLogIdx, prevLogTerm); none: a heartbeat, or with `answer` false news
-    of `commit_index`.
+    """The entries that follow (prevLogIdx, prevLogTerm). Without entries it is a heartbeat, or with
+    `answer` false only announces `commit_index`.
 
-    `joined`: so says the receiver's seat (membership.py).
+    `joined`: whether the receiver's seat says that it has joined (membership.py).
     """
 
     term: Count
@@ -32,8 +33,8 @@ class AppendEntries(Message, frozen=True, array_like=True, tag="append_entries")
 
 
 class NextNodeIdx(Message, frozen=True, array_like=True, tag="next_node_idx"):
-    """`success`: on disk here and equal to the leader's log below `next_node_idx`. `reset`: send
-    from there.
+    """A follower's answer to AppendEntries. `success`: everything below `next_node_idx` equals the
+    leader's log and is on the follower's disk. `reset`: the leader must send again from there.
     """
 
     term: Count
@@ -44,7 +45,7 @@ class NextNodeIdx(Message, frozen=True, array_like=True, tag="next_node_idx"):
 
 
 class RequestVote(Message, frozen=True, array_like=True, tag="request_vote"):
-    """rules.VoteRequest, and whether the receiver's seat says that it has joined."""
+    """A candidate's request (rules.VoteRequest). `joined`: whether the receiver's seat says so."""
 
     term: Count
     last_log_index: Count
@@ -55,7 +56,7 @@ class RequestVote(Message, frozen=True, array_like=True, tag="request_vote"):
 
 
 class ResponseVote(Message, frozen=True, array_like=True, tag="response_vote"):
-    """`term`: the one asked for; `current`: the voter's own."""
+    """A voter's answer. `term` is the term asked for, `current` the voter's own."""
 
     term: Count
     pre: bool
@@ -76,19 +77,19 @@ class Resigned(Message, frozen=True, array_like=True, tag="resigned"):
 
 
 class Removed(Message, frozen=True, array_like=True, tag="removed"):
-    """The receiver is no member any more."""
+    """The receiver is no longer a member."""
 
     term: Count
 
 
 class Contacts(Message, frozen=True, array_like=True, tag="contacts"):
-    """Where the members are, as far as the sender knows it to be committed: (id, address)."""
+    """(id, address) of the members in the newest configuration that the sender knows committed."""
 
     members: Annotated[list[tuple[Name, Text]], Meta(max_length=64)]
 
 
 class InstallSnapshot(Message, frozen=True, array_like=True, tag="install_snapshot"):
-    """Bytes `offset` .. of the snapshot `id` that ends at entry (index, index_term)."""
+    """A chunk, from byte `offset` on, of the snapshot `id` that ends at (index, index_term)."""
 
     term: Count
     commit_index: Count
@@ -102,7 +103,9 @@ class InstallSnapshot(Message, frozen=True, array_like=True, tag="install_snapsh
 
 
 class SnapshotWanted(Message, frozen=True, array_like=True, tag="snapshot_wanted"):
-    """What of the snapshot `id` is wanted next."""
+    """The offset at which the sender wants the next chunk of the snapshot `id`. Without an id, a
+    request for a snapshot that ends at entry `offset` or later.
+    """
 
     term: Count
     id: Annotated[bytes, Meta(max_length=64)]
@@ -117,7 +120,9 @@ class ApplyCommand(Message, frozen=True, array_like=True, tag="apply_command"):
 
 
 class ApplyCommandResponse(Message, frozen=True, array_like=True, tag="apply_command_response"):
-    """Where it was appended, or why not (`error` 0: it is so already)."""
+    """Where the leader appended a forwarded command, or the reason why it did not (`error` 0: the
+    membership is already as requested).
+    """
 
     request_id: Count
     log_idx: Count = 0
@@ -135,20 +140,20 @@ class ReadPing(Message, frozen=True, array_like=True, tag="read_ping"):
 
 
 class ReadPong(Message, frozen=True, array_like=True, tag="read_pong"):
-    """It does."""
+    """The sender still follows `term`."""
 
     term: Count
     round: Count
 
 
 class ReadRequest(Message, frozen=True, array_like=True, tag="read_request"):
-    """Confirm a position for the sender's reads."""
+    """A request to the leader to confirm a position for the sender's reads."""
 
     request: Count
 
 
 class ReadResponse(Message, frozen=True, array_like=True, tag="read_response"):
-    """The position, or the reason why not (kv.errors.NotApplied)."""
+    """The confirmed position, or the reason for refusing the request (kv.errors.NotApplied)."""
 
     request: Count
     index: Count
@@ -157,14 +162,14 @@ class ReadResponse(Message, frozen=True, array_like=True, tag="read_response"):
 
 
 class PeerNote(Message, frozen=True, array_like=True, tag="note"):
-    """`Replica.note()` of the sender, and the term in which it was when it made it."""
+    """The sender's `Replica.note()`, and the sender's term when it made the note."""
 
     note: Annotated[bytes, Meta(max_length=256)]
     term: Count = 0
 
 
 class TransferRequest(Message, frozen=True, array_like=True, tag="ask"):
-    """Transfer the leadership (`to` empty: to whom you choose)."""
+    """A request to transfer the leadership to `to`; if empty, the leader chooses."""
 
     ask: Count
     to: Name
@@ -172,7 +177,7 @@ class TransferRequest(Message, frozen=True, array_like=True, tag="ask"):
 
 
 class TransferAnswer(Message, frozen=True, array_like=True, tag="answer"):
-    """Who leads now, or the problem and its detail."""
+    """The id of the new leader in `text`, or a problem and its detail."""
 
     ask: Count
     problem: Name

@@ -1,8 +1,8 @@
-"""The hardened core: PySyncObj 0.3.17 with every step replaced that loses, doubles or reorders
-(docs/pysyncobj-hazards.md).
+"""The hardened core: PySyncObj 0.3.17 with every step replaced that can lose, duplicate or reorder
+entries (docs/pysyncobj-hazards.md).
 
-Never pickles, blocks, sleeps or raises for what a command, a waiter or a peer did. It is driven
-from outside: messages through the transport's callbacks, time through `tick`, which never waits.
+Never pickles, blocks or sleeps, nor raises because of what a command, a waiter or a peer did. It is
+driven from outside: by messages through the transport's callbacks and by `tick`, which never waits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MessageHandler = Callable[[Node, dict[str, Any]], None]
 
 
 class Core:
-    """One member's Raft: the parts, the order of a tick, and who hears which message."""
+    """One member's Raft: its parts, the order of a tick, and the routing of messages to parts."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class Core:
         compact_bytes: int = 64 << 20,
         leader_wait_s: float = 0.0,
     ) -> None:
-        """Take `configuration`, the members that the cluster began with; `first`: the digest of
-        that list (rules.membership.first_digest). `wake` asks for a tick soon.
+        """Make the parts and load the state from the disk. `configuration` holds the members that
+        the cluster began with, `first` the digest of that list (rules.membership.first_digest).
 
-        `on_fault` takes what a message raises, a fault of ours; without it whoever delivered the
-        message does. The rest is explained by the parts.
+        `wake` asks for a tick soon. `on_fault` receives an exception that a message handler raises
+        (a bug of ours); without it, the exception goes to the caller of `on_message`.
         """
         self.library, self._on_fault = library, on_fault
         environment = self.environment = Environment(
@@ -77,7 +77,7 @@ class Core:
             wake=wake,
         )
         self.on_connection_lost: Callable[[Node], None] = lambda node: None
-        """Called when what was under way on a connection is gone, before the core's own parts."""
+        """Called when a connection is lost or replaced, before the core's own parts react."""
         journal.on_synced = self._on_synced
         self.roster = Roster(library, configuration or _bootstrap(library), first)
         self.eligibility = Eligibility(self.roster, journal, environment.now)
@@ -89,7 +89,7 @@ class Core:
         self.compaction = Compaction(state, self.leader, self.transfer, compact_bytes=compact_bytes)
         self._handlers = self._routes()
         library.handler = self
-        # From here on: reading the disk took its time.
+        # Reading the disk took time; the election time-out must not count it.
         self.terms.timer.reset()
         self.rebuild.load()
 
@@ -112,7 +112,7 @@ class Core:
         self.roster.on_added = self.leader.add_peer
 
     def _order_commands(self, state: State, leader_wait_s: float) -> None:
-        """Make the parts that a command passes."""
+        """Make the parts that a command passes through."""
         leader, waiters = self.leader, self.waiters
         self.changes = Changes(state, leader)
         self.commands = CommandQueue(
@@ -121,7 +121,7 @@ class Core:
         self.applier = EntryApplier(state, leader, self.changes, waiters)
 
     def _routes(self) -> dict[str, MessageHandler]:
-        """Say who takes which message."""
+        """Return the handler of each message type."""
         return {
             "request_vote": self.elections.on_request_vote,
             "response_vote": self.elections.on_response_vote,
@@ -158,7 +158,7 @@ class Core:
         if library.leads:
             self.changes.maybe_note_joined()
             self.changes.maybe_note_moved()
-            # Entries leave before our own disk has them: disk and network work at the same time.
+            # Entries are sent before our own disk has them, so disk and network work in parallel.
             leader.send()
         self.log.maybe_sync()
         if library.leads and leader.maybe_commit():
@@ -166,7 +166,7 @@ class Core:
         self.compaction.maybe_save()
 
     def next_due(self) -> float:
-        """Return when a tick has to do something even if nothing happens."""
+        """Return the monotonic time at which a tick is due even if no event comes before."""
         due = float("inf")
         if self.library.leads:
             due = self.library.heartbeat_due
@@ -175,7 +175,7 @@ class Core:
         return min(due, self.commands.next_due(self.environment.now()))
 
     def on_message(self, node: Node, message: dict[str, Any]) -> None:
-        """Hand a message to the part that it is for."""
+        """Hand a message to the part that handles its type; count a message of unknown type."""
         handler = self._handlers.get(message["type"])
         if handler is None:
             self.environment.count("unknown_messages")
@@ -188,7 +188,7 @@ class Core:
             self._on_fault(exc)
 
     def on_connected(self, node: Node) -> None:
-        """Begin anew with a peer: what was under way on an earlier connection is gone."""
+        """Start over with a peer: what was in flight on an earlier connection is lost."""
         node = self.roster.meet(node)
         connected = self.library.connected_nodes
         if node in connected:
@@ -199,7 +199,7 @@ class Core:
         self.environment.wake()
 
     def on_disconnected(self, node: Node) -> None:
-        """Take what was under way with a peer for lost; a lost leader is not waited for."""
+        """Treat what was in flight to a peer as lost; if it led, prepare to stand soon."""
         self.library.connected_nodes.discard(node)
         self._forget_connection(node)
         self.leader.on_disconnected(node)
@@ -213,44 +213,44 @@ class Core:
         self.commands.on_connection_lost(node)
 
     def _take_over(self) -> None:
-        """Lead: a majority has elected this member."""
+        """Start to lead: a majority has elected this member."""
         self.transfer.stop_fetching()
         self.leader.take_over()
         self.changes.found()
 
     def _on_synced(self, index: int) -> None:
-        """Our disk has caught up: count ourselves, or acknowledge."""
+        """Acknowledge to the leader, or as leader count our own disk, after a sync."""
         self.follower.on_synced()
         self.environment.wake()
 
     def on_tick(self) -> None:
-        """Tick, as the library is asked to."""
+        """Tick: the library was asked to."""
         self.tick()
 
     def submit(self, command: bytes, callback: Any) -> None:
-        """Order what the library is asked to order."""
+        """Queue a command that was handed to the library."""
         self.commands.enqueue(command, callback)
 
     def ask_to_add(self, member: str, address: str, callback: Any) -> None:
-        """Ask for a member to be taken in."""
+        """Ask for a member to be added."""
         self.commands.change(Add(member, address), callback)
 
     def ask_to_remove(self, member: str, callback: Any) -> None:
-        """Ask for a member to be taken out."""
+        """Ask for a member to be removed."""
         self.commands.change(Remove(member), callback)
 
     # ------------------------------------------------------------------ messages of other drivers
 
     def handle(self, type: str, handler: MessageHandler) -> None:
-        """Hand messages of another type to their driver."""
+        """Register the handler of another message type."""
         self._handlers[type] = handler
 
     def tell(self, node: Node, message: dict[str, Any]) -> bool:
-        """Send a message; False: the transport took nothing."""
+        """Send a message; return False if the transport did not take it."""
         return self.library.send(node, message)
 
     def tell_member(self, member: str, message: dict[str, Any]) -> bool:
-        """Send to a member that is connected; False: it is not, or the transport took nothing."""
+        """Send to a member; return False if it is not connected or the transport refused it."""
         node, library = self.roster.node(member), self.library
         return node is not None and node in library.connected_nodes and library.send(node, message)
 
@@ -288,7 +288,7 @@ class Core:
 
     @property
     def term(self) -> int:
-        """The newest term that it knows."""
+        """The newest term that this member knows."""
         return self.library.term
 
     @property
@@ -298,17 +298,17 @@ class Core:
 
     @property
     def votes(self) -> bool:
-        """Say whether this member may stand and be counted."""
+        """Say whether this member may stand for election and counts towards a quorum."""
         return self.eligibility.votes
 
     @property
     def unfit(self) -> Literal["removed", "disk_lost"] | None:
-        """Why this member can be none for good."""
+        """Why this member can never be a member again; None: it can."""
         return self.eligibility.unfit
 
     @property
     def role(self) -> Role:
-        """What this member is, for people."""
+        """The role to show to an operator."""
         if self.library.leads:
             return "leader"
         if not self.roster.votes or self.eligibility.removed:
@@ -317,14 +317,14 @@ class Core:
 
     @property
     def quorate(self) -> bool:
-        """As leader: a majority answered within one election time-out; else: a leader is heard."""
+        """Say whether a majority (as leader) or a leader was heard within one election time-out."""
         within = self.library.conf.raftMaxTimeout
         leads = self.library.leads
         return self.leader.has_quorum(within) if leads else self.terms.heard_within(within)
 
     @property
     def own_term_committed(self) -> bool:
-        """Say whether it leads and an entry of its own term is committed."""
+        """Say whether this member leads and an entry of its own term is committed."""
         return self.leader.own_term_committed
 
     @property
@@ -333,7 +333,7 @@ class Core:
         return self.log.committed
 
     def unsynced_age_s(self) -> float:
-        """Return for how many seconds the oldest entry has waited for this member's disk."""
+        """Return how many seconds the oldest unsynced entry has waited for this member's disk."""
         now = self.environment.now()
         self.log.note_tail(now)
         return self.log.unsynced_age_s(now)
@@ -347,19 +347,19 @@ class Core:
 
     @property
     def members(self) -> tuple[PeerAddress, ...]:
-        """Who the members are, and where."""
+        """The ids and addresses of the members."""
         return self.roster.addresses
 
     def match(self, member: str) -> int | None:
-        """Return how far a member is known to hold our log; None: only a leader knows."""
+        """Return up to which index a member is known to hold our log; None if we do not lead."""
         node = self.roster.node(member)
         leads = node is not None and self.library.leads
         return self.library.match_index.get(node) if node is not None and leads else None
 
     def last_seen_s(self, member: str) -> float | None:
-        """Return the seconds since it answered the leader, or else since anything came from it."""
+        """Return the seconds since a member answered us as leader, else since it sent anything."""
         node = self.roster.node(member)
-        if node is None:  # it was left behind, and the entry that removed it is not ours any more
+        if node is None:  # its connection was dropped, and the entry that removed it was cut off
             return None
         seen = self.library.last_response.get(node) if self.library.leads else None
         if seen is not None:
@@ -371,16 +371,16 @@ class Core:
 
     @property
     def origin(self) -> Origin:
-        """What this log began from, as far as it is known."""
+        """What this log began from, as far as this member knows."""
         return self.roster.origin
 
     @property
     def begun(self) -> bool:
-        """Say whether a log is held that says who its members are."""
+        """Say whether the log here names its members."""
         return self.roster.begun
 
     def contest(self, until: float) -> None:
-        """Give no votes until then, as long as no log says who the members are."""
+        """Withhold votes until `until`, as long as the log here does not name its members."""
         self.eligibility.contest(until)
 
     def retired(self, member: str) -> bool:
@@ -388,7 +388,7 @@ class Core:
         return self.roster.retired(member)
 
     def on_told_removed(self, by: str) -> None:
-        """Never stand or vote again: a member did not let us in, for we were removed."""
+        """Never stand or vote again: `by` refused our connection because we were removed."""
         self.elections.on_removed(self.roster.node(by) or self.library.make_node(by), {})
 
 

@@ -1,4 +1,5 @@
-"""Carry ReadIndex between members: ask the leader, ask the voters, answer (readindex.py decides).
+"""Carry ReadIndex messages between members: a follower asks the leader, the leader asks the voters
+(readindex.py decides).
 
 Never answers from a leader that has not taken over, nor from a round that began before the read
 arrived.
@@ -19,8 +20,8 @@ from coordinator.raft.core.rules.readindex import WAITING_MAX, Round, Rounds
 from kv.errors import NotApplied
 
 REQUESTS_MAX: Final = 8
-"""Read requests of this member under way at the leader; reads that arrive meanwhile share the next
-one.
+"""Read requests that this member may have open at the leader; reads that arrive meanwhile wait and
+share the next request.
 """
 
 Local: TypeAlias = asyncio.Future[Position]
@@ -28,7 +29,7 @@ Remote: TypeAlias = tuple[Node, int]
 
 
 class ReadIndex:
-    """All ReadIndex traffic of one member. `drive` is called once after each tick."""
+    """The ReadIndex traffic of one member. `drive` must be called once after each tick."""
 
     def __init__(
         self, core: Core, loop: asyncio.AbstractEventLoop, rng: Random, wake: Callable[[], None]
@@ -39,7 +40,7 @@ class ReadIndex:
         self._opened = 0
         self._arrived: list[Local] = []
         self._requests: dict[int, tuple[Node, list[Local], float]] = {}
-        """Where each went, which reads share it, until when it is waited for."""
+        """By request: the node asked, the reads that share the request, and its deadline."""
         self._next_request = rng.getrandbits(48)
         self._closed = False
         core.handle("read_ping", self._on_ping)
@@ -49,12 +50,12 @@ class ReadIndex:
         core.on_connection_lost = self._on_connection_lost
 
     def open(self, term: int) -> None:
-        """Let reads be confirmed in that term: its leader has taken over."""
+        """Allow reads to be confirmed in `term`: its leader has taken over the ledger."""
         self._opened = max(self._opened, term)
 
     def arrive(self) -> Local:
-        """Let a read wait for the next round, here or at the leader; refused with NotApplied in the
-        future.
+        """Return a future for the position that the next round confirms, here or at the leader. A
+        refused read gets NotApplied in the future.
         """
         future: Local = self._loop.create_future()
         if self._closed or len(self._arrived) >= WAITING_MAX:
@@ -65,7 +66,7 @@ class ReadIndex:
         return future
 
     def drive(self) -> None:
-        """Begin, repeat, finish or abandon what can be."""
+        """Begin, repeat, finish or abandon rounds and requests, as the current role allows."""
         core = self._core
         if not self._arrived and not self._requests and self._rounds.idle:
             return
@@ -82,7 +83,7 @@ class ReadIndex:
             self._ask_leader()
 
     def _give_up(self) -> None:
-        """Refuse what was asked of another leader, or was not answered in time."""
+        """Refuse reads whose request went to an earlier leader or was not answered in time."""
         core, leader = self._core, self._core.leader_node
         for request in sorted(
             request
@@ -93,7 +94,7 @@ class ReadIndex:
                 self._refuse(read, "no_leader")
 
     def _ask_leader(self) -> None:
-        """Ask the leader for a round, for all reads that wait here."""
+        """Ask the leader for one round for all reads that wait here."""
         core, leader = self._core, self._core.leader_node
         arrived, self._arrived = [read for read in self._arrived if not read.done()], []
         self._next_request += 1
@@ -119,8 +120,8 @@ class ReadIndex:
             for given_up in self._rounds.abandon():
                 self._refuse(given_up, "deposed")
         if not core.own_term_committed:
-            # what waits came in an earlier term of ours: its round begins when this one has
-            # committed
+            # Reads that wait arrived in an earlier term of ours. Their round begins once an entry
+            # of this term is committed; before that the commit index may be too low.
             return
         while True:
             begun = self._rounds.maybe_begin(core.term, core.committed, core.node_id)
@@ -168,7 +169,9 @@ class ReadIndex:
             )
 
     def _on_ping(self, node: Node, message: dict[str, Any]) -> None:
-        """Say yes only in the very term: whoever follows a newer one has promised its vote away."""
+        """Confirm only if our term is the one asked for: a voter in a newer term may have elected
+        another leader already.
+        """
         core = self._core
         if message["term"] == core.term and core.votes and not core.leads:
             core.tell(
@@ -209,7 +212,7 @@ class ReadIndex:
                 self._refuse(read, "no_leader")
 
     def close(self) -> None:
-        """Refuse all reads that wait: this member stops."""
+        """Refuse all reads that wait, because this member stops."""
         self._closed = True
         reads: list[Local | Remote] = [*self._rounds.abandon(), *self._arrived]
         reads += [read for request in sorted(self._requests) for read in self._requests[request][1]]

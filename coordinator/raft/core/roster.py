@@ -1,7 +1,9 @@
-"""Know the members: the configuration in force, who of them is reached, and who once was one.
+"""Keep track of the members: the configuration in force, the node that stands for each member, and
+who was removed.
 
-Never decides a change (rules/membership.py does) and never counts anybody: a configuration is in
-force from the append of its entry to its truncation (Ongaro 2014, section 4.1).
+Never decides a change (rules/membership.py does) and never counts votes. A configuration is in
+force from the moment its entry is appended until that entry is truncated (Ongaro 2014, section
+4.1).
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from kv.errors import NewerCommand
 
 
 def configuration_at(index: int, command: bytes) -> Configuration:
-    """Return what an entry of membership says. Raises NewerCommand: a later version wrote it, in a
-    log or on a disk.
+    """Decode the configuration in a membership entry. Raises NewerCommand if it cannot be read: a
+    later version wrote it.
     """
     try:
         return decode_configuration(command[1:])
@@ -33,11 +35,11 @@ def configuration_at(index: int, command: bytes) -> Configuration:
 
 
 class Roster:
-    """The members as this member's log has them, and the nodes that stand for them."""
+    """The members according to this member's log, and the library's node for each of them."""
 
     def __init__(self, library: Library, configuration: Configuration, first: bytes) -> None:
-        """`first`: the digest of the list of first members that this one was given
-        (rules.membership.first_digest).
+        """Start from `configuration`; `first` is the digest of the list of first members that this
+        member was given (rules.membership.first_digest).
         """
         self._library, self._bootstrap, self._first = library, configuration, first
         self.id = library.selfNode.id
@@ -46,21 +48,21 @@ class Roster:
         for node in library.first_peers:
             self._nodes[node.id] = node
         self.voters: tuple[Node, ...] = ()
-        """The other voters, by id."""
+        """The other voters, sorted by id."""
         self.peers: tuple[Node, ...] = ()
-        """All other members, by id."""
+        """All other members, sorted by id."""
         self.joined: frozenset[str] = frozenset()
-        """Who of them has acknowledged the log once."""
+        """The ids of the other members that have acknowledged the log at least once."""
         self.votes = False
-        """This member is a voter by the configuration in force."""
+        """Whether this member is a voter in the configuration in force."""
         self.on_added: Callable[[Node], None] = lambda node: None
-        """Called for each member that comes into force."""
+        """Called for each peer that a new configuration adds."""
 
     # --------------------------------------------------------------------------- who is a member
 
     @property
     def configuration(self) -> Configuration:
-        """The one in force."""
+        """The configuration in force."""
         return self.history.newest
 
     @property
@@ -75,88 +77,88 @@ class Roster:
 
     @property
     def voter_ids(self) -> tuple[str, ...]:
-        """The ids of all voters, this member among them if it is one."""
+        """The ids of all voters, including this member if it is one."""
         return self.configuration.voters
 
     @property
     def addresses(self) -> tuple[PeerAddress, ...]:
-        """Who the members are, and where."""
+        """The ids and addresses of the members."""
         return tuple(
             PeerAddress(seat.id, seat.address, seat.voter) for seat in self.configuration.seats
         )
 
     @property
     def begun(self) -> bool:
-        """Say whether a log is held that says who its members are: it is past any doubt about first
-        lists.
+        """Say whether the log here names its members, so that a disagreement about the list of
+        first members no longer matters.
         """
         return self.history.newest_index > 0
 
     @property
     def origin(self) -> Origin:
-        """What this log began from, as far as that is committed; else what this member was told of
-        the first list.
+        """What this log began from, if that is committed; otherwise only the digest of the list of
+        first members.
 
-        A log that is older than origins are claims nothing.
+        A log that was begun before origins were recorded claims nothing.
         """
         committed = self.committed.origin
         if committed.history:
             return committed
-        # What is held and not known to be committed may still be cut off; whoever wrote it began
-        # with those members.
+        # The uncommitted entry may still be cut off, so its history is not claimed. The digest of
+        # the first list may be: the leader that wrote the entry began with those members.
         return Origin(b"", self.configuration.origin.first if self.begun else self._first)
 
     @property
     def first(self) -> bytes:
-        """The digest of the list of first members that this one was given."""
+        """The digest of the list of first members that this member was given."""
         return self._first
 
     def retired(self, member: str) -> bool:
-        """Say whether a member was removed for good: a removal that may still be cut off removes
-        nobody.
+        """Say whether a member was removed for good. Only a committed removal counts: an
+        uncommitted one may still be cut off.
         """
         return member in self.committed.retired
 
     # --------------------------------------------------------------------------- how that changes
 
     def append(self, index: int, configuration: Configuration) -> None:
-        """Put in force what an entry at `index` says."""
+        """Put the configuration of the entry at `index` in force."""
         self.history.append(index, configuration)
         self.configure()
 
     def truncate(self, index: int) -> None:
-        """Put out of force what the entries from `index` on said."""
+        """Revoke the configurations of the entries from `index` on."""
         if self.history.truncate(index):
             self.configure()
 
     def replace(self, history: ConfigurationHistory) -> None:
-        """Go by another log's configurations."""
+        """Use the configurations of another log."""
         self.history = history
         self.configure()
 
     def compact(self, index: int) -> None:
-        """Forget what was in force before `index`: a snapshot says what is there."""
+        """Forget the configurations before the one in force at `index`, which a snapshot holds."""
         self.history.compact(index)
 
     def start_anew(self) -> None:
-        """Go by the members that the cluster began with: nothing of the log is left."""
+        """Return to the members that the cluster began with: the log was wiped."""
         self.replace(ConfigurationHistory(self._bootstrap))
 
     def read_from(self, entries: Iterable[Record]) -> None:
-        """Go by a whole log, and by nothing that is not in it."""
+        """Rebuild the configurations from a whole log, and from nothing else."""
         history = ConfigurationHistory(
             self._bootstrap
-        )  # the base that was may be an overwritten snapshot's
+        )  # the previous base may come from a snapshot that was overwritten
         for command, index, _ in entries:
             if command[:1] == MEMBERSHIP:
                 history.append(index, configuration_at(index, command))
         self.replace(history)
 
     def configure(self) -> None:
-        """Count and reach the members of the configuration in force.
+        """Make voters, peers and connections follow the configuration in force.
 
-        Who is none of its members is not dialled any more. If the entry is cut off, it is dialled
-        again.
+        Removed members are no longer dialled. If the entry that removed them is cut off, they are
+        dialled again.
         """
         seats = [seat for seat in self.configuration.seats if seat.id != self.id]
         before = {node.id for node in self.peers}
@@ -180,25 +182,27 @@ class Roster:
     # -------------------------------------------------------------------------- who is reached
 
     def node(self, member: str) -> Node | None:
-        """Return the node that stands for a member; None: nobody is known by that id."""
+        """Return the node that stands for a member; None if the id is unknown."""
         return self._nodes.get(member)
 
     @property
     def known(self) -> Iterable[tuple[str, Node]]:
-        """All that a connection may be with, this member included, in the order they were met."""
+        """All known (id, node) pairs, including this member, in the order they became known."""
         return self._nodes.items()
 
     def meet(self, node: Node) -> Node:
-        """Return the node that stands for whoever a message or a connection is from."""
+        """Return our node for the sender of a message or the other end of a connection."""
         return self._nodes.setdefault(node.id, node)
 
     def leave(self, member: str) -> Node | None:
-        """Forget a removed member; return the node that stood for it."""
+        """Forget a removed member; return the node that stood for it, None if it was unknown."""
         return self._nodes.pop(member, None)
 
     def reach(self, member: str, address: str) -> None:
-        """Let a member connect with us, in force or not: a leader may be none of ours yet (section
-        4.1).
+        """Dial a member and accept its connections, even if it is not in the configuration in
+        force: our log may not have the entry yet that added the leader (section 4.1).
+
+        Does nothing for this member itself and for removed members.
         """
         if member == self.id or self.retired(member):
             return
@@ -208,16 +212,14 @@ class Roster:
         self._let_rest()
 
     def _let_rest(self) -> None:
-        """Do not dial who is removed by what the log says now; if that is cut off, it is dialled
-        again.
-        """
+        """Stop dialling the members that the configuration in force lists as removed."""
         rest = getattr(self._library.transport, "rest", None)
         for member in self.configuration.retired:
             if rest is not None and member in self._nodes:
                 rest(self._nodes[member])
 
     def contacts(self, configuration: Configuration) -> dict[str, Any]:
-        """Return the message that says where members are."""
+        """Return the message that tells peers the members' addresses."""
         seats = [(seat.id, seat.address) for seat in configuration.seats]
         return {"type": "contacts", "members": seats}
 
@@ -226,7 +228,7 @@ class Roster:
         return self._nodes.get(member) in self._library.connected_nodes
 
     def reported_address(self, member: str) -> str:
-        """Return where a connected member says it is reached; empty: it does not say."""
+        """Return the address that a connected member reports for itself; empty if unknown."""
         node, ask = self.node(member), getattr(self._library.transport, "reported_address", None)
         if member == self.id:
             return str(getattr(self._library.selfNode, "address", ""))
@@ -237,6 +239,6 @@ class Roster:
         )
 
     def trouble(self, member: str) -> str:
-        """Return why a member is not connected, in words, as far as is known."""
+        """Return a message that says why a member is not connected; empty if unknown."""
         node, ask = self.node(member), getattr(self._library.transport, "trouble", None)
         return "" if node is None or ask is None else ask(node)

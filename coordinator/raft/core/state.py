@@ -1,6 +1,6 @@
-"""Name the parts that hold a member's state, and that every part which acts is built on.
+"""Bundle the six parts that hold a member's state; every part that acts is built on them.
 
-Each of them alone writes what it holds; DESIGN.md has the table.
+Each part alone writes the state that it holds; DESIGN.md has the table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coordinator.raft.core.terms import Terms
 
 @dataclass(frozen=True)
 class State:
-    """What one member is: its log, its term, its members, and whether it may vote."""
+    """The state of one member: its log, its term, its members, and whether it may vote."""
 
     library: Library
     environment: Environment

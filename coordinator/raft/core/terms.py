@@ -1,7 +1,7 @@
 """Keep the term, the vote given in it, its leader, this member's role and the election timer.
 
-Never gives two votes in a term and never lets a term fall; who is voted for and followed is for
-others to say.
+Never gives two votes in a term and never lowers the term; the callers decide whom to vote for and
+whom to follow.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from coordinator.raft.core.library import CANDIDATE, FOLLOWER, LEADER, DurableLo
 from kv.errors import InvariantViolated
 
 STORE_S_MAX: Final = 2.0
-"""Of the time that storing a vote took, what is allowed to others for theirs."""
+"""Cap on the time that is allowed to others for storing their vote; it is estimated from ours."""
 
 Role: TypeAlias = Literal["leader", "follower", "candidate", "observer"]
 
 
 class ElectionTimer:
-    """When this member stands if it hears of no leader."""
+    """The timer after which this member stands for election unless it hears from a leader."""
 
     def __init__(self, library: Library, environment: Environment) -> None:
         self._library, self._environment = library, environment
@@ -31,58 +31,60 @@ class ElectionTimer:
         self.reset()
 
     def draw(self) -> float:
-        """Return a random time-out, so that two members seldom stand at the same moment."""
+        """Return a random time-out in seconds, so that two members seldom stand at once."""
         return self.least_s + (self.most_s - self.least_s) * self._environment.rng.random()
 
     @property
     def due(self) -> bool:
-        """Say whether it has fired."""
+        """Say whether the timer has expired."""
         return self._library.election_deadline < self._environment.now()
 
     def reset(self) -> None:
-        """Begin anew, with another random time-out."""
+        """Restart with a new random time-out."""
         self._library.election_deadline = self._environment.now() + self.draw()
 
     def put_off(self, seconds: float) -> None:
-        """Let it fire so much later."""
+        """Delay the deadline by `seconds`."""
         self._library.election_deadline += seconds
 
     def set_in(self, seconds: float) -> None:
-        """Let it fire in so many seconds."""
+        """Set the deadline to `seconds` from now."""
         self._library.election_deadline = self._environment.now() + seconds
 
     def not_within(self, seconds: float) -> None:
-        """Let it fire in so many seconds at the earliest."""
+        """Move the deadline to at least `seconds` from now."""
         soonest = self._environment.now() + seconds
         self._library.election_deadline = max(self._library.election_deadline, soonest)
 
     def within(self, seconds: float) -> None:
-        """Let it fire in so many seconds at the latest."""
+        """Move the deadline to at most `seconds` from now."""
         latest = self._environment.now() + seconds
         self._library.election_deadline = min(self._library.election_deadline, latest)
 
 
 class Terms:
-    """The term that this member is in, and what it is in it."""
+    """The term that this member is in, and its role, vote and leader in that term."""
 
     def __init__(
         self, library: Library, environment: Environment, journal: DurableLog, last_term: int
     ) -> None:
-        """Take term and vote from the disk; `last_term` is that of the log's last entry."""
+        """Load term and vote from the disk; `last_term` is the term of the log's last entry."""
         self._library, self._environment = library, environment
         self.on_left_leadership: Callable[[], None] = lambda: None
-        """Called when this member leads no more."""
+        """Called when this member stops leading."""
         self.timer = ElectionTimer(library, environment)
         self.heard = float("-inf")
-        """When a leader was last heard."""
+        """Monotonic time at which a leader was last heard."""
         self.stored_s = 0.0
-        """How long the newest store of term and vote took, in seconds: others may need as long."""
+        """How long the latest store of term and vote took, in seconds, at most STORE_S_MAX. Others
+        may need as long.
+        """
         term = max(journal.getCurrentTerm(), last_term)
         stored = term == journal.getCurrentTerm()
         library.load_term(term, journal.getVotedForNodeId() if stored else None)
 
     def rise_to_log(self, last_term: int) -> None:
-        """Begin at the term of the log's last entry, at least."""
+        """Raise the term at the start to at least that of the log's last entry."""
         library = self._library
         library.load_term(max(library.term, last_term), library.voted_for)
 
@@ -93,17 +95,18 @@ class Terms:
 
     @property
     def follows(self) -> bool:
-        """Say whether it follows, or would."""
+        """Say whether this member is a follower, with or without a known leader."""
         return self._library.state == FOLLOWER
 
     # --------------------------------------------------------------------------------- the term
 
     def adopt(self, term: int, voted_for: str | None = None) -> None:
-        """Store a term and vote, durably, before anyone hears of them (section 3.8).
+        """Store a term and vote durably, before any message reveals them (section 3.8). Raises
+        InvariantViolated if the term would fall.
 
-        It blocks for as long as the disk takes, and that is off the election clock: what a leader
-        or a candidate sent meanwhile is still to be read, so its silence says nothing. Only
-        liveness rests on it; there are no leases.
+        This blocks for as long as the disk takes. The election timer does not count that time:
+        messages that arrived meanwhile have not been read yet, so a slow disk would look like a
+        silent leader. Only liveness depends on this, because there are no leases.
         """
         if term < self._library.term:
             raise InvariantViolated(f"term {self._library.term} would fall to {term}")
@@ -117,10 +120,11 @@ class Terms:
     # --------------------------------------------------------------------------------- the role
 
     def follow(self, term: int, leader: Node | None, voted_for: str | None = None) -> None:
-        """Follow, at `term` or the own one. The timer starts anew: a deposed leader does not stand
-        at once (HAZ-8).
+        """Become a follower of `leader` (None: unknown). If `term` is higher than ours, store it
+        first, together with the vote given in it, if any.
 
-        A higher term is stored together with the vote that is given in it, if one is.
+        A member that was no follower restarts its timer, so that a deposed leader does not stand
+        again at once (HAZ-8).
         """
         if term > self._library.term:
             self.adopt(term, voted_for)
@@ -130,12 +134,12 @@ class Terms:
         self._become(FOLLOWER)
 
     def end_candidacy(self) -> None:
-        """Be no candidate any more, in the term as it is."""
+        """Stop being a candidate, without changing the term."""
         self._become(FOLLOWER)
 
     def stand(self) -> None:
-        """Be a candidate of the next term. The timer starts anew when our vote is stored, and
-        allows for that of others.
+        """Become a candidate in the next term, and vote for ourselves. The timer restarts once our
+        vote is stored, and adds time for others to store theirs.
         """
         self._become(CANDIDATE)
         self.adopt(self._library.term + 1, self._library.selfNode.id)
@@ -143,7 +147,7 @@ class Terms:
         self.timer.put_off(2 * self.stored_s)
 
     def lead(self) -> None:
-        """Be the leader of this term."""
+        """Become the leader of this term."""
         self._library.leader = self._library.selfNode
         self._become(LEADER)
 
@@ -156,22 +160,23 @@ class Terms:
     # -------------------------------------------------------------------------------- the leader
 
     def hear(self) -> None:
-        """Take in a sign of life of the leader that is followed."""
+        """Record a sign of life from the leader, and restart the timer."""
         self.heard = self._environment.now()
         self.timer.reset()
 
     def heard_within(self, seconds: float) -> bool:
-        """Say whether a leader was heard within so many seconds."""
+        """Say whether a leader was heard within the last `seconds`."""
         return self._environment.now() - self.heard < seconds
 
     def know_no_leader(self) -> None:
-        """Follow nobody: this member asks to lead."""
+        """Forget the leader: this member is about to ask for votes."""
         self._library.leader = None
 
     def lose_leader(self) -> None:
-        """Take the leader for gone: no stickiness, and a short wait before we stand.
+        """Treat the leader as gone: grant votes to others at once, and stand after a short wait.
 
-        It disturbs nobody if we are wrong: pre-votes need a majority that has lost it too.
+        If the leader is alive after all, this disturbs nobody: a pre-vote is only won if a majority
+        has lost the leader too.
         """
         self._library.leader = None
         self.heard = float("-inf")

@@ -1,1 +1,1 @@
-"""The way of a command: queued, judged, appended or forwarded, applied, answered."""
+"""The path of a command: it is queued, judged, appended or forwarded, applied, and answered."""

@@ -1,7 +1,7 @@
-"""Apply what is committed, in order, each entry once.
+"""Apply committed entries, in order, each exactly once.
 
-Never raises for what a command did, and never applies so much at a time that elections and
-heartbeats wait.
+Never raises because of what a command did, and never applies so much at a time that elections and
+heartbeats are late.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from kv.errors import InvariantViolated, NewerCommand
 
 APPLY_PER_TICK_MAX: Final = 2000
 APPLY_S_MAX: Final = 0.01
-"""Time after which the rest of what is committed waits for the next tick: elections and heartbeats
-have no patience.
+"""Seconds of applying in one tick; the remaining entries wait for the next tick, so that elections
+and heartbeats are on time.
 """
 STAMP_BYTES: Final = 8
 
 
 class CommandFailed(Exception):
-    """`Replica.apply` raised: a fault of ours, the same on all members; the command counts as
-    applied, once.
+    """The result of a command for which `Replica.apply` raised. That is a bug of ours, and the same
+    on all members; the command counts as applied, once.
     """
 
 
 class EntryApplier:
-    """The way of committed entries into the machine."""
+    """The part that feeds committed entries to the machine."""
 
     def __init__(self, state: State, leader: Leader, changes: Changes, waiters: Waiters) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
@@ -40,7 +40,7 @@ class EntryApplier:
         self._replica = state.environment.replica
 
     def apply(self) -> None:
-        """Apply as much as one tick may."""
+        """Apply committed entries, as many as one tick may; ask for another tick if some remain."""
         library, now = self._library, self._environment.now
         if self._log.frozen:
             return
@@ -58,14 +58,17 @@ class EntryApplier:
 
     def _apply_entry(self, command: bytes, position: Position) -> None:
         new_term = position.term > self._log.applied_term
-        # Counted first: whatever it does, an entry is applied once (HAZ-4).
+        # The entry is counted as applied before it runs. Otherwise one whose command raises would
+        # be applied again (HAZ-4).
         self._log.apply_to(position)
         apply = self._apply_command if command[:1] == REGULAR else self._apply_own
         self._waiters.notify(position, apply(command, position), new_term=new_term)
 
     def _apply_command(self, command: bytes, position: Position) -> Any:
-        """Hand a command to the machine; what raises becomes an error result, the same on every
-        member.
+        """Hand a command to the machine. If the machine raises, return CommandFailed, the same on
+        every member.
+
+        Raises InvariantViolated and NewerCommand, which must end the process.
         """
         stamp = int.from_bytes(command[1 : 1 + STAMP_BYTES], "big")
         try:
@@ -80,7 +83,10 @@ class EntryApplier:
         return position
 
     def _apply_own(self, command: bytes, position: Position) -> Position:
-        """Take in an entry that is the protocol's own."""
+        """Apply an entry of the protocol itself: a membership change or a no-op.
+
+        Raises NewerCommand for a kind that this version does not know.
+        """
         kind = command[:1]
         if kind == MEMBERSHIP:
             self._changes.on_committed()

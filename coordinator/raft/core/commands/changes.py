@@ -1,8 +1,8 @@
-"""Change the configuration: judge what is asked for, note what a leader sees, tell who is
-concerned.
+"""Change the configuration: judge requests, record what the leader observes of members, and notify
+the members concerned.
 
-Never appends a change that rules/membership.py does not allow, and leaves a removed member only
-when its removal is committed.
+Never appends a change that rules/membership.py does not allow, and drops the connection with a
+removed member only when its removal is committed.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ HISTORY_BYTES: Final = 16
 
 
 class Changes:
-    """The changes of membership that this member makes as the leader, and learns of as any."""
+    """The membership changes that this member makes as leader, and those that it learns of."""
 
     def __init__(self, state: State, leader: Leader) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._terms, self._leader = state.terms, leader
         self._leaving: dict[str, None] = {}
-        """Removed members to take leave of, in the order of the nodes."""
+        """Removed members that `say_farewell` has yet to notify, in the order of the nodes (a dict
+        as an ordered set).
+        """
 
     # ------------------------------------------------------------------------- as the leader
 
     def judge(self, encoded: bytes) -> Configuration | Already | Refusal:
-        """Return the configuration that a change makes, or why it makes none."""
+        """Return the configuration that an encoded change leads to, or why there is none."""
         try:
             change = decode_change(encoded)
         except ValueError as exc:
@@ -52,7 +54,7 @@ class Changes:
         return decide(self._roster.configuration, change, self.situation())
 
     def situation(self) -> Situation:
-        """Say what this leader knows that decides whether a change is safe."""
+        """Return what this leader knows that decides whether a change is safe."""
         library, roster = self._library, self._roster
         since = self._environment.now() - library.conf.raftMaxTimeout
         heard, match = library.last_response, library.match_index
@@ -71,7 +73,9 @@ class Changes:
         )
 
     def found(self) -> None:
-        """Say what the log began from, as the first leader of all, before all else is in it."""
+        """Append the log's origin, with a random history id, if the log has none yet. This is done
+        by the cluster's first leader, before it appends any command.
+        """
         configuration = self._roster.configuration
         if not configuration.origin.history:
             drawn = self._environment.rng.getrandbits(8 * HISTORY_BYTES)
@@ -79,7 +83,7 @@ class Changes:
             self._append(founded(configuration, history, self._roster.first))
 
     def maybe_note_joined(self) -> None:
-        """Note who has acknowledged the log, once there is nothing else to change."""
+        """Record which members have acknowledged the log, unless another change is pending."""
         roster = self._roster
         if (
             all(seat.joined for seat in roster.configuration.seats)
@@ -93,8 +97,8 @@ class Changes:
             self._append(verdict)
 
     def maybe_note_moved(self) -> None:
-        """Note where members say that they are, once they are heard from there and there is nothing
-        else to change.
+        """Record the new address of a connected member that reports one, unless another change is
+        pending.
         """
         roster = self._roster
         if roster.pending or not self._leader.own_term_committed:
@@ -114,7 +118,9 @@ class Changes:
     # -------------------------------------------------------------------------- as any member
 
     def on_committed(self) -> None:
-        """Tell everyone where the members are now, and leave those behind who are none any more."""
+        """Announce the members' addresses to all connected peers, and mark removed members for
+        `say_farewell`. If this member was removed itself, stop voting and leading.
+        """
         roster, library = self._roster, self._library
         committed = roster.history.at(library.applied_index)
         contacts = roster.contacts(committed)
@@ -128,8 +134,8 @@ class Changes:
             self._terms.follow(library.term, library.leader)
 
     def say_farewell(self) -> None:
-        """Tell removed members, and leave them. One that is away hears it when it comes back
-        (net/peer_check.py): nobody dials it.
+        """Notify removed members and drop the connections with them. Nobody dials a removed member
+        that is away; it is notified when it connects again (net/peer_check.py).
         """
         if not self._leaving:
             return
@@ -143,6 +149,6 @@ class Changes:
         self._leaving.clear()
 
     def on_contacts(self, node: Node, message: dict[str, Any]) -> None:
-        """Take in where members are."""
+        """Learn the members' addresses from a peer."""
         for member, address in message["members"]:
             self._roster.reach(member, address)

@@ -1,6 +1,6 @@
-"""Take commands in, and append them as the leader or forward them to the leader, once.
+"""Accept commands, and append them as the leader or forward them to the leader, once.
 
-Never sends a command twice, and never refuses one as if nothing had happened that may be in a log.
+Never sends a command twice, and never reports a command as definitely refused that may be in a log.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from coordinator.raft.core.rules.tail import UNCOMMITTED_BYTES_MAX
 from coordinator.raft.core.state import State
 
 DRAIN_BYTES_MAX: Final = 4 << 20
-"""Bytes of commands appended or forwarded in one tick; the rest has its turn after other work."""
+"""Bytes of commands appended or forwarded in one tick; the rest waits for the next tick."""
 FORWARDED_BYTES_MAX: Final = 64 << 20
-"""Bytes that wait for our disk before commands of other members are refused."""
+"""Bytes that may wait for our disk; above that, commands that others forward are refused."""
 
 Asker: TypeAlias = "Callback | tuple[Node, int] | None"
-"""Who asked for a command: a callback here, or (member, its request) that forwarded it."""
+"""The origin of a command: a callback here, or (node, request) of the member that forwarded it."""
 
 
 class CommandQueue:
-    """The commands that wait in no log yet, and those that were forwarded and not answered."""
+    """The commands that are in no log yet, and the forwarded ones that are not answered yet."""
 
     def __init__(
         self,
@@ -57,33 +57,37 @@ class CommandQueue:
         *,
         leader_wait_s: float,
     ) -> None:
-        """`leader_wait_s`: how long commands wait, in no log, when there is no leader."""
+        """Start empty; `leader_wait_s` is how long commands wait while there is no leader."""
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._leader, self._changes, self._waiters = leader, changes, waiters
         self._queue = state.library.queue
         self._forwarded = state.library.waiting_reply
         self._next_request = state.environment.rng.getrandbits(48)
         self._hold_until = float("-inf")
-        """Until then commands wait in the queue: the leadership is on its way to another member."""
+        """Monotonic time until which commands wait in the queue, because the leadership is being
+        transferred.
+        """
         self._leaderless_since: float | None = None
         self._leader_wait_s = leader_wait_s
 
     # ---------------------------------------------------------------------------------- in
 
     def propose(self, command: bytes, callback: Callback) -> None:
-        """Order a command: `callback(result, reason)` is called once, with one of the library's
+        """Queue a command. `callback(result, reason)` is called once, with one of the library's
         reasons (library.py).
         """
         self.enqueue(REGULAR + command, callback)
 
     def change(self, change: Change, callback: Callback) -> None:
-        """Ask for a membership change, from any member: `callback(result, reason)`, result a
-        Refusal when denied.
+        """Queue a membership change, on any member. `callback(result, reason)` is called once; the
+        result is a Refusal when the change is denied.
         """
         self.enqueue(MEMBERSHIP + encode(change), callback)
 
     def enqueue(self, command: bytes, asker: Asker) -> None:
-        """Queue a command, its kind in front: never raises, never writes to a pipe (HAZ-13)."""
+        """Queue a command whose first byte is its kind. Refuses it when the queue is full; never
+        raises, and never writes to a pipe (HAZ-13).
+        """
         try:
             self._queue.put_nowait((command, asker))
         except Exception:  # noqa: BLE001 the library's queue has one way to fail: it is full
@@ -94,7 +98,9 @@ class CommandQueue:
     # ------------------------------------------------------------------------------- onwards
 
     def drain(self) -> None:
-        """Append or forward all that is queued; the tick then sends once (group send)."""
+        """Append or forward the queued commands, up to DRAIN_BYTES_MAX; the tick then sends all
+        appended ones together (group send).
+        """
         if self._holding():
             return
         library, queue, drained = self._library, self._queue, 0
@@ -115,15 +121,15 @@ class CommandQueue:
         self._environment.wake()
 
     def hold(self, seconds: float) -> None:
-        """Let commands wait in the queue while the leadership moves; 0: no longer."""
+        """Keep commands in the queue for `seconds` while the leadership moves; 0 ends the wait."""
         self._hold_until = self._environment.now() + seconds
         self._environment.wake()
 
     def _holding(self) -> bool:
-        """Say whether commands wait: while the leadership is being handed over, and for one
-        election without a leader.
+        """Say whether commands stay in the queue: while the leadership is being handed over, and
+        for `leader_wait_s` after the leader was lost.
 
-        What waits here is in no log, so refusing it later is still definite.
+        A queued command is in no log, so refusing it later is still definite.
         """
         now = self._environment.now()
         if self._library.leader is not None:
@@ -134,12 +140,12 @@ class CommandQueue:
         return now < max(self._hold_until, self._leaderless_since + self._leader_wait_s)
 
     def next_due(self, now: float) -> float:
-        """Return when commands have waited long enough."""
+        """Return the monotonic time at which queued commands stop waiting; infinity: none wait."""
         waits = self._hold_until, (self._leaderless_since or now) + self._leader_wait_s
         return min((until for until in waits if until > now), default=float("inf"))
 
     def _order(self, command: bytes, asker: Asker) -> None:
-        """Judge a command as the leader, and put it into the log or refuse it."""
+        """Judge a command as the leader, and append it to the log or refuse it."""
         kind = command[:1]
         if kind == MEMBERSHIP:
             verdict = self._changes.judge(command[1:])
@@ -164,8 +170,8 @@ class CommandQueue:
             self._waiters.add(Position(index, self._library.term), asker)
 
     def _forward(self, leader: Node, command: bytes, callback: Callback | None) -> None:
-        """Hand a command to the leader, once; if the transport takes nothing, it is in no log and
-        never will be.
+        """Send a command to the leader, once. If the transport does not take it, the refusal is
+        definite: the command is in no log and never will be.
         """
         self._next_request += 1
         request = self._next_request
@@ -178,7 +184,7 @@ class CommandQueue:
     # ------------------------------------------------------------------------------- answers
 
     def _answer_change(self, asker: Asker, verdict: Already | Refusal) -> None:
-        """Answer a membership change that needs or gets no entry."""
+        """Answer a membership change that is refused, or that needs no entry."""
         if isinstance(asker, tuple):
             node, request = asker
             if isinstance(verdict, Refusal):
@@ -204,7 +210,7 @@ class CommandQueue:
         self._library.send(node, message)
 
     def on_forwarded(self, node: Node, message: dict[str, Any]) -> None:
-        """Take in a command that another member forwards."""
+        """Queue a command that another member forwards; refuse it if our disk is far behind."""
         asker = node, message["request_id"]
         if self._log.unsynced_bytes > FORWARDED_BYTES_MAX:
             self._refuse(asker, QUEUE_FULL)
@@ -212,7 +218,7 @@ class CommandQueue:
         self.enqueue(message["command"], asker)
 
     def on_answered(self, node: Node, message: dict[str, Any]) -> None:
-        """Take in what the leader says of a forwarded command: refused, or where it is."""
+        """Handle the leader's answer to a forwarded command: a refusal, or its place in the log."""
         forwarded = self._forwarded.get(message["request_id"])
         if forwarded is None or forwarded[0] != node:
             return
@@ -228,8 +234,8 @@ class CommandQueue:
             return
         position = Position(message["log_idx"], message["log_term"])
         if position.index <= self._library.applied_index:
-            # Applied before the answer came: ours if the entry there is still held and is of that
-            # term.
+            # That index was applied before the answer arrived. If the log still holds the entry and
+            # the term is the same, it is our command; otherwise the outcome is unknown.
             if self._log.agrees(position):
                 self._waiters.call(callback, position, SUCCESS)
             else:
@@ -240,8 +246,8 @@ class CommandQueue:
             self._waiters.add(position, callback)
 
     def on_connection_lost(self, node: Node) -> None:
-        """Call unknown what was forwarded there and not answered: it may be in that log. It is
-        never sent again.
+        """Answer "unknown" for the commands that were forwarded to `node` and not answered: they
+        may be in its log. They are never sent again.
         """
         waiting = self._forwarded
         for request in sorted(request for request, (to, _) in waiting.items() if to == node):

@@ -1,6 +1,6 @@
-"""Notify, once each, those who wait for an entry of the log.
+"""Notify, once each, the callbacks that wait for an entry of the log.
 
-Never lets what a waiter raises touch the log, and calls no outcome definite that is not.
+Never lets a waiter's exception affect the log, and never reports an unknown outcome as definite.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ from coordinator.raft.core.state import State
 
 
 class Waiters:
-    """The callbacks of commands whose place in the log is known."""
+    """The callbacks of commands whose position in the log is known."""
 
     def __init__(self, state: State) -> None:
         self._environment = state.environment
         self._waiting = state.library.waiting_commit
 
     def add(self, position: Position, callback: Callback) -> None:
-        """Call back when the entry at that index is applied: with success if it is of that term."""
+        """Register a callback for the time when the entry at that index is applied; the command
+        succeeded if that entry has that term.
+        """
         self._waiting[position.index].append((position.term, callback))
 
     def notify(self, position: Position, result: Any, *, new_term: bool) -> None:
-        """Answer who waits for an applied entry; `new_term`: it is the first of its term."""
+        """Answer the callbacks that wait for an applied entry; `new_term` says that it is the first
+        entry of its term.
+        """
         waiting = self._waiting
         for term, callback in waiting.pop(position.index, ()):
             if term == position.term:
@@ -41,8 +45,8 @@ class Waiters:
             self._discard_older(position.term)
 
     def _discard_older(self, newest: int) -> None:
-        """Terms only rise along the log, so entries of older terms that lie further on can never
-        commit.
+        """Answer callbacks that wait for an entry of an older term than `newest` with a definite
+        refusal: terms only rise along the log, so such an entry can no longer commit.
         """
         waiting = self._waiting
         for index in sorted(waiting):
@@ -56,14 +60,16 @@ class Waiters:
                 del waiting[index]
 
     def notify_below(self, base: Position) -> None:
-        """Call unknown what was waited for below: the snapshot does not say whether it is in it."""
+        """Answer "unknown" to callbacks that wait for an entry up to `base`: the snapshot that ends
+        there does not show which commands it contains.
+        """
         waiting = self._waiting
         for index in sorted(index for index in waiting if index <= base.index):
             for _, callback in waiting.pop(index):
                 self.call(callback, None, UNKNOWN_OUTCOME)
 
     def call(self, callback: Callback | None, result: Any, reason: int) -> None:
-        """Call a waiter once; if it raises, that is its own affair (HAZ-4)."""
+        """Call a callback; log and count an exception that it raises (HAZ-4)."""
         if callback is None:
             return
         try:

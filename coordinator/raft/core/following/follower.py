@@ -1,7 +1,7 @@
-"""Follow: take the leader's entries, and acknowledge what is durable.
+"""Follow: append the leader's entries, and acknowledge those that are durable.
 
-Never acknowledges an entry that is not on this member's disk, and never truncates one that agrees
-with the leader's.
+Never acknowledges an entry that is not on this member's disk, and never truncates an entry that
+agrees with the leader's.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from kv.errors import InvariantViolated
 
 
 class Follower:
-    """What this member does with a leader's messages."""
+    """The follower's part of one member: it handles the messages of a leader."""
 
     def __init__(self, state: State, elections: Elections, rebuild: Rebuild) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._elections, self._rebuild = elections, rebuild
         self._verified = 0
-        """Our log equals the current leader's up to here."""
+        """The index up to which our log is known to equal the current leader's."""
 
     def on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
-        """Make our log the leader's, and acknowledge what of it is durable."""
+        """Make our log agree with the leader's, and acknowledge the durable part of it."""
         if not self.follow(node, message):
             return
         library, raft_log = self._library, self._log
@@ -71,8 +71,10 @@ class Follower:
                     self._environment.wake()
 
     def follow(self, node: Node, message: dict[str, Any]) -> bool:
-        """Take the sender for the leader, unless its term is over (then it learns of ours) or our
-        disk was lost.
+        """Follow the sender as leader. Return False if its term is below ours (the answer tells it
+        our term) or our disk was lost.
+
+        Raises InvariantViolated if this member leads the same term.
         """
         library, term = self._library, message["term"]
         if term < library.term:
@@ -93,8 +95,8 @@ class Follower:
         return True
 
     def _take(self, verdict: Take) -> bool:
-        """Make the log what was judged; False: cutting it left nothing that the new entries could
-        follow.
+        """Change the log as judged. Return False if the cut led to a wipe, so that the new entries
+        have nothing to follow.
         """
         raft_log, cut = self._log, verdict.truncate_from
         if cut is not None and not self._truncate(cut):
@@ -109,8 +111,8 @@ class Follower:
         return True
 
     def _truncate(self, index: int) -> bool:
-        """Cut a conflicting tail. If part of it was applied, the machine starts again from snapshot
-        and log; False: there was none to start from, and the log was wiped.
+        """Cut a conflicting tail. If part of it was applied, rebuild the machine from snapshot and
+        log. Return False if neither could serve, so that the log was wiped.
         """
         library = self._library
         overwritten, applied = index <= library.commit_index, index <= library.applied_index
@@ -119,7 +121,8 @@ class Follower:
         self._roster.truncate(index)
         if not overwritten:
             return True
-        # Committed entries differ: a majority lost its disks, or a restored one leads.
+        # Committed entries differ from the leader's. This happens only if a majority lost its
+        # disks, or a member whose disk was restored from a backup leads.
         log.critical(
             "committed entries overwritten", member=self._roster.id, index=index, term=library.term
         )
@@ -130,35 +133,37 @@ class Follower:
         return True
 
     def _commit_to(self, leader_commit: int) -> None:
-        """Commit what the leader has committed, as far as this message showed that it is held."""
+        """Commit what the leader has committed, as far as our log is known to equal its log."""
         commit = min(leader_commit, self._verified, self._log.last_index)
         if commit > self._library.commit_index:
             self._log.commit_to(commit)
 
     def wipe(self) -> None:
-        """Begin again from nothing: our base itself is not the cluster's."""
+        """Start over with an empty log: our base itself conflicts with the leader's log."""
         self._rebuild.wipe()
         self._verified = 0
 
     # --------------------------------------------------------------------- how far we agree
 
     def verify_to(self, index: int) -> None:
-        """Take in that our log equals the leader's up to there."""
+        """Record that our log equals the leader's up to `index`, or further if known before."""
         self._verified = max(self._verified, index)
 
     def verify_only(self, index: int) -> None:
-        """Take in that this is all of which it is known: the log has begun anew."""
+        """Record that our log equals the leader's up to `index` and not further: the log was
+        replaced.
+        """
         self._verified = index
 
     def acknowledge(self, node: Node) -> None:
-        """Say how far our log is the leader's and on disk. Invariant: never further (INV-2 rests on
-        it).
+        """Acknowledge the entries that equal the leader's and are on our disk. Invariant: never
+        more than those (INV-2 depends on it).
         """
         durable = min(self._verified, self._log.synced_index)
         self._answer(node, durable + 1, success=True)
 
     def on_synced(self) -> None:
-        """Acknowledge: our disk has caught up."""
+        """Acknowledge to the leader after a sync of our disk."""
         leader = self._library.leader
         if leader is not None and not self._library.leads:
             self.acknowledge(leader)

@@ -1,7 +1,7 @@
-"""Build the machine anew from the snapshot and the log that are here, or begin both again.
+"""Rebuild the machine from this member's snapshot and log, or start over with both.
 
-Never lets the machine have what the log has not, and drops a log only when the cluster holds
-another one in its place.
+Never applies to the machine what the log does not hold, and drops a log only when the cluster holds
+a different one in its place.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from coordinator.raft.storage.snapshot_format import Snapshot
 from kv.errors import BadRequest
 
 FIRST: Final = Position(1, 0)
-"""The base that all logs begin with."""
+"""The base that every new log begins with."""
 
 
 class Rebuild:
-    """How machine, snapshot and log of this member are brought together."""
+    """The procedures that bring machine, snapshot and log of one member into agreement."""
 
     def __init__(self, state: State, transfer: Transfer) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
@@ -33,8 +33,9 @@ class Rebuild:
         self._replica, self._snapshots = self._environment.replica, self._environment.snapshots
 
     def load(self) -> None:
-        """Line snapshot and journal up at the start (HAZ-5). Raises BadRequest for what an
-        operator must look at.
+        """Align snapshot and journal at the start (HAZ-5).
+
+        Raises BadRequest if they do not fit together or cannot be read: an operator must decide.
         """
         snapshot, raft_log = self._snapshots.load_now(), self._log
         history = self._roster.history
@@ -80,10 +81,10 @@ class Rebuild:
         return history
 
     def start_again(self, conflict: int) -> bool:
-        """Build the machine anew: what was applied from `conflict` on has been cut off. False: no
-        snapshot serves, and the log was wiped.
+        """Rebuild the machine after applied entries from `conflict` on were cut off. Return False
+        if no usable snapshot exists and the log was wiped instead.
         """
-        self._transfer.drop()  # its file is a leftover to whoever loads the snapshot in place
+        self._transfer.drop()  # `load_now` removes the file that the transfer is writing
         self._replica.reset()
         snapshot, first = self._snapshots.load_now(), self._log.first_index
         if (
@@ -102,14 +103,14 @@ class Rebuild:
         return True
 
     def replay(self) -> None:
-        """Drop the machine, and nothing of the log: it is built anew from what is here, or else by
-        a leader's snapshot.
+        """Rebuild the machine from the snapshot and log here without changing the log; if they do
+        not suffice, fetch the leader's snapshot.
 
-        A snapshot that is being put in place builds it anew anyway.
+        Returns early while a snapshot is being put in place: that rebuilds the machine anyway.
         """
         if self._log.frozen:
             return
-        self._transfer.drop()  # its file is a leftover to whoever loads the snapshot in place
+        self._transfer.drop()  # `load_now` removes the file that the transfer is writing
         try:
             snapshot = self._snapshots.load_now()
             if snapshot is not None and self._log.holds(snapshot.header.index):
@@ -134,17 +135,17 @@ class Rebuild:
         self._log.apply_to(Position(snapshot.header.index, snapshot.header.term))
 
     def _discard_overwritten(self) -> None:
-        """Drop a snapshot that holds what is overwritten, beside a log that is whole: at a restart
-        it would be believed.
+        """Discard a snapshot that contains overwritten entries; the log is complete without it. If
+        the snapshot stayed, the next start would load it.
 
-        The log is on the disk before the snapshot goes: it alone holds now what both did.
+        The log is flushed first: once the snapshot is gone, only the log holds those entries.
         """
         self._log.flush()
         self._snapshots.discard_now()
         self._roster.read_from(self._log.held())
 
     def wipe(self) -> None:
-        """Drop log, machine and snapshot: what we compacted is not what the cluster holds."""
+        """Drop log, machine and snapshot: what we compacted differs from the cluster's log."""
         log.critical(
             "log wiped: what was compacted has been overwritten",
             member=self._roster.id,
@@ -154,13 +155,13 @@ class Rebuild:
         self._transfer.drop()
         self._log.begin_at(FIRST, WIPED)
         self._roster.start_anew()
-        # The snapshot goes last: a log that begins again beside it loads, one that begins after a
-        # lost one does not.
+        # The snapshot is discarded last. If the process dies in between, an empty log beside an old
+        # snapshot can be loaded; a log that begins after a missing snapshot cannot.
         self._log.flush()
         self._snapshots.discard_now()
         self._replica.reset()
 
     def begin_at(self, base: Position, history: ConfigurationHistory) -> None:
-        """Let the log begin, and end, where a snapshot does that is in place."""
+        """Replace the log by one that begins and ends where the newly installed snapshot ends."""
         self._log.begin_at(base, NO_OP)
         self._roster.replace(history)

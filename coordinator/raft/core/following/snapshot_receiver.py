@@ -1,8 +1,8 @@
-"""Take a leader's snapshot: chunk by chunk, verified as a whole, loaded before it replaces the old
-one.
+"""Receive a leader's snapshot: collect its chunks, verify the whole, and load it before it replaces
+the old one.
 
-Never acknowledges anything of it before it is in place, and takes none that is older than what is
-held.
+Never acknowledges a snapshot before it is in place, and refuses one that is older than what this
+member holds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kv.errors import InvariantViolated
 
 
 class SnapshotReceiver:
-    """The follower's side of a snapshot on its way."""
+    """The follower's side of a snapshot transfer."""
 
     def __init__(
         self,
@@ -36,19 +36,17 @@ class SnapshotReceiver:
         *,
         on_installed: Callable[[Position], None],
     ) -> None:
-        """`on_installed`: called when the log begins where a snapshot ends: the outcome of what
-        waits for an entry below is not known here.
+        """`on_installed` is called when a snapshot has replaced the log, with the snapshot's end:
+        the outcome of commands that wait for an entry up to there is not known here.
         """
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._eligibility, self._transfer = state.eligibility, transfer
         self._rebuild, self._follower, self._on_installed = rebuild, follower, on_installed
         self._sender: tuple[Node | None, int] = None, 0
-        """The leader that the snapshot comes from that is being put in place, and that leader's
-        term.
-        """
+        """The leader that sent the snapshot that is being put in place, and its term."""
 
     def on_install_snapshot(self, node: Node, message: dict[str, Any]) -> None:
-        """Take in a chunk; with the last one the snapshot is verified, off the loop."""
+        """Accept a chunk; after the last one, verify the snapshot in a task."""
         raft_log, transfer = self._log, self._transfer
         if not self._follower.follow(node, message) or raft_log.frozen:
             return
@@ -56,13 +54,13 @@ class SnapshotReceiver:
         inside, held = raft_log.holds(promised.index), raft_log.agrees(promised)
         committed = promised.index <= self._library.commit_index
         if inside and not held and committed:
-            # Committed entries differ, as when a tail is cut: that it is older than what we hold
-            # says nothing.
+            # Our committed entries differ from the leader's, so our log is not the cluster's. The
+            # snapshot is taken even though it ends before our log does.
             self._environment.count("overwrites")
             self._follower.wipe()
         elif (committed or held) and not (transfer.fetching and held):
-            # Not newer than what we hold: committed entries, or the very entry, so our log equals
-            # it up to there.
+            # We hold all of it: its end is committed here, or the same entry is in our log, so our
+            # log equals the leader's up to there.
             self._follower.verify_to(promised.index)
             transfer.drop()
             self._follower.acknowledge(node)
@@ -91,8 +89,8 @@ class SnapshotReceiver:
         found: Snapshot | None,
         exc: BaseException | None,
     ) -> None:
-        """Restore from what came in. Until it has loaded, the old snapshot stays and nothing is
-        acknowledged.
+        """Restore the machine from the received snapshot. If that fails, the old snapshot stays in
+        place, nothing is acknowledged, and the transfer starts over.
         """
         try:
             if isinstance(exc, ValueError) or found is None:
@@ -134,8 +132,8 @@ class SnapshotReceiver:
         self._transfer.stop_fetching()
         self._rebuild.begin_at(base, history)
         self._eligibility.hold_something()
-        # Another leader may lack what is in it (policies interval and off), and then says so by
-        # what it sends.
+        # Under the policies interval and off, a leader elected meanwhile may lack entries that are
+        # in this snapshot. Its log is therefore compared afresh, entry by entry.
         same = (self._library.leader, self._library.term) == self._sender
         self._follower.verify_only(base.index if same else 0)
         self._environment.count("snapshots_installed")
@@ -148,8 +146,8 @@ class SnapshotReceiver:
         self._environment.wake()
 
     def _go_on_from(self, node: Node, base: Position) -> None:
-        """Go on from a snapshot that was asked for: the log, which holds its place, is applied from
-        there again.
+        """Continue from a fetched snapshot: keep the log, which holds the snapshot's last entry,
+        and apply it again from there.
         """
         self._transfer.stop_fetching()
         self._log.apply_to(base)

@@ -1,6 +1,6 @@
-"""Hold the snapshot that is coming in from a leader, and ask for what is missing of it.
+"""Hold the snapshot that a leader is sending, and ask for its missing parts.
 
-Never puts anything in place: snapshot_receiver.py does, when it has verified it.
+Never puts a snapshot in place: snapshot_receiver.py does that after verifying it.
 """
 
 from __future__ import annotations
@@ -12,52 +12,55 @@ from coordinator.raft.storage.snapshot import Incoming
 
 
 class Transfer:
-    """The one snapshot that is on its way to this member."""
+    """The one snapshot transfer to this member that may be under way."""
 
     def __init__(self, state: State) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self.incoming: Incoming | None = None
         self.id = b""
-        """Its digest."""
+        """The digest of the snapshot that is being received."""
         self.fetching = False
-        """The machine is to come from the leader's snapshot: the one here was made by a machine
-        that went apart.
+        """Whether the machine must be rebuilt from the leader's snapshot, because the one here
+        comes from a machine that diverged, or does not fit the log.
         """
 
     def begin(self, id: bytes) -> Incoming:
-        """Return what takes this snapshot's chunks; another one that was on its way is dropped."""
+        """Return the receiver for the chunks of the snapshot `id`; drop any other transfer."""
         if self.incoming is None or self.id != id:
             self.drop()
             self.incoming, self.id = self._environment.snapshots.incoming(), id
         return self.incoming
 
     def drop(self) -> None:
-        """Drop what came of it so far."""
+        """Drop what has been received so far."""
         if self.incoming is not None:
             self.incoming.reset()
         self.incoming = None
 
     def drop_unless_installing(self) -> None:
-        """Drop what came of it so far, unless all of it is there and is being put in place."""
+        """Drop what has been received so far, unless it is complete and being put in place."""
         if not self._log.frozen:
             self.drop()
 
     def end(self) -> None:
-        """Forget it: it is in place."""
+        """Forget the transfer: the snapshot is in place."""
         self.incoming = None
 
     def want(self, node: Node, id: bytes, offset: int) -> None:
-        """Tell the leader which offset is wanted; without an id: a snapshot that ends there."""
+        """Ask the leader for the chunk at `offset`, or, with an empty id, for a snapshot that ends
+        at entry `offset` or later.
+        """
         term = self._library.term
         message = {"type": "snapshot_wanted", "term": term, "id": id, "offset": offset}
         self._library.send(node, message)
 
     def fetch(self) -> None:
-        """Ask the leader for its snapshot, though the log here lacks nothing: it takes the place of
-        machine and snapshot.
+        """Ask the leader for its snapshot although our log lacks nothing; it will replace machine
+        and snapshot here. Does nothing without a leader or while a snapshot is being put in place.
 
-        Until it comes, no snapshot is made here, and the log is kept: what follows the leader's
-        snapshot is in it. The leader makes one that the log here can follow, if it has none.
+        Until it arrives no snapshot is made here, and the log is kept, because it holds the entries
+        after the leader's snapshot. A leader that has no snapshot which our log can follow makes
+        one.
         """
         leader = self._library.leader
         if leader is None or self._library.leads or self._log.frozen:
@@ -67,5 +70,7 @@ class Transfer:
         self.want(leader, b"", self._log.first_index)
 
     def stop_fetching(self) -> None:
-        """Let the machine be built from its own log again: it leads, or has what it asked for."""
+        """Go back to building the machine from our own log: this member leads now, or the snapshot
+        has arrived.
+        """
         self.fetching = False

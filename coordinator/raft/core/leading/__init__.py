@@ -1,1 +1,1 @@
-"""What a leader does: knows how far each peer is, sends, counts acknowledgements, commits."""
+"""The leader: it tracks each peer's progress, sends, counts acknowledgements and commits."""

@@ -1,7 +1,7 @@
-"""Lead: send each peer what it lacks, count what is acknowledged, commit, step down.
+"""Lead: send each peer what it lacks, count acknowledgements, commit, step down.
 
-Never counts an acknowledgement in a term in which it was not given, never commits what a majority
-does not hold durably, and sends before its own disk has it.
+Never counts an acknowledgement in a term other than the one it was given in, and never commits an
+entry that a majority does not hold durably. Entries are sent before the leader's own disk has them.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ ENTRIES_PER_MESSAGE_MAX: Final = 1024
 
 
 class Leader:
-    """What this member does and knows while it leads."""
+    """The leader's part of one member: its knowledge of the peers, and what it does with it."""
 
     def __init__(self, state: State) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
         self._conf, self._sender = state.library.conf, SnapshotSender(state)
         self.progress: dict[str, Progress] = {}
-        """How far each peer is, by id; empty while another one leads."""
+        """The progress of each peer, by id; empty while this member does not lead."""
         self.uncommitted = Uncommitted()
         self._led_term: int | None = None
-        """The term for which `Replica.led` was called and `deposed` was not."""
+        """The term for which `Replica.led` was called and `Replica.deposed` not yet."""
 
     # ------------------------------------------------------------------------- begin and end
 
     def take_over(self) -> None:
-        """Lead: append the term's own no-op; nothing older commits before it (section 3.6.2)."""
+        """Become leader: append a no-op of the new term. Entries of earlier terms are committed
+        only together with it (section 3.6.2).
+        """
         library, peers = self._library, self._roster.peers
         self._terms.lead()
         following = self._log.last_index + 1
@@ -54,7 +56,7 @@ class Leader:
         self._environment.wake()
 
     def step_down(self) -> None:
-        """Drop what only a leader keeps: this member leads no more."""
+        """Drop the leader's state, because this member no longer leads."""
         self._drop_progress()
         self._library.no_op_index = None
         if self._led_term is not None:
@@ -62,7 +64,7 @@ class Leader:
             self._environment.replica.deposed(term)
 
     def note_own_term_applied(self) -> None:
-        """Tell the machine that it is the leader's, all before the term included."""
+        """Notify the machine that this member leads and has applied all earlier terms' entries."""
         self._led_term = self._library.term
         self._environment.replica.led(self._led_term)
 
@@ -72,7 +74,7 @@ class Leader:
         self.progress = {}
 
     def add_peer(self, node: Node) -> None:
-        """Reach a new peer. Who is no member any more is left only when that is committed
+        """Start to track a new peer. Peers are dropped elsewhere, once their removal is committed
         (commands/changes.py).
         """
         library = self._library
@@ -83,7 +85,7 @@ class Leader:
             self.progress[node.id] = Progress()
 
     def drop_peer(self, member: str) -> None:
-        """Forget how far a member is: it was removed."""
+        """Forget the progress of a removed member."""
         progress = self.progress.pop(member, None)
         if progress is not None:
             progress.drop_snapshot()
@@ -91,15 +93,15 @@ class Leader:
     # ---------------------------------------------------------------------------- the quorum
 
     def has_quorum(self, within_s: float) -> bool:
-        """Say whether a majority of voters, this leader included, has answered within so many
-        seconds.
+        """Say whether a majority of voters, including this leader, answered within the last
+        `within_s` seconds.
         """
         since, answered = self._environment.now() - within_s, self._library.last_response
         heard = sum(answered.get(node, since) > since for node in self._roster.voters)
         return heard + self._eligibility.votes >= majority(len(self._roster.voter_ids))
 
     def check_quorum(self) -> None:
-        """Stop leading within one election time-out of losing the majority (section 6.2)."""
+        """Stop leading if a majority has not answered for one election time-out (section 6.2)."""
         library = self._library
         if not self.has_quorum(self._conf.leaderFallbackTimeout):
             log.warning("quorum lost", member=self._roster.id, term=library.term)
@@ -107,8 +109,8 @@ class Leader:
             self._terms.follow(library.term, None)
 
     def check_disk(self) -> None:
-        """Step aside when a majority has long had on disk what this leader has not; its own disk
-        hangs, or is full.
+        """Resign when a majority has long had entries on disk that this leader's own disk has not:
+        the disk hangs or is full.
         """
         library, now = self._library, self._environment.now()
         longest = self._conf.raftMaxTimeout
@@ -123,7 +125,9 @@ class Leader:
             self.resign()
 
     def resign(self) -> None:
-        """Stop leading without a successor; stand later than anyone else would."""
+        """Stop leading without naming a successor. This member then waits two election time-outs
+        before it stands, so that another voter stands first.
+        """
         library = self._library
         if not library.leads:
             return
@@ -134,7 +138,7 @@ class Leader:
 
     @property
     def own_term_committed(self) -> bool:
-        """Say whether an entry of the own term is committed: all before it is then."""
+        """Say whether an entry of the own term is committed, and so everything before it."""
         library = self._library
         no_op = library.no_op_index
         return library.leads and no_op is not None and library.commit_index >= no_op
@@ -142,7 +146,7 @@ class Leader:
     # ------------------------------------------------------------------------ append, commit
 
     def append(self, command: bytes) -> int:
-        """Put a command into the log; return where. A configuration is in force from here."""
+        """Append a command to the log; return its index. A configuration is in force at once."""
         raft_log, library = self._log, self._library
         index = raft_log.last_index + 1
         raft_log.append(command, index, library.term)
@@ -153,8 +157,11 @@ class Leader:
         return index
 
     def maybe_commit(self) -> bool:
-        """Commit what a majority of voters holds durably, ourselves included only as far as we do
-        (section 3.6.2).
+        """Commit up to the index that a majority of voters holds durably; say whether that moved
+        the commit index.
+
+        This leader counts only as far as its own disk is synced. An entry of an earlier term is
+        never committed by counting (section 3.6.2).
         """
         match = self._library.match_index
         durable = [match.get(node, 0) for node in self._roster.voters]
@@ -199,8 +206,8 @@ class Leader:
             self._send_snapshot(node, progress, heartbeat, following)
             return
         if progress.probing:
-            # What was sent is not sent again with each heartbeat: a peer that is slow to sync would
-            # get it many times.
+            # While an answer is due, heartbeats are sent without entries. Otherwise a peer that is
+            # slow to sync would get the same entries again with every heartbeat.
             if heartbeat or not progress.paused:
                 self._send_entries(node, progress, following, empty=progress.paused)
                 progress.pause()
@@ -219,7 +226,7 @@ class Leader:
     def _send_snapshot(
         self, node: Node, progress: Progress, heartbeat: bool, following: int
     ) -> None:
-        """Send the chunk that the peer wants, one at a time; meanwhile heartbeats go on."""
+        """Send the chunk that the peer wants, one at a time, and heartbeats in between."""
         if progress.paused and heartbeat:
             self._send_entries(node, progress, following, empty=True)
         if not self._sender.waits(progress, heartbeat):
@@ -234,9 +241,10 @@ class Leader:
         empty: bool = False,
         answer: bool = True,
     ) -> int | None:
-        """Send one message; return the index it ends at, None when the transport took nothing.
+        """Send one message; return the index it ends at, None if the transport did not take it.
 
-        `answer` false: it only tells the commit index, and a peer that agrees keeps silent.
+        With `answer` false the message only announces the commit index, and the peer answers only
+        if its log does not match.
         """
         library = self._library
         entries: list[Record] = []
@@ -265,20 +273,18 @@ class Leader:
     # ------------------------------------------------------------------------------- answers
 
     def on_next_node_idx(self, node: Node, message: dict[str, Any]) -> None:
-        """Take in how far a peer's log is ours, and on its disk; or from where it wants to be sent
-        again.
-        """
+        """Record up to where a peer's log equals ours durably, or from where to send it again."""
         library, term = self._library, message.get("term")
         if term is None:
             return
         if term > library.term:
             self._terms.follow(term, None)
             return
-        if message.get("disk_lost", False):  # whatever its term: it takes none from anybody
+        if message.get("disk_lost", False):  # in any term: it accepts entries from no leader
             self._environment.count("disk_lost_refusals")
             return
-        # Invariant: an answer counts only in the term it was given in; in another the log may have
-        # changed since.
+        # Invariant: an answer counts only in the term it was given in. In a later term the entries
+        # that it acknowledged may have been cut off.
         progress = self.progress.get(node.id)
         if not library.leads or term != library.term or progress is None:
             return
@@ -286,8 +292,9 @@ class Leader:
         following = message["next_node_idx"]
         match, due = library.match_index, library.next_index
         if message["reset"]:
-            # On one connection an older reset cannot come after a newer success: a peer that asks
-            # for what it once acknowledged has lost it (policies interval and off).
+            # Messages on one connection keep their order, so this is not an old reset after a newer
+            # success: a peer that asks for an entry it acknowledged has lost that entry (possible
+            # under the policies interval and off).
             match[node] = min(match[node], following - 1)
             due[node] = min(due[node], following)
             if progress.snapshot is None:
@@ -305,7 +312,7 @@ class Leader:
             self._environment.wake()
 
     def on_snapshot_wanted(self, node: Node, message: dict[str, Any]) -> None:
-        """Take in where a peer is with a snapshot, or that it asks for one."""
+        """Record how much of a snapshot a peer has, or that it asks for one."""
         progress, library = self.progress.get(node.id), self._library
         if not library.leads or message["term"] != library.term or progress is None:
             return
@@ -313,7 +320,7 @@ class Leader:
         self._sender.on_wanted(progress, message)
 
     def on_connected(self, node: Node) -> None:
-        """Begin anew with a peer: what was under way on an earlier connection is gone."""
+        """Start over with a peer: what was in flight on an earlier connection is lost."""
         progress, library = self.progress.get(node.id), self._library
         if library.leads and progress is not None:
             library.next_index[node] = library.match_index[node] + 1
@@ -321,7 +328,7 @@ class Leader:
             progress.drop_snapshot()
 
     def on_disconnected(self, node: Node) -> None:
-        """Take what is under way to a peer for lost."""
+        """Treat what is in flight to a peer as lost."""
         progress = self.progress.get(node.id)
         if progress is not None:
             progress.probe()
@@ -330,7 +337,9 @@ class Leader:
     # ------------------------------------------------------------------------------ hand over
 
     def transfer_target(self, member: str | None) -> Node | None:
-        """Return the asked voter, or the one furthest on, if it is connected."""
+        """Return the voter `member`, or if None the most up-to-date one. Returns None if no such
+        voter is connected.
+        """
         able = [node for node in self._roster.voters if node in self._library.connected_nodes]
         if member is not None:
             able = [node for node in able if node.id == member]
@@ -338,12 +347,12 @@ class Leader:
         return max(able, key=lambda node: (match.get(node, 0), node.id), default=None)
 
     def holds_all(self, node: Node) -> bool:
-        """Say whether a peer holds all of our log."""
+        """Say whether a peer durably holds all of our log."""
         return self._library.match_index.get(node, 0) == self._log.last_index
 
     def maybe_hand_over(self, node: Node) -> bool:
-        """Tell a voter that holds all of our log to stand at once; False: it does not hold
-        it yet.
+        """Ask a voter that holds all of our log to stand at once. Return False if it does not hold
+        all yet, this member does not lead, or the transport did not take the message.
         """
         if not self._library.leads or not self.holds_all(node):
             return False

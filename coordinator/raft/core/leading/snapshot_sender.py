@@ -1,6 +1,6 @@
-"""Send the snapshot in place to a peer that needs it, one chunk at a time.
+"""Send the current snapshot to a peer that needs it, one chunk at a time.
 
-Never sends two chunks at once, and never the next one before the peer has said where it is.
+Never sends two chunks at once, and never the next chunk before the peer has asked for its offset.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from coordinator.raft.core.leading.progress import Progress
 from coordinator.raft.core.state import State
 
 CHUNK_BEATS_MAX: Final = 20
-"""Heartbeats after which a snapshot chunk is sent again that was not answered, or not taken."""
+"""Number of heartbeats after which an unanswered or unaccepted snapshot chunk is sent again."""
 
 
 class SnapshotSender:
-    """The leader's side of a snapshot on its way; where each peer is stands in its progress."""
+    """The leader's side of a snapshot transfer. Each peer's offset is kept in its `Progress`."""
 
     def __init__(self, state: State) -> None:
         self._library, self._environment, self._roster = (
@@ -28,7 +28,7 @@ class SnapshotSender:
         )
 
     def waits(self, progress: Progress, heartbeat: bool) -> bool:
-        """Say whether the peer's answer to the newest chunk is waited for; count a heartbeat."""
+        """Say whether to wait for the peer's answer to the latest chunk; count a heartbeat."""
         if not progress.paused:
             return False
         if not heartbeat:
@@ -36,11 +36,11 @@ class SnapshotSender:
         progress.beats += 1
         if progress.beats < CHUNK_BEATS_MAX or progress.snapshot is None:
             return True
-        # All is there; the peer is putting it in place.
+        # A peer that has every byte is putting the snapshot in place, which may take long.
         return progress.offset >= progress.snapshot.total
 
     def send(self, node: Node, progress: Progress) -> None:
-        """Send the chunk that the peer wants."""
+        """Send the chunk that the peer wants; open the snapshot first if none is being sent."""
         if progress.snapshot is None:
             try:
                 progress.snapshot, progress.offset = self._environment.snapshots.outgoing(), 0
@@ -68,8 +68,8 @@ class SnapshotSender:
         )
 
     def on_wanted(self, progress: Progress, message: dict[str, Any]) -> None:
-        """Take in which offset the peer wants next; without an id: it asks for a snapshot that ends
-        there.
+        """Record which offset the peer wants next. A message without an id asks for a snapshot
+        that ends at entry `offset` or later.
         """
         if not message["id"]:
             if progress.snapshot is None:
@@ -87,8 +87,8 @@ class SnapshotSender:
         forward = message["offset"] > progress.offset
         progress.offset = message["offset"]
         if not forward:
-            # It could not take what it got (no room, or not a snapshot that loads): at once it
-            # would be the same again.
+            # The peer could not use what it got (its disk is full, or the snapshot does not load).
+            # Sending at once would fail again, so the next chunk waits for CHUNK_BEATS_MAX.
             progress.paused, progress.beats = True, 0
         elif progress.offset < progress.snapshot.total:
             progress.paused = False

@@ -1,1 +1,1 @@
-"""The protocol's decisions: pure functions and values, without a log, a clock or a socket."""
+"""The protocol's decisions as pure functions and values, without a log, a clock or a socket."""

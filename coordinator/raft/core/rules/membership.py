@@ -1,8 +1,8 @@
-"""Decide membership: one single-server change at a time (Ongaro 2014, chapter 4), refused while
+"""Decide membership changes: one server at a time (Ongaro 2014, chapter 4), and none while it is
 unsafe.
 
-Never talks to anyone and never changes a configuration in place. A configuration is in force from
-the moment its entry is in the log, committed or not, and out of force when that entry is truncated.
+Never sends anything and never changes a configuration in place. A configuration is in force from
+the moment its entry is in the log, committed or not, until that entry is truncated.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from coordinator.raft.net.peer_identity import Origin, digest_of_voters
 MEMBERS_MAX = 32
 RETIRED_MAX = 1024
 LAG_MAX = 1000
-"""Entries that an observer may be behind when it is promoted."""
+"""Number of entries that an observer may be behind when it is promoted."""
 
 
 class Seat(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A member. `joined`: it has acknowledged the log once, so an empty disk of that id is a lost
-    one.
+    """A member. `joined` says that it has acknowledged the log once, so that an empty disk under
+    this id means that its disk was lost.
     """
 
     id: str
@@ -34,9 +34,9 @@ class Seat(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
-    """All members, by id, and the ids that may never come back.
+    """All members, sorted by id, and the removed ids, which are never used again.
 
-    `origin`: what this log began from; the first leader puts it in (`founded`), and it never
+    `origin` says what this log began from. The first leader sets it (`founded`), and it never
     changes.
     """
 
@@ -46,32 +46,32 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def voters(self) -> tuple[str, ...]:
-        """The ids of those who vote, in order."""
+        """The ids of the voters, sorted."""
         return tuple(seat.id for seat in self.seats if seat.voter)
 
     def seat(self, member: str) -> Seat | None:
-        """Return the seat of a member; None: it has none."""
+        """Return the seat of a member; None if it is not one."""
         return next((seat for seat in self.seats if seat.id == member), None)
 
     def votes(self, member: str) -> bool:
-        """Say whether a member votes."""
+        """Say whether a member is a voter."""
         seat = self.seat(member)
         return seat is not None and seat.voter
 
 
 def bootstrap(members: Iterable[PeerAddress]) -> Configuration:
-    """Return the configuration that a cluster begins with; every member must be given the same."""
+    """Return the configuration that a cluster begins with; all members must be given the same."""
     return Configuration(tuple(sorted(Seat(m.id, m.address, m.voter) for m in members)))
 
 
 def founded(now: Configuration, history: bytes, first: bytes) -> Configuration:
-    """Return the configuration with which a log says what it began from."""
+    """Return the configuration `now` with the origin (history, first) added."""
     return msgspec.structs.replace(now, origin=Origin(history, first))
 
 
 def first_digest(members: Iterable[PeerAddress], own: str) -> bytes:
-    """Return what a member claims of the first list that it was given; who joins as an observer
-    claims nothing.
+    """Return the digest of the list of first members that the member `own` was given. It is empty
+    for one that joins as an observer, which claims nothing about the first list.
     """
     listed = tuple(members)
     if not any(m.id == own and m.voter for m in listed):
@@ -80,7 +80,7 @@ def first_digest(members: Iterable[PeerAddress], own: str) -> bytes:
 
 
 class Add(msgspec.Struct, frozen=True, tag="a"):
-    """Take a new member in as an observer."""
+    """Add a new member as an observer."""
 
     id: str
     address: str
@@ -93,14 +93,14 @@ class Promote(msgspec.Struct, frozen=True, tag="p"):
 
 
 class Remove(msgspec.Struct, frozen=True, tag="r"):
-    """Take a member out for ever."""
+    """Remove a member for ever."""
 
     id: str
 
 
 class Move(msgspec.Struct, frozen=True, tag="m"):
-    """Note where a member is now (the leader's own request, once it was heard from there). It
-    changes no voter.
+    """Record a member's new address. The leader requests this itself when the member has connected
+    from there; it does not change the set of voters.
     """
 
     id: str
@@ -108,8 +108,8 @@ class Move(msgspec.Struct, frozen=True, tag="m"):
 
 
 class Join(msgspec.Struct, frozen=True, tag="j"):
-    """Note that members have acknowledged the log (the leader's own request). It changes no
-    voter.
+    """Record that members have acknowledged the log. The leader requests this itself; it does not
+    change the set of voters.
     """
 
     ids: tuple[str, ...]
@@ -124,7 +124,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def decode_change(change: bytes) -> Change:
-    """Return a change from its bytes. Raises ValueError."""
+    """Decode a change. Raises ValueError if the bytes are no change."""
     try:
         return _change_decoder.decode(change)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -132,7 +132,7 @@ def decode_change(change: bytes) -> Change:
 
 
 def decode_configuration(configuration: bytes) -> Configuration:
-    """Return a configuration from its bytes. Raises ValueError."""
+    """Decode a configuration. Raises ValueError if the bytes are no configuration."""
     try:
         return _decode_configuration(configuration)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -140,23 +140,23 @@ def decode_configuration(configuration: bytes) -> Configuration:
 
 
 class Situation(NamedTuple):
-    """What the leader knows when it is asked."""
+    """What the leader knows when it judges a change."""
 
     leader: str
     pending: bool
-    """A configuration lies above the commit index."""
+    """Whether the configuration in force is not committed yet."""
     own_term_committed: bool
     live: frozenset[str]
-    """Members heard within one election time-out, the leader included."""
+    """The members heard within one election time-out, including the leader."""
     lag: Mapping[str, int]
-    """Entries that each other member is known to be behind."""
+    """Number of entries that each other member is behind, where known."""
     troubles: Mapping[str, str] = {}
-    """Why there is no connection with a member, in words, where that is known."""
+    """A message that says why a member is not connected, where known."""
 
 
 class Refusal(NamedTuple):
-    """`reason` is for an operator; `later`: asking again may succeed without doing anything
-    else.
+    """A refused change. `reason` is for an operator; `later` says that the same request may succeed
+    later without any other action.
     """
 
     reason: str
@@ -164,16 +164,17 @@ class Refusal(NamedTuple):
 
 
 class Already(NamedTuple):
-    """It is so already: nothing to change."""
+    """A change that would change nothing, because the configuration is already as requested."""
 
 
 def decide(
     now: Configuration, change: Change, situation: Situation
 ) -> Configuration | Already | Refusal:
-    """Return the next configuration, or why not.
+    """Return the configuration that a change leads to, or why it is refused or not needed.
 
-    Invariant: the next one differs by at most one voter, so its majorities and ours intersect; and
-    a majority of its voters is alive, so the change can commit.
+    Invariant: the new configuration differs from `now` by at most one voter, so that every majority
+    of one intersects every majority of the other; and if its voters differ, a majority of them is
+    alive, so that the change can commit.
     """
     if not situation.own_term_committed:
         return Refusal("the leader has not yet committed an entry of its own term", later=True)
@@ -294,7 +295,8 @@ def _replace(now: Configuration, seat: Seat) -> Configuration:
 class ConfigurationHistory:
     """The configurations that the log holds, oldest first, with the index of each entry.
 
-    Invariant: the first one is committed (a snapshot's, or the bootstrap at index 0); indexes rise.
+    Invariant: the first configuration (the base) is committed: it is a snapshot's, or the bootstrap
+    list at index 0. The indexes rise.
     """
 
     def __init__(self, base: Configuration, index: int = 0) -> None:
@@ -307,21 +309,21 @@ class ConfigurationHistory:
 
     @property
     def newest_index(self) -> int:
-        """Where the log holds the one in force; 0: it is the first list."""
+        """The index of the entry of the configuration in force; 0: it is the bootstrap list."""
         return self._held[-1][0]
 
     def at(self, index: int) -> Configuration:
-        """Return the one in force for an entry at `index`."""
+        """Return the configuration that was in force at `index`."""
         return next(
             (held for since, held in reversed(self._held) if since <= index), self._held[0][1]
         )
 
     @property
     def seats(self) -> tuple[Seat, ...]:
-        """All seats of all of them, by id, the newest first where an id has several.
+        """The seats of all configurations, sorted by id; of several seats of one id, the newest.
 
-        Whoever has one must be reachable: if the newest configuration is truncated, an older one is
-        in force again.
+        All these members must be reachable, because an older configuration is in force again when
+        the newest is truncated.
         """
         found: dict[str, Seat] = {}
         for _, configuration in reversed(self._held):
@@ -330,18 +332,20 @@ class ConfigurationHistory:
         return tuple(found[member] for member in sorted(found))
 
     def append(self, index: int, configuration: Configuration) -> None:
-        """Put one in force, from an entry on."""
+        """Put a configuration in force from the entry at `index` on."""
         self.truncate(index)
         self._held.append((index, configuration))
 
     def truncate(self, index: int) -> bool:
-        """Forget those at or above `index`; say whether there were any. The base stays."""
+        """Forget the configurations at or above `index`, but never the base; say whether there were
+        any.
+        """
         kept = [held for held in self._held[1:] if held[0] < index]
         changed = len(kept) + 1 != len(self._held)
         self._held[1:] = kept
         return changed
 
     def compact(self, index: int) -> None:
-        """Make the one in force at `index` the base."""
+        """Make the configuration in force at `index` the base, and forget older ones."""
         while len(self._held) > 1 and self._held[1][0] <= index:
             del self._held[0]

@@ -1,8 +1,8 @@
 """Decide ReadIndex rounds (Ongaro 2014, section 6.4): which reads a quorum's answers confirm.
 
-Never touches a network or a clock: `member.py` carries the questions and answers. A read is
-confirmed only by a round that began after the read arrived; one round serves all that were waiting
-when it began.
+Never touches a network or a clock: `reads.py` carries the questions and answers. A read is
+confirmed only by a round that began after the read arrived; one round serves all reads that were
+waiting when it began.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from coordinator.log import Position
 from coordinator.raft.core.rules.replication import majority
 
 WAITING_MAX = 10_000
-"""Reads (or batches of them) that may wait for a round; more are refused at once."""
+"""Number of reads (or batches of reads) that may wait for a round; more are refused at once."""
 
 T = TypeVar("T")
 
 
 class Round(NamedTuple):
-    """What every voter is asked: whether it still follows `term`."""
+    """The question of one round to every voter: whether it still follows `term`."""
 
     id: int
     term: int
 
 
 class Confirmed(NamedTuple, Generic[T]):
-    """These reads may be served once `position` is applied."""
+    """The reads of a finished round; they may be served once `position` is applied."""
 
     reads: tuple[T, ...]
     position: Position
 
 
 class Rounds(Generic[T]):
-    """The leader's side. One round at a time; late arrivals wait for the next one.
+    """The leader's ReadIndex rounds. One round runs at a time; later reads wait for the next one.
 
-    Invariant: `position` of a round is captured when it begins, so it is at or above everything
-    that was committed when its reads arrived; answers count only for the very (term, round id),
-    once per voter of that moment.
+    Invariant: a round's position is captured when the round begins, so it is at or above everything
+    that was committed when its reads arrived. An answer counts only for exactly its (term, round
+    id), and once for each voter of the configuration in force when the round ends.
     """
 
     def __init__(self, first_id: int = 1) -> None:
-        """`first_id`: drawn at random, so that answers to an earlier process are not mistaken for
-        ours.
+        """Start without a round. `first_id` must be random, so that a late answer to an earlier
+        process of this member does not match one of our rounds.
         """
         self._next_id = first_id
         self._waiting: list[T] = []
@@ -53,7 +53,7 @@ class Rounds(Generic[T]):
 
     @property
     def open(self) -> Round | None:
-        """The round under way; its question may be repeated to voters that have not answered."""
+        """The round under way, or None; the question may be repeated to voters that are missing."""
         return self._round
 
     @property
@@ -62,16 +62,17 @@ class Rounds(Generic[T]):
         return self._round is None and not self._waiting
 
     def arrive(self, read: T) -> bool:
-        """Let a read wait for the next round; False: too many wait."""
+        """Add a read for the next round; return False if WAITING_MAX reads wait already."""
         if len(self._waiting) >= WAITING_MAX:
             return False
         self._waiting.append(read)
         return True
 
     def maybe_begin(self, term: int, committed: Position, leader: str) -> Round | None:
-        """Begin a round for all that wait, unless one is under way or nothing waits.
+        """Begin a round for all reads that wait, unless a round is under way or no read waits.
 
-        Call only as leader of `term` with an entry of that term committed at or below `committed`.
+        Call this only as leader of `term`, with an entry of that term committed at or below
+        `committed`.
         """
         if self._round is not None or not self._waiting:
             return None
@@ -89,12 +90,12 @@ class Rounds(Generic[T]):
         return tuple(voter for voter in voters if voter not in self._answered)
 
     def answer(self, voter: str, round: Round) -> None:
-        """Count a voter's yes; one to any other round is nothing."""
+        """Count a voter's confirmation; ignore one for any other round."""
         if round == self._round:
             self._answered.add(voter)
 
     def maybe_finish(self, voters: tuple[str, ...]) -> Confirmed[T] | None:
-        """Close the round if a majority of the voters in force has answered it."""
+        """End the round if a majority of `voters` has confirmed it; else return None."""
         if self._round is None or sum(voter in self._answered for voter in voters) < majority(
             len(voters)
         ):
@@ -104,7 +105,7 @@ class Rounds(Generic[T]):
         return confirmed
 
     def abandon(self) -> tuple[T, ...]:
-        """Give all reads back, unconfirmed: leadership or quorum is lost."""
+        """Drop the round and return all reads unconfirmed: the leadership was lost."""
         reads = (*self._serving, *self._waiting)
         self._round, self._serving, self._waiting = None, (), []
         return reads

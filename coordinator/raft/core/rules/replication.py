@@ -1,4 +1,4 @@
-"""Decide from plain values how a follower takes a leader's entries, and what a quorum holds.
+"""Decide from plain values how a follower merges a leader's entries, and what a quorum holds.
 
 Never reads a clock, a random source or a log itself; never changes anything. Each function names
 the place in the Raft dissertation (Ongaro 2014) or in docs that it follows.
@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 
 class LogEntry(NamedTuple):
-    """One place of the log, in the library's own order of fields."""
+    """One entry of the log, with the fields in the library's order."""
 
     command: bytes
     idx: int
@@ -19,8 +19,8 @@ class LogEntry(NamedTuple):
 
 
 class LogEnds(NamedTuple):
-    """What of the log is held: `first` is the base (a snapshot's last entry, or the entry that all
-    logs begin with).
+    """The extent of a log. `first` is the index of the base (a snapshot's last entry, or the entry
+    that all logs begin with).
     """
 
     first: int
@@ -29,20 +29,20 @@ class LogEnds(NamedTuple):
 
 
 class LogMismatch(NamedTuple):
-    """The entry before the sent ones is not ours: send again from `next_index`."""
+    """The entry before the sent ones is not in our log; the leader must send from `next_index`."""
 
     next_index: int
 
 
 class Wipe(NamedTuple):
-    """Our base itself is not the leader's: what we compacted has been overwritten. Start over from
-    nothing.
+    """Our base itself conflicts with the leader's log: entries that we compacted were overwritten,
+    and the log must start over from nothing.
     """
 
 
 class Take(NamedTuple):
-    """The log agrees with the message up to `verified`, once `truncate_from` on is cut and `new` is
-    appended.
+    """The log agrees with the leader's up to `verified` once the entries from `truncate_from` on
+    (None: none) are cut and `new` is appended.
     """
 
     truncate_from: int | None
@@ -60,19 +60,20 @@ def judge_append(
     prev_term: int,
     entries: Sequence[LogEntry],
 ) -> AppendVerdict:
-    """Compare a leader's entries with ours: strip what is held, truncate only on a real conflict
-    (section 3.5).
+    """Compare a leader's entries with ours: skip those that we hold, and truncate only on a real
+    conflict (section 3.5).
 
-    Invariant: an entry that agrees is never removed, whatever order messages come in; it may be
-    acknowledged already. A mismatch asks for everything above our commit index: committed entries
-    cannot differ, so one round trip is enough. If one at or below it does differ, committed entries
-    were lost elsewhere: go back to the base, then wipe.
+    Invariant: an entry that agrees is never removed, in whatever order messages arrive, because it
+    may be acknowledged already. On a mismatch we ask for everything above our commit index:
+    committed entries cannot differ, so one round trip is enough. If an entry at or below the commit
+    index does differ, other members have lost committed entries: we ask for everything above our
+    base, and if the base differs too, the log is wiped.
     """
     verified = prev_index + len(entries)
     if prev_index < ends.first:
         if verified < ends.first:
-            # Terms only rise along a log: an entry of a later term than our base's, before it, is
-            # another log's.
+            # All sent entries end before our base. Terms only rise along a log, so if one of them
+            # has a later term than our base, our base belongs to a different log.
             newest_term = entries[-1].term if entries else prev_term
             return Wipe() if newest_term > term_at(ends.first) else Take(None, (), verified)
         prev_term = entries[ends.first - prev_index - 1].term
@@ -91,12 +92,12 @@ def judge_append(
 
 
 def majority(voters: int) -> int:
-    """Return how many of so many voters are a majority."""
+    """Return the size of a majority of `voters` voters."""
     return voters // 2 + 1
 
 
 def quorum_index(durable: Sequence[int]) -> int:
-    """Return the highest index that a majority of voters holds durably; `durable` has one element
-    per voter.
+    """Return the highest index that a majority of voters holds durably. `durable` has one index per
+    voter; 0 if it is empty.
     """
     return sorted(durable, reverse=True)[majority(len(durable)) - 1] if durable else 0

@@ -1,6 +1,6 @@
-"""Decide from plain values whether a member gives its vote.
+"""Decide from plain values whether a member grants its vote.
 
-Never reads a clock or a log itself, never changes anything. Sections are those of the Raft
+Never reads a clock or a log itself, and never changes anything. Sections are those of the Raft
 dissertation (Ongaro 2014).
 """
 
@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 
 class VoteRequest(NamedTuple):
-    """`term` is the one asked for: with `pre` the candidate has not raised its own yet. `forced`:
-    the leader asked.
+    """A candidate's request. `term` is the term that it wants to lead; with `pre` it has not raised
+    its own term to that yet. `forced`: the leader asked it to stand.
     """
 
     candidate: str
@@ -23,19 +23,19 @@ class VoteRequest(NamedTuple):
 
 
 class Voter(NamedTuple):
-    """What a voter knows when it is asked."""
+    """What a voter knows when it is asked for its vote."""
 
     term: int
     voted_for: str | None
     last_term: int
     last_index: int
     leader_heard: bool
-    """It leads with a quorum, or heard a leader within the least election time-out."""
+    """Whether it leads with a quorum, or heard a leader within the least election time-out."""
     votes: bool
-    """Its disk is its own, and it was not removed (membership.py)."""
+    """Whether it may vote at all (eligibility.py)."""
     id: str = ""
     asking: int | None = None
-    """The term for which it asks pre-votes itself just now."""
+    """The term for which it is asking for pre-votes itself; None: it is not."""
 
 
 Ballot: TypeAlias = Literal[
@@ -46,7 +46,8 @@ Ballot: TypeAlias = Literal[
 def judge_vote(request: VoteRequest, voter: Voter) -> Ballot:
     """Grant or refuse a vote or pre-vote (sections 3.4, 3.6, 9.6).
 
-    `voter.term` for a real request is the term after a higher asked one has been adopted.
+    If a real request carries a higher term that the voter is to adopt, `voter.term` must already be
+    that term.
     """
     if not voter.votes:
         return "not_a_voter"
@@ -60,7 +61,7 @@ def judge_vote(request: VoteRequest, voter: Voter) -> Ballot:
         return "voted"
     level = (request.last_term, request.last_index) == (voter.last_term, voter.last_index)
     if request.pre and voter.asking == request.term and level and request.candidate < voter.id:
-        # Two stand at the same moment: with equal logs the higher id goes on, or their votes would
-        # be split.
+        # Two members ask for pre-votes at the same moment. If both gave way or both went on, their
+        # votes could be split; so with equal logs the higher id goes on.
         return "standing"
     return "granted"
