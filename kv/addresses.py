@@ -1,6 +1,6 @@
-"""Read addresses, and say which of them this machine alone can reach.
+"""Parse addresses, and tell which of them only this machine can reach.
 
-Pure. It never looks a name up: what a name stands for may change between the check and the use.
+Pure. It never resolves a name: what a name stands for may change between the check and the use.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ def host_of(address: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether what is bound to this host can be reached from this machine alone.
+    """Return whether a socket bound to this host can be reached from this machine alone.
 
-    Of all names only "localhost" is believed. This is the rule by which nothing that is unprotected
-    listens on a network: for HTTP as for Raft.
+    Of all names only "localhost" is accepted. By this rule nothing unprotected listens on a
+    network, neither HTTP nor Raft.
     """
     if host == "localhost":
         return True

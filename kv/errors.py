@@ -1,17 +1,19 @@
-"""Sort failures by what the caller may do next.
+"""Classify failures by what the caller may do next.
 
-A failed guard is an outcome, never one of these.
+A guard that did not hold is an outcome, and never one of these errors.
 """
 
 from __future__ import annotations
 
 
 class KvError(Exception):
-    """Base of every error that crosses a port of the server; the client raises `AcordoError`s."""
+    """The base of every error that crosses a port of the server; the client raises
+    `AcordoError`s.
+    """
 
 
 class BadRequest(KvError):
-    """The request can never work as it is: fix it.
+    """The request can never succeed as it is: change it.
 
     `code` is a stable snake_case name, `allowed` says what would be accepted.
     """
@@ -22,11 +24,11 @@ class BadRequest(KvError):
 
 
 class NewerCommand(BadRequest):
-    """The log holds what a later version has ordered. It is neither applied nor passed over here:
-    this member stops.
+    """The log holds a command that a later version made. This member can neither apply nor skip it,
+    so it stops.
 
-    Members that know it go on; this one applies it, and what follows, once it is of that version
-    too.
+    Members that know the command go on. This one applies it, and what follows, once it is upgraded
+    to their version.
     """
 
     def __init__(self, what: str) -> None:
@@ -39,13 +41,13 @@ class NewerCommand(BadRequest):
 
 
 class NotApplied(KvError):
-    """The attempt has no effect and never will (INV-4): retry freely.
+    """The attempt has no effect and never will (INV-4): it may be retried freely.
 
-    `reason` has one cause and one remedy: no_leader (being elected), no_quorum (voters are away),
-    not_leader, deposed, not_taken_over (leadership moves), starting (not ready yet), draining,
-    overloaded, store_away (the database does not answer or commit: wait), store_refused (it is not
-    what was settled: an operator), store_foreign (it is another cluster's: it cannot be adopted),
-    behind, timeout.
+    Each `reason` has one cause and one remedy: no_leader (an election is under way), no_quorum
+    (voters are away), not_leader, deposed, not_taken_over (the leadership moves), starting (not
+    ready yet), draining, overloaded, store_away (the database does not answer or commit: wait),
+    store_refused (the store is not what was settled: an operator has to act), store_foreign (the
+    store belongs to another cluster and cannot be adopted), behind, timeout.
     """
 
     def __init__(self, reason: str, detail: str = "", *, retry_after_s: float = 1.0) -> None:
@@ -54,14 +56,18 @@ class NotApplied(KvError):
 
 
 def store_refused(refusal: str) -> NotApplied:
-    """Return the refusal of what needs the store, by the code that its remedy has."""
+    """Return the NotApplied for a request that needs a refused store; its reason names the
+    remedy.
+    """
     return NotApplied(
         "store_foreign" if refusal == "store_foreign" else "store_refused", refusal, retry_after_s=5
     )
 
 
 class OutcomeUnknown(KvError):
-    """It may have taken effect, or may yet: look the op_id up, or retry with the same op_id."""
+    """The attempt may have taken effect, or still may: look the op_id up, or retry with the same
+    op_id.
+    """
 
     def __init__(self, detail: str, *, op_id: str | None = None) -> None:
         super().__init__(detail)
@@ -69,7 +75,7 @@ class OutcomeUnknown(KvError):
 
 
 class BackendUnavailable(KvError):
-    """A back end did not answer, and nothing was changed there by this call: degrade or retry."""
+    """A back end did not answer, and this call changed nothing there: degrade or retry."""
 
     def __init__(self, backend: str, detail: str) -> None:
         super().__init__(f"{backend}: {detail}")
@@ -78,7 +84,7 @@ class BackendUnavailable(KvError):
 
 class StoreDamaged(BackendUnavailable):
     """What the store holds is not what was written, and is never served: restore it, or write the
-    key anew.
+    key again.
     """
 
     def __init__(self, backend: str, key: bytes, revision: int, detail: str = "") -> None:
@@ -89,7 +95,7 @@ class StoreDamaged(BackendUnavailable):
 
 
 class Pruned(KvError):
-    """The revision asked for lies below the floor of what is kept (HTTP 410)."""
+    """The requested revision is below the floor of what is kept (HTTP 410)."""
 
     def __init__(self, floor: int) -> None:
         super().__init__(f"revisions below {floor} are no longer kept")
@@ -97,8 +103,8 @@ class Pruned(KvError):
 
 
 class Undone(Pruned):
-    """An operator adopted a restored store: what was told after revision `after` is undone, and a
-    position below `floor` can be gone on from no more (HTTP 410).
+    """An operator adopted a restored store (HTTP 410): what was published after revision `after` is
+    undone, and a position below `floor` cannot be continued from.
     """
 
     def __init__(self, after: int, floor: int) -> None:
@@ -115,4 +121,4 @@ class Undone(Pruned):
 
 
 class InvariantViolated(KvError):
-    """What can never be has been seen: stop the process; the supervisor restarts it."""
+    """Something impossible was observed: stop the process; the supervisor restarts it."""

@@ -1,6 +1,7 @@
-"""Say what is written, read and recorded: keys, guards, intents, outcomes, versions, ledger rows.
+"""Define what is written, read and recorded: keys, guards, intents, outcomes, versions, ledger
+rows.
 
-Pure data. It never talks to a clock, a socket or a store, and knows nothing of HTTP, Raft or SQL.
+Pure data. Nothing here uses a clock, a socket or a store, or knows of HTTP, Raft or SQL.
 
 Every type is a frozen `msgspec.Struct` encoded as an array, so the same value is what travels
 through the log, what the store keeps and what digests are computed over. Fields are only ever
@@ -17,42 +18,44 @@ import msgspec
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 1024 * 1024
 INLINE_BYTES_MAX: Final = 64 * 1024
-"""A larger value is staged in the store; the log then carries a `Reference`."""
+"""A larger value is staged in the store, and the log carries a `Reference` to it."""
 OP_ID_CHARS_MAX: Final = 128
 OPERATIONS_MAX: Final = 128
-"""Operations in one batch, and guards + writes + otherwise + reads in one transaction."""
+"""The maximal number of operations in one batch, and of guards + writes + otherwise + reads in one
+transaction.
+"""
 REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
 TTL_MS_MAX: Final = 10 * 366 * 24 * 3600 * 1000
 REVISION_MAX: Final = 2**53 - 1
 NODE_OP_ID_PREFIX: Final = "~"
-"""Op_ids made by a node begin so; a client's never may. They are spared the store's `ops` table."""
+"""The prefix of op_ids made by a node; a client's never has it. They are not recorded in `ops`."""
 GENESIS_DIGEST: Final = bytes(32)
 
 ASYNC_OP_ID_PREFIX: Final = "async-"
-"""Op_ids that a node makes for POST /v1/async begin so; a client's never may. `ops` records them:
-workers may submit twice.
+"""The prefix of op_ids that a node makes for POST /v1/async; a client's never has it. `ops` records
+them, because workers may submit the same operation twice.
 """
 RESERVED_PREFIXES: Final = (NODE_OP_ID_PREFIX, ASYNC_OP_ID_PREFIX)
-"""No op_id that a client chooses begins so."""
+"""No op_id that a client chooses has one of these prefixes."""
 
 Key: TypeAlias = bytes
 """1 … KEY_BYTES_MAX bytes."""
 Revision: TypeAlias = int
-"""Given by the machine, +1 per intent; the first is 1; 0 means "absent" or "nothing yet"."""
+"""Given by the machine, +1 for each intent; the first is 1; 0 means "absent" or "nothing yet"."""
 Digest: TypeAlias = bytes
 """32 bytes (BLAKE2b), rolled over (op_id, body hash) of every intent in order."""
 OpId: TypeAlias = str
 
 
 class _Frozen(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The base of every value here."""
+    """The base class of every value in this module."""
 
 
 # ------------------------------------------------------------------------------------------- values
 
 
 class Reference(_Frozen, frozen=True):
-    """What stands for a large value that is staged in the store under (op_id, hash)."""
+    """A reference to a large value that is staged in the store under (op_id, hash)."""
 
     op_id: OpId
     hash: bytes
@@ -70,24 +73,26 @@ class Version(_Frozen, frozen=True):
     revision: int
     value: bytes | Reference | None
     expires_ms: int | None = None
-    """Log time at which the sweeper may delete the key; until that delete commits it is present."""
+    """The log time from which the sweeper may delete the key. Until that delete commits the key is
+    present.
+    """
 
     @property
     def present(self) -> bool:
-        """Whether the key had a value then: false for a tombstone."""
+        """Whether the key had a value at this revision; False for a tombstone."""
         return self.value is not None
 
 
 class Entry(_Frozen, frozen=True):
-    """What a cache holds of a key: its newest version (None: never written) in the store's state at
-    `as_of`.
+    """What a cache holds for a key: its newest version (None: never written) in the store's state
+    at `as_of`.
     """
 
     key: bytes
     version: Version | None
     as_of: int
-    """Head revision of the snapshot that it was read in, or the last revision of the group that
-    settled it.
+    """The head revision of the snapshot that the entry was read in, or the last revision of the
+    group that settled it.
     """
 
 
@@ -116,7 +121,7 @@ class AtRevision(_Frozen, frozen=True, tag="r"):
 class Equals(_Frozen, frozen=True, tag="v"):
     """A guard that holds iff the key is present with this value.
 
-    They are compared by BLAKE2b-256, so that large values need no fetching.
+    Values are compared by BLAKE2b-256, so that large ones need not be fetched.
     """
 
     key: bytes
@@ -127,7 +132,9 @@ Guard: TypeAlias = Absent | Exists | AtRevision | Equals
 
 
 class Put(_Frozen, frozen=True, tag="p"):
-    """A write that sets the key. `ttl_ms` counts from the log time when the intent is ordered."""
+    """A write that sets the key. `ttl_ms` counts from the log time of the ledger row that commits
+    it.
+    """
 
     key: bytes
     value: bytes | Reference
@@ -146,27 +153,27 @@ Write: TypeAlias = Put | Delete
 class Intent(_Frozen, frozen=True, tag="i"):
     """An operation that changes data: `writes` if all `guards` hold, else `otherwise`.
 
-    docs/DESIGN.md section 3 says how it takes effect. Keys within `writes`, and within `otherwise`,
-    are distinct.
+    docs/DESIGN.md section 3 specifies how it takes effect. The keys within `writes` are distinct,
+    and so are those within `otherwise`.
     """
 
     op_id: str
     deadline_ms: int
-    """Log time after which it may no longer take effect. Not part of the body hash."""
+    """The log time after which it may no longer take effect. Not part of the body hash."""
     guards: tuple[Absent | Exists | AtRevision | Equals, ...] = ()
     writes: tuple[Put | Delete, ...] = ()
     otherwise: tuple[Put | Delete, ...] | None = None
-    """None: a failed guard refuses the intent. A tuple, also an empty one: the intent applies
-    `otherwise` instead.
+    """None: a failed guard refuses the intent. A tuple, even an empty one: a failed guard makes the
+    intent apply `otherwise` instead.
     """
     reads: tuple[bytes, ...] = ()
-    """Keys whose revisions, in the state that the guards saw, come back in the outcome."""
+    """The keys whose revisions, in the state that the guards saw, are returned in the outcome."""
 
     @property
     def body_hash(self) -> bytes:
         """BLAKE2b-128 over guards, writes, otherwise and reads.
 
-        By it a mismatch of op_id and body is found.
+        It detects that an op_id is used again with another body.
         """
         return hashlib.blake2b(
             _encode((self.guards, self.writes, self.otherwise, self.reads)), digest_size=16
@@ -174,7 +181,7 @@ class Intent(_Frozen, frozen=True, tag="i"):
 
     @property
     def touched(self) -> tuple[bytes, ...]:
-        """Every key that it may write."""
+        """Every key that the intent may write."""
         return tuple(w.key for w in self.writes) + tuple(w.key for w in self.otherwise or ())
 
 
@@ -185,12 +192,12 @@ class Cancel(_Frozen, frozen=True, tag="c"):
 
     @property
     def body_hash(self) -> bytes:
-        """Nothing: it matches any body."""
+        """Empty, because a Cancel matches any body."""
         return b""
 
     @property
     def touched(self) -> tuple[bytes, ...]:
-        """No key."""
+        """Empty, because a Cancel writes no key."""
         return ()
 
 
@@ -205,7 +212,7 @@ def roll(before: Digest, op_id: OpId, body_hash: bytes) -> Digest:
 
 
 def value_hash(value: bytes) -> bytes:
-    """Return BLAKE2b-256 of a value, as `Reference.hash` and `Equals.hash` carry it."""
+    """Return the BLAKE2b-256 of a value, as in `Reference.hash` and `Equals.hash`."""
     return hashlib.blake2b(value, digest_size=32).digest()
 
 
@@ -217,21 +224,21 @@ class Applied(_Frozen, frozen=True, tag="A"):
 
     branch: Literal["then", "otherwise"] = "then"
     seen: tuple[int, ...] = ()
-    """For each of `Intent.reads`: revision of the key as the guards saw it, 0 when absent."""
+    """For each of `Intent.reads`: the revision of the key as the guards saw it, 0 when absent."""
 
 
 class Refused(_Frozen, frozen=True, tag="R"):
     """The outcome when a guard did not hold and there is no otherwise: no effect, ever."""
 
     guard: int
-    """Index of the first guard that failed."""
+    """The index of the first guard that failed."""
     current: int
-    """Revision of that guard's key, 0 when absent."""
+    """The revision of that guard's key, 0 when absent."""
     seen: tuple[int, ...] = ()
 
 
 class Expired(_Frozen, frozen=True, tag="X"):
-    """The outcome of an intent that came too late, was cancelled or misses its staged value.
+    """The outcome of an intent that came too late, was cancelled, or lacks its staged value.
 
     It has no effect, ever.
     """
@@ -240,7 +247,7 @@ class Expired(_Frozen, frozen=True, tag="X"):
 class Again(_Frozen, frozen=True, tag="G"):
     """The outcome when the op_id was known with the same body.
 
-    It has no second effect, and carries what the first one got.
+    The attempt has no second effect. It carries the outcome and revision of the first one.
     """
 
     revision: int
@@ -256,9 +263,9 @@ FirstOutcome: TypeAlias = Applied | Refused | Expired
 
 
 class Answer(_Frozen, frozen=True):
-    """What a waiting client is answered: the outcome and the revision of this attempt.
+    """The answer to a waiting client: the outcome and the revision of its attempt.
 
-    `Again` carries the revision of the first one.
+    The revision of the first attempt is in `Again`.
     """
 
     revision: int
@@ -266,31 +273,31 @@ class Answer(_Frozen, frozen=True):
 
 
 class Recorded(_Frozen, frozen=True):
-    """One intent in a ledger row; the n-th has revision `first + n`."""
+    """One intent in a ledger row. The n-th (from 0) has revision `first + n`."""
 
     op_id: str
     body_hash: bytes
     outcome: Applied | Refused | Expired | Again | Mismatch
     keys: tuple[bytes, ...] = ()
-    """Keys that it changed: exactly those with a version at its revision."""
+    """The keys that it changed: exactly those with a version at its revision."""
 
 
 class RecordedOperation(_Frozen, frozen=True):
-    """A client's op_id as `ops` keeps it: first body, revision and outcome."""
+    """A client's op_id as `ops` records it: the first body, revision and outcome."""
 
     op_id: str
     body_hash: bytes
     revision: int
     outcome: Applied | Refused | Expired
     log_time_ms: int = 0
-    """When it was recorded; the retention counts from here."""
+    """The log time at which it was recorded. The retention counts from here."""
 
 
 # ------------------------------------------------------------------------------------------- ledger
 
 
 class Head(_Frozen, frozen=True):
-    """The place and identity of one ledger row: what the next row must be built on."""
+    """The position and identity of a ledger row, which the next row must be built on."""
 
     seq: int = 0
     term: int = 0
@@ -318,13 +325,13 @@ class LedgerRow(_Frozen, frozen=True):
 
     @property
     def head(self) -> Head:
-        """What the next row must be built on."""
+        """The head that the next row must be built on."""
         return Head(self.seq, self.term, self.committer, self.last, self.digest)
 
 
 class Group(_Frozen, frozen=True):
-    """What one store transaction writes: a row built on `base`, the versions it made, the op_ids it
-    records first.
+    """What one store transaction writes: a row built on `base`, the versions that it made, and the
+    op_ids that it records first.
     """
 
     base: Head

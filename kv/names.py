@@ -1,4 +1,4 @@
-"""Name what a cluster has on a broker that it may share with others.
+"""Name the exchanges and queues of a cluster on a broker that it may share with others.
 
 Pure. No two cluster ids have a name in common.
 """
@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from typing import Final
 
 UNNAMED: Final = "acordo"
-"""What a cluster is called that was given no cluster_id."""
+"""The name of a cluster without a cluster_id."""
 PLAIN_BYTES_MAX: Final = 64
-"""A longer cluster_id is named by its hash: names of exchanges and queues have 255 bytes at
-most.
+"""A longer cluster_id is replaced by its hash, because names of exchanges and queues are limited to
+255 bytes.
 """
 
 
 def channels(cluster_id: str) -> Mapping[str, str]:
-    """Return the names of the exchange of changes, the queue of asynchronous writes, and that of
-    dead letters.
+    """Return the names of the exchange of changes, the queue of asynchronous writes, and the queue
+    of dead letters.
 
-    `acordo.<cluster_id>.changes`, and so on; without a cluster_id `acordo.changes`.
+    They are `acordo.<cluster_id>.changes`, and so on; without a cluster_id `acordo.changes`.
     """
     raw = cluster_id.encode("utf-8", "surrogatepass")
     if cluster_id in {"", UNNAMED}:

@@ -1,6 +1,6 @@
 """Declare what the parts expect of each other: Clock, Store, Cache, Broadcast, Consensus.
 
-Narrow protocols only: nothing here decides or does anything. Each port has one contract suite
+These are narrow protocols only, without any behaviour. Each port has one contract suite
 (tests/contract), run against every adapter, fakes included.
 """
 

@@ -1,6 +1,6 @@
-"""Declare the port that tells the outside world of committed changes, and what it tells.
+"""Declare the port that publishes committed changes, and the messages that it publishes.
 
-Nothing here decides what is published: the ledger does.
+The ledger decides what is published; nothing here does.
 """
 
 from __future__ import annotations
@@ -16,49 +16,54 @@ from kv.model import (
 
 
 class UndoneRange(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the newest adoption took back.
+    """The revisions that the newest adoption undid.
 
-    Of what was published after `after` and before `to`, nothing is certain.
+    Of what was published after revision `after` and before `to`, nothing is certain.
     """
 
     after: int = 0
     to: int = 0
-    """The revision that the adoption ends at; 0: there was none."""
+    """The revision that the adoption ends at; 0: there was no adoption."""
 
     def cut(self, position: int) -> int | None:
-        """Return how far the ledger may be published from a position on; None: to its end.
+        """Return the revision up to which the ledger may be published from `position`; None: to its
+        end.
 
-        Below `to` that is `after`; from there on nothing follows but that the rest is undone.
+        From a position below `to` that is `after`: the next message after it says that the rest is
+        undone.
         """
         return self.after if position < self.to else None
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """One committed intent with what it changed (values as references when large)."""
+    """One committed intent and what it changed (large values as references)."""
 
     revision: int
     op_id: str
     log_time_ms: int
     versions: tuple[Version, ...]
     undone_after: int | None = None
-    """Not None: no intent, but an operator's adoption, at `revision`: what was said after this
-    revision is undone.
+    """Not None: this is not an intent but an operator's adoption, at `revision`. Everything
+    published after the revision `undone_after` is undone.
     """
 
 
 class Broadcast(Protocol):
-    """What publishes committed changes, in revision order, at least once (INV-6)."""
+    """The publisher of committed changes.
+
+    Guarantees: changes are delivered in revision order, at least once (INV-6).
+    """
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def publish(self, changes: Sequence[Change], *, timeout_s: float) -> None:
-        """Return when all are confirmed. Raises BackendUnavailable: any prefix may have been
-        published.
+        """Publish changes, and return when all of them are confirmed. Raises BackendUnavailable:
+        any prefix of them may have been published.
         """
         ...
 
     def healthy(self) -> bool:
-        """Say whether the broker answers."""
+        """Return whether the broker answers."""
         ...

@@ -1,6 +1,6 @@
-"""Declare the port that keeps entries for speed.
+"""Declare the port of the caches, which only add speed.
 
-It promises nothing that a read may rest on: the reader judges what it gives.
+It guarantees nothing that a read may rely on: the reader judges every entry.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ from kv.model import (
 
 
 class Space(msgspec.Struct, frozen=True):
-    """Whose entries a shared cache is asked for: no two histories have one in common, nor have two
-    times of one that an adoption lies between.
+    """The namespace of cache entries in a shared cache. No two histories share one, and an adoption
+    gives its history a new one.
     """
 
     namespace: int
     key: bytes = b""
-    """Signs the entries. It never goes to the cache."""
+    """The key that signs the entries. It is never sent to the cache."""
 
     def __repr__(self) -> str:
         return f"Space({self.namespace})"
 
 
 class Cache(Protocol):
-    """What keeps entries for speed.
+    """A cache of entries, which only adds speed.
 
-    It may forget, serve old entries, or fail over at any time: the reader judges (INV-5).
-
-    What comes back was put into that very space: anything else that may stand in a shared cache is
-    no entry. No method raises for a dead or slow back end: `get` then returns Nones, `put` and
-    `forget` do nothing.
+    It may forget, serve old entries, or fail over at any time: the reader judges (INV-5). An entry
+    that it returns was put into that very space; anything else in a shared cache is not an entry.
+    No method raises for a dead or slow back end: `get` then returns Nones, `put` does nothing.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -43,13 +41,13 @@ class Cache(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
-        """Return what is held of each key, aligned with `keys`; None: nothing."""
+        """Return the entry of each key, aligned with `keys`; None: there is none."""
         ...
 
     async def put(self, space: Space, entries: Sequence[Entry]) -> None:
-        """Keep each entry unless one with the same or a newer `as_of` is held."""
+        """Store each entry unless one with the same or a newer `as_of` is held."""
         ...
 
     def healthy(self) -> bool:
-        """Say whether the back end answers (False while its circuit breaker is open)."""
+        """Return whether the back end answers (False while its circuit breaker is open)."""
         ...

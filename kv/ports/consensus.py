@@ -1,6 +1,6 @@
-"""Declare the port that gives writes one order, and what a node knows of the cluster by it.
+"""Declare the port that gives writes one order, and that reports what a node knows of the cluster.
 
-Nothing of Raft shows here: neither log positions nor the library.
+Nothing of Raft is visible here: neither log positions nor the library.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from kv.ports.cache import Space
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What a node learns by applying one Settle or Rebase: `previous` + 1 … `last` are stored."""
+    """The effect of one Settle or Rebase on a node: the revisions `previous` + 1 … `last` are in
+    the store.
+    """
 
     previous: int
     last: int
     digest: Digest
     records: tuple[Recorded, ...]
-    """One per revision previous + 1 … last; empty when the machine jumped (snapshot, Adopt): read
-    the ledger.
+    """One record for each revision previous + 1 … last. Empty when the machine jumped (snapshot,
+    Adopt): then read the ledger.
     """
     versions: tuple[Version, ...] | None
-    """Every version made in that range, in order; None: not at hand here, read the store."""
+    """Every version made in that range, in order. None: they are not in memory; read the store."""
     log_time_ms: int
     undone_after: int | None = None
-    """Not None: an operator adopted the store's head. What was said of revisions above this one and
-    below `last` is undone: nothing of it is certain, and positions below `last` can be gone on from
-    no more.
+    """Not None: an operator adopted the store's head. What listeners received about revisions above
+    this one and below `last` is undone: nothing of it is certain, and a position below `last`
+    cannot be continued from.
     """
 
 
@@ -55,21 +57,21 @@ class Member(msgspec.Struct, frozen=True):
     role: Literal["leader", "follower", "candidate", "observer", "unknown"]
     term: int | None = None
     applied: int | None = None
-    """Newest revision ordered on that member."""
+    """The newest revision ordered on that member."""
     settled: int | None = None
     digest: str | None = None
-    """Hex digest of its machine at its settled revision."""
+    """The hex digest of its machine at its settled revision."""
     lag: int | None = None
-    """Log entries behind the leader."""
+    """The number of log entries that it is behind the leader."""
     last_seen_s: float | None = None
     trouble: str = ""
-    """Why the answering node has no connection with it, for people; empty: it has one, or does not
-    know.
+    """Why the answering node has no connection to it, for people to read; empty: it has one, or
+    does not know.
     """
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How this node sees the cluster."""
+    """How one node sees the cluster."""
 
     node: str
     role: Literal["leader", "follower", "candidate", "observer"]
@@ -78,7 +80,9 @@ class Status(msgspec.Struct, frozen=True):
     leader_url: str | None
     leader_since_ms: int | None
     quorum: bool
-    """As leader: a majority answered within one election time-out. Else: a leader is heard."""
+    """On the leader: a majority answered within one election timeout. On other nodes: a leader is
+    known and was heard from.
+    """
     taken_over: bool
     ordered: int
     settled: int
@@ -88,44 +92,44 @@ class Status(msgspec.Struct, frozen=True):
     namespace: int
     log_time_ms: int
     refusal: str | None
-    """Why writes and store reads are refused (store restored or pruned), until an operator adopts
-    the head.
+    """Why writes and store reads are refused (the store was restored or pruned), until an operator
+    adopts the head.
     """
     fsync: str
     members: tuple[Member, ...]
     gives_up: int | None = None
-    """While the store is refused: how many settled revisions adopting its head gives up, all after
-    `gives_up_after`; an operator who adopts has to say this number.
+    """While the store is refused: the number of settled revisions that adopting its head gives up,
+    all of them after `gives_up_after`. An operator who adopts it has to give this number.
     """
     gives_up_after: int | None = None
     cluster_id: str = ""
     history: str | None = None
-    """Hex id of the replicated history; None until it is founded."""
+    """The hex id of the replicated history; None until it is founded."""
     limits_differ: tuple[str, ...] = ()
-    """Limits in which this member's settings are not those of the cluster; the cluster's count."""
+    """The limits in which this member's settings differ from the cluster's, which apply."""
     diverged: bool = False
-    """This member's machine went another way than the leader's: no read is confirmed by it, and it
-    is built anew.
+    """Whether this member's machine diverged from the leader's. It confirms no read then, and is
+    rebuilt.
     """
     broadcast_lag: int | None = None
-    """Settled revisions that are not broadcast yet; None: another member broadcasts."""
+    """The number of settled revisions that are not broadcast yet; None: another member
+    broadcasts.
+    """
     stamped: bool = True
-    """A stamp of the present term is applied here, and this node knows the time: a write has the
-    time it asks for.
+    """Whether a stamp of the present term is applied here and this node knows the log time. Only
+    then does a write get all the time that it asks for.
     """
     unsynced_age_s: float = 0.0
-    """For how many seconds the oldest log entry has waited for this node's own disk; 0:
-    none waits.
-    """
+    """Seconds that the oldest log entry has waited for this node's own disk; 0: none waits."""
     store_trouble: str | None = None
-    """Why what was ordered does not get committed, though the store is the right one; it is tried
-    on.
+    """Why ordered intents do not get committed, although the store is the right one. Committing is
+    retried.
     """
     unfit: Literal["removed", "disk_lost"] | None = None
-    """Why this member can be none for good."""
+    """Why this member is unfit to be one, for good."""
     conflicts: tuple[str, ...] = ()
-    """What keeps this node, or another, from taking part, for people: first lists that differ, two
-    clusters of one name, one id used twice.
+    """Conflicts that keep this node, or another, from taking part, for people to read: different
+    first member lists, two clusters of one name, one id used twice.
     """
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
@@ -135,23 +139,25 @@ Listener: TypeAlias = Callable[[Settled], None]
 
 
 class Consensus(Protocol):
-    """What gives writes one order, and says what this node knows of it.
+    """The order of all writes, and what this node knows of it.
 
-    Sync members read the replicated machine of this node at its applied position and never block.
+    The synchronous members read this node's replicated machine at its applied position and never
+    block.
     """
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
-        """Hand intents to Raft as one command; one future each, resolved when its outcome is known
-        to this node.
+        """Hand intents to Raft as one command. Return one future for each, which resolves when this
+        node knows the outcome.
 
         A future fails with NotApplied (this attempt never reached the log) or OutcomeUnknown. The
-        caller bounds its wait; giving up means unknown. Cancelling a future only stops the waiting.
+        caller bounds its wait: after giving up, the outcome is unknown. Cancelling a future only
+        stops the waiting.
         """
         ...
 
     def refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
-        """Say why these would be refused if they were submitted now, as far as this node knows;
-        None: nothing is known against them. To be asked before something is done for their sake.
+        """Return why these intents would be refused if they were submitted now, as far as this node
+        knows; None: nothing is known against them. Ask before doing work for their sake.
         """
         ...
 
@@ -159,14 +165,14 @@ class Consensus(Protocol):
         """Return once this node's machine holds everything that was acknowledged anywhere before
         the call.
 
-        Calls that arrived before a round began share it. Raises NotApplied("no_quorum" |
+        Calls that arrive before a round begins share it. Raises NotApplied("no_quorum" |
         "no_leader" | …).
         """
         ...
 
     @property
     def ordered(self) -> int:
-        """Newest revision given: the read position R for judging right after `read_index`."""
+        """The newest revision given: the read position R for judging right after `read_index`."""
         ...
 
     @property
@@ -176,27 +182,29 @@ class Consensus(Protocol):
 
     @property
     def namespace(self) -> int:
-        """Cache namespace, drawn anew whenever an operator adopts a head; 0 until the history is
-        founded.
+        """The namespace of the caches, drawn anew whenever an operator adopts a head; 0 until the
+        history is founded.
         """
         ...
 
     @property
     def space(self) -> Space | None:
-        """Whose cache entries may be served here; None until the history is founded: none."""
+        """The space whose cache entries may be served here; None until the history is founded."""
         ...
 
     @property
     def undone(self) -> UndoneRange:
-        """What the newest adoption undid.
+        """The revisions that the newest adoption undid.
 
-        Who stands at a position within it is answered so, and can not go on from there.
+        A reader whose position lies within them is answered so, and cannot continue from there.
         """
         ...
 
     @property
     def refusal(self) -> str | None:
-        """Not None: the store is not what was settled; refuse writes and reads of the store."""
+        """Why the store must not be written or read: it is not what was settled. None: it may be
+        used.
+        """
         ...
 
     def touched(self, key: bytes) -> int:
@@ -204,29 +212,31 @@ class Consensus(Protocol):
         ...
 
     def now_ms(self) -> int:
-        """Return the log time now, carried on by this node's monotonic clock; wrong before
+        """Return the log time now, carried on by this node's monotonic clock. It is wrong before
         `Status.stamped`.
         """
         ...
 
     @property
     def operation_retention_ms(self) -> int:
-        """For how long op_ids are remembered, in log time: as this history's log says, whatever a
-        member is set to.
+        """How long op_ids are remembered, in milliseconds of log time. The history's log decides
+        it, not a member's settings.
         """
         ...
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
-        """Return what the machine's window knows of an op_id."""
+        """Return the recorded answer for an op_id from the machine's window, or "pending",
+        or None.
+        """
         ...
 
     async def wait_settled(self, revision: int, *, timeout_s: float) -> None:
-        """Return once this node has settled that far. Raises TimeoutError."""
+        """Return once this node has settled at least `revision`. Raises TimeoutError."""
         ...
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` synchronously at each Settled, in order; return a function that
-        ends it.
+        """Call `listener` synchronously with each Settled, in order. The returned function
+        unsubscribes it.
         """
         ...
 
@@ -240,39 +250,39 @@ class Consensus(Protocol):
         ...
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
-        """Hand leadership to a member (None: the most advanced); return who leads. Raises
-        NotApplied, BadRequest.
+        """Transfer the leadership to a member (None: the most advanced one) and return who leads
+        then. Raises NotApplied, BadRequest.
         """
         ...
 
     async def add_member(
         self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float
     ) -> str:
-        """Add an observer, or promote one (voter=True).
+        """Add an observer, or promote one to voter (voter=True).
 
-        Return "" when all was done, else in words what was not: there was nothing to do, or it is a
-        member now and not yet a voter. Raises NotApplied or BadRequest while it would be unsafe;
-        OutcomeUnknown when an attempt may still take effect.
+        Return "" when everything was done, otherwise a sentence that says what was not: there was
+        nothing to do, or it is a member now and not yet a voter. Raises NotApplied or BadRequest
+        while it would be unsafe; OutcomeUnknown when an attempt may still take effect.
         """
         ...
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
-        """Take a member out for good. Returns and raises as `add_member` does."""
+        """Remove a member for good. Returns and raises as `add_member` does."""
         ...
 
     async def amend(self, *, timeout_s: float) -> tuple[str, ...]:
-        """Let this member's settings be the limits that all members go by; return the names of
-        those that changed.
+        """Make this member's settings the limits of all members. Return the names of those that
+        changed.
 
         Raises NotApplied (also before a history is founded), OutcomeUnknown.
         """
         ...
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
-        """Let an operator adopt the store's head after a restore; return the new settled revision.
+        """Adopt the store's head for an operator, after a restore. Return the new settled revision.
 
-        `gives_up`: how many settled revisions the operator knows to be given up by it. Raises
-        BadRequest("gives_up"), which says how many, unless it is that number;
-        NotApplied("not_leader"), which says who leads.
+        `gives_up` is the number of settled revisions that the operator knows to be given up. Raises
+        BadRequest("gives_up"), which states the number, unless it is right;
+        NotApplied("not_leader"), which names the leader.
         """
         ...

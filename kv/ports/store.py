@@ -1,6 +1,6 @@
-"""Declare the port that keeps the ledger and the versions, and what its calls give and take.
+"""Declare the port that keeps the ledger and the versions, and the types that it takes and returns.
 
-Nothing here decides or does anything: what an adapter has to keep is held by its contract suite.
+Nothing here has behaviour: the contract suite checks what an adapter must do.
 """
 
 from __future__ import annotations
@@ -22,37 +22,36 @@ from kv.model import (
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the committer needs to evaluate a group, all from one snapshot."""
+    """What the committer needs to evaluate a group, read in one snapshot."""
 
     head: Head
     operations: Mapping[str, RecordedOperation]
-    """The asked op_ids that are known."""
+    """Those of the requested op_ids that are known."""
     versions: Mapping[bytes, Version]
-    """Newest version (tombstones too) of each asked key that has one. `value` of the asked `hashed`
-    keys only is meaningful for Equals: others may carry an empty value, but `present` is always
-    right.
+    """The newest version (tombstones too) of each requested key that has one. `value` is meaningful
+    only for the keys in `hashed`; for others it may be empty. `present` is always right.
     """
     hashes: Mapping[bytes, bytes]
-    """value_hash of the newest version of each asked `hashed` key that is present."""
+    """value_hash of the newest version of each requested `hashed` key that is present."""
     missing: frozenset[tuple[str, bytes]]
-    """(op_id, hash) of asked blobs that are not staged."""
+    """(op_id, hash) of the requested blobs that are not staged."""
 
 
 class Read(msgspec.Struct, frozen=True):
-    """Versions of many keys in one snapshot."""
+    """The versions of many keys in one snapshot."""
 
     head: Head
-    """Newest ledger row in that very snapshot: `head.last` is the `as_of` of what was read."""
+    """The newest ledger row in that very snapshot: `head.last` is the `as_of` of what was read."""
     versions: tuple[Version | None, ...]
-    """Aligned with the asked keys; None: never written (or its tombstone was pruned)."""
+    """Aligned with the requested keys; None: never written (or its tombstone was pruned)."""
     digest_at: Digest | None
-    """Digest of the newest row whose `last` is the asked `settled` revision; None if there is no
-    such row.
+    """The digest of the newest row whose `last` is the requested `settled` revision; None if there
+    is no such row.
     """
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """One page of the keys under a prefix, in byte order, present ones only."""
+    """One page of the present keys under a prefix, in byte order."""
 
     head: Head
     versions: tuple[Version, ...]
@@ -61,22 +60,22 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """The answer that the group is committed."""
+    """The result when the group is committed."""
 
 
 class Fenced(msgspec.Struct, frozen=True):
-    """The answer that nothing of the group landed, and never will.
+    """The result when nothing of the group landed, and nothing ever will.
 
-    The ledger does not end at the group's base, or ranks above it.
+    The ledger does not end at the group's base, or its newest row outranks the group.
     """
 
     head: Head
 
 
 class TakenOver(msgspec.Struct, frozen=True):
-    """The answer that the empty row is committed.
+    """The result when the empty row is committed.
 
-    What was in flight shows at `before` or below, or can never land.
+    What was in flight is in the ledger at `before` or below, or can never land.
     """
 
     before: Head
@@ -85,34 +84,36 @@ class TakenOver(msgspec.Struct, frozen=True):
 
 
 class Outranked(msgspec.Struct, frozen=True):
-    """The answer that nothing was appended: the head outranks this committer.
+    """The result when nothing was appended, because the head outranks this committer.
 
-    Its row is of a higher term, or of another committer in the same term.
+    The head's row is of a higher term, or of another committer in the same term.
     """
 
     head: Head
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Whose a store is."""
+    """The cluster and the history that a store belongs to."""
 
     cluster_id: str
-    """Empty: nobody has claimed it."""
+    """Empty: no cluster has claimed the store."""
     history: bytes = b""
-    """Id of the replicated history that it is the store of; empty: not known yet."""
+    """The id of the replicated history that the store belongs to; empty: not known yet."""
 
 
 class Retention(msgspec.Struct, frozen=True):
     """How far pruning may go in one small step."""
 
     revision_below: int
-    """Superseded versions, and ledger rows whose `last` is below it, may go; never the head."""
+    """Superseded versions, and ledger rows whose `last` is below this, may be deleted; never the
+    head.
+    """
     operations_before_ms: int
-    """Operations recorded before this log time may go."""
+    """Operations recorded before this log time may be deleted."""
     rows_max: int = 500
     staged_before_ms: int = 0
-    """Values staged before this log time whose op_id was never recorded may go: no intent that
-    waits refers to one.
+    """Values staged before this log time whose op_id was never recorded may be deleted: no waiting
+    intent refers to them.
     """
 
 
@@ -128,35 +129,36 @@ class Pruning(msgspec.Struct, frozen=True):
 
 
 class Scrubbed(msgspec.Struct, frozen=True):
-    """What one small step of looking versions through found. `more`: go on after `reached`."""
+    """What one small step of the scrub found. `more`: continue after `reached`."""
 
     reached: int
-    """Every version kept up to this revision was looked at."""
+    """Every version kept up to this revision was checked."""
     versions: int
     damaged: tuple[tuple[bytes, int], ...]
-    """(key, revision) of those that are not what was written."""
+    """(key, revision) of the versions that are not what was written."""
     references: tuple[Reference, ...]
-    """The large values that the others stand for: whoever asks for one (`blob`) hears whether it is
-    sound.
-    """
+    """The large values that the sound versions refer to. Calling `blob` for one checks it."""
     more: bool
 
 
 class Store(Protocol):
-    """What keeps the ledger and the versions. The store is the authority.
+    """The keeper of the ledger and the versions. The store is the authority.
 
     Guarantees: every method is one serializable transaction on the primary; `append` and
-    `take_over` land wholly or not at all; what `Appended` says is durable. Does not guarantee:
-    freshness of anything read before the call. A version or a staged value is checked against the
-    hash kept with it whenever it is read whole: one that does not fit raises StoreDamaged (a
-    BackendUnavailable) and is never returned; facts go by the hash, which is the truth. Every
-    method may raise BackendUnavailable (nothing changed); those that write may raise
-    OutcomeUnknown. A cancelled write is unknown. Methods are safe to call concurrently. `timeout_s`
-    bounds the wait of the caller.
+    `take_over` land completely or not at all; what `Appended` reports is durable. Does not
+    guarantee: freshness of anything read before the call.
+
+    A version or a staged value is checked against the hash kept with it whenever it is read whole.
+    One that does not match raises StoreDamaged (a BackendUnavailable) and is never returned; facts
+    go by the hash, which is the truth.
+
+    Every method may raise BackendUnavailable (nothing changed); those that write may raise
+    OutcomeUnknown. The outcome of a cancelled write is unknown. Methods may be called concurrently.
+    `timeout_s` bounds how long the caller waits.
     """
 
     async def __aenter__(self) -> Self:
-        """Open; check or create the schema. Raises BackendUnavailable,
+        """Open the store; check or create the schema. Raises BackendUnavailable,
         BadRequest("foreign_store"|"newer_schema").
         """
         ...
@@ -164,18 +166,19 @@ class Store(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
-        """Return the newest row's place. Where the store has several servers and the one in use
-        ends below the revision `at_least`, the others are looked at first: an old primary that came
-        back is left for the one that is ahead.
+        """Return the head of the newest row.
+
+        When the store has several servers and the one in use ends below revision `at_least`, the
+        others are tried first: if an old primary came back, the server that is ahead of it is used
+        instead.
         """
         ...
 
     async def probe(self, *, timeout_s: float) -> None:
-        """Return if a write could land now, as far as that shows without one; it leaves no trace.
+        """Return if a write could land now, as far as can be told without one. It leaves no trace.
 
-        Raises BackendUnavailable that names what is in the way: no answer, a full or read-only
-        disk, a lock that is held, a file that is gone or was replaced, a server that takes no
-        writes.
+        Raises BackendUnavailable that names the obstacle: no answer, a full or read-only disk, a
+        lock that is held, a file that is gone or was replaced, a server that takes no writes.
         """
         ...
 
@@ -194,18 +197,18 @@ class Store(Protocol):
         ...
 
     async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
-        """Commit a group iff the newest row is exactly `group.base` and ranks not above it (DESIGN
+        """Commit a group iff the newest row is exactly `group.base` and does not outrank it (DESIGN
         section 3).
 
-        The row lands at seq base.seq + 1. base.term > row.term, or an equal term of another
-        committer, is Fenced.
+        The row lands at seq base.seq + 1. If base.term > row.term, or an equal term belongs to
+        another committer, the result is Fenced.
         """
         ...
 
     async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
-        """Make a store that is nobody's the given cluster's, and one of that cluster without a
-        history the given history's; return whose it is, whoever that is. Anything else changes
-        nothing.
+        """Claim an unclaimed store for the given cluster, or a store of that cluster without a
+        history for the given history; return the identity that the store has then. In any other
+        case nothing changes.
         """
         ...
 
@@ -219,7 +222,7 @@ class Store(Protocol):
         identity: Identity | None = None,
         timeout_s: float,
     ) -> TakenOver | Outranked:
-        """Append the empty row on whatever the head is, and say what the head was (same
+        """Append the empty row on whatever the head is, and return what the head was (same
         transaction).
 
         `first` = head.last + 1, `last` = head.last (or `adopt_last` when an operator adopts the
@@ -229,8 +232,8 @@ class Store(Protocol):
         ...
 
     async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
-        """Return ledger rows with intents (empty ones left out) whose `last` > `after`, oldest
-        first, whole.
+        """Return complete ledger rows with intents (empty ones are left out) whose `last` >
+        `after`, oldest first.
 
         Raises Pruned when rows directly after `after` are gone.
         """
@@ -243,8 +246,8 @@ class Store(Protocol):
         ...
 
     async def row_ending(self, last: int, *, timeout_s: float) -> LedgerRow | None:
-        """Return the newest row whose `last` is this revision (any row, also an empty one), if
-        kept.
+        """Return the newest row, empty or not, whose `last` is this revision; None if there is
+        none, or it was pruned.
         """
         ...
 
@@ -268,9 +271,9 @@ class Store(Protocol):
         timeout_s: float,
     ) -> Listing:
         """List present keys > `after` that begin with `prefix`, at revision `at` (None: newest).
-        Raises Pruned.
-
         With `keys_only` the values are empty.
+
+        Raises Pruned.
         """
         ...
 
@@ -283,27 +286,27 @@ class Store(Protocol):
     async def operations(
         self, op_ids: Sequence[str], *, timeout_s: float
     ) -> tuple[RecordedOperation | None, ...]:
-        """Return what is recorded of each op_id; None: nothing, or no more."""
+        """Return what is recorded of each op_id; None: nothing, or no longer."""
         ...
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
-        """Keep a large value for an intent that is to come. Staging it again keeps the value as it
-        is.
+        """Stage a large value for an intent to come. Staging it again leaves the value as it is.
 
-        Raises NotApplied("overloaded") when too many bytes wait for intents that nobody has
-        recorded.
+        Raises NotApplied("overloaded") when too many bytes are staged for intents that are not
+        recorded yet.
         """
         ...
 
     async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
-        """Take one `stage` back: its intent was definitely never ordered. The value goes once each
-        `stage` of it is taken back, unless its op_id is recorded by then. An ordered intent that
-        refers to it records Expired.
+        """Undo one `stage` whose intent was definitely never ordered.
+
+        The value is deleted once each `stage` of it is undone, unless its op_id is recorded by
+        then. An ordered intent that refers to it records Expired.
         """
         ...
 
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
-        """Return a staged value, None when it is not there. Raises StoreDamaged."""
+        """Return a staged value, None when there is none. Raises StoreDamaged."""
         ...
 
     async def due(
@@ -315,16 +318,14 @@ class Store(Protocol):
         ...
 
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
-        """Do one small step: floor raised before or with the deletes; tombstones go only with or
-        after older versions; blobs go when their op_id is recorded in the ledger or `ops`, and no
-        version refers to them.
+        """Do one small pruning step. The floor is raised before the deletes or with them.
+        Tombstones are deleted only with or after older versions. Blobs are deleted when their op_id
+        is recorded in the ledger or `ops`, and no version refers to them.
         """
         ...
 
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
-        """Look the next versions after a revision through at rest, whatever reads ask for; some MB
-        at most.
-        """
+        """Check the next versions after a revision against their hashes, a few MB at most."""
         ...
 
     async def floor(self, *, timeout_s: float) -> int:
