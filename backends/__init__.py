@@ -1,1 +1,3 @@
-"""The real things behind the ports: stores, caches and broadcasts, one file each (DESIGN.md)."""
+"""The adapters behind the ports: stores, caches and broadcasts, one module or package each
+(DESIGN.md).
+"""

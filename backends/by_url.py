@@ -1,4 +1,4 @@
-"""Turn a URL into the adapter that it names, importing no client library that is not used.
+"""Create the adapter that a URL names, importing only the client library that it uses.
 
 It opens nothing: `async with` does.
 """
@@ -80,9 +80,7 @@ def broadcast(url: str, cluster: str = "") -> Broadcast:
 
 
 def async_writes(url: str, cluster: str = "") -> RabbitAsyncWrites | None:
-    """Return what takes asynchronous writes at the broadcast's broker; None: the URL names no
-    broker.
-    """
+    """Return the asynchronous writes at the broadcast's broker; None: the URL names no broker."""
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         return None
     from backends.rabbitmq.async_writes import RabbitAsyncWrites
@@ -93,7 +91,8 @@ def async_writes(url: str, cluster: str = "") -> RabbitAsyncWrites | None:
 def _scheme(url: str, port: str, forms: Mapping[str, str]) -> str:
     scheme, mark, _ = url.partition("://")
     if not mark or scheme not in forms:
-        shown = f"{scheme}://…" if mark else "it has no scheme"  # what follows may hold a password
+        # the rest of the URL may hold a password
+        shown = f"{scheme}://…" if mark else "it has no scheme"
         raise BadRequest(
             f"{port}_url",
             f"the {port}'s URL is not one that is known: {shown}",

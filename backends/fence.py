@@ -1,6 +1,7 @@
-"""Say what every store must hold a group, a committer and a prefix to, whatever keeps the rows.
+"""Define the rules that every store applies to a group, a committer and a prefix, whatever holds
+the rows.
 
-Pure rules that all Store adapters share. It never reads or writes anything.
+Pure rules that all Store adapters share. Nothing here reads or writes anything.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from kv.model import (
 from kv.ports import Scrubbed
 
 KEY_ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
-"""Above every key: one byte longer than the longest."""
+"""Greater than every key: one byte longer than the longest."""
 
 
 SCRUB_ROWS: Final = OPERATIONS_MAX + 1
-"""Versions looked through at once: more than one revision can have, and at most 8 MiB."""
+"""The number of versions scrubbed in one step: more than one revision can have, and at most
+8 MiB.
+"""
 STAGED_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Staged values that no recorded intent refers to, all together: one more is refused."""
+"""The total bytes of staged values that no recorded intent refers to. A value above it is
+refused.
+"""
 
 
 def hash_of(version: Version) -> bytes:
-    """Return what a store keeps beside a version, to know its value again: empty for a
-    tombstone.
+    """Return the hash that a store keeps beside a version, to detect damage to its value; empty for
+    a tombstone.
     """
     match version.value:
         case None:
@@ -46,10 +51,10 @@ def hash_of(version: Version) -> bytes:
 
 
 def checked(version: Version, kept: bytes, unhashed: int, backend: str) -> Version:
-    """Return a version that is what was written. Raises StoreDamaged for any other.
+    """Return the version if it is what was written. Raises StoreDamaged otherwise.
 
-    One at or below the revision `unhashed` may have no hash: it was written before stores kept
-    them.
+    A version at or below the revision `unhashed` may have no hash, because it was written before
+    stores kept hashes.
     """
     if kept == hash_of(version) or (not kept and version.revision <= unhashed):
         return version
@@ -59,10 +64,11 @@ def checked(version: Version, kept: bytes, unhashed: int, backend: str) -> Versi
 def scrubbed(
     found: Sequence[tuple[Version | None, bytes, int, bytes]], after: int, unhashed: int
 ) -> Scrubbed:
-    """Judge (version, key, revision, hash) of the next versions, in order of revisions, at most
+    """Check (version, key, revision, hash) of the next versions, in order of revisions, at most
     SCRUB_ROWS.
 
-    None: it could not even be decoded. A full page ends before its last revision, which may go on.
+    A version of None could not even be decoded. A full page is cut before its last revision, which
+    may continue on the next one.
     """
     more = len(found) >= SCRUB_ROWS
     judged = [row for row in found if not more or row[2] < found[-1][2]]
@@ -80,7 +86,7 @@ def scrubbed(
 
 
 def checked_blob(value: bytes, reference: Reference, backend: str) -> bytes:
-    """Return a staged value that is what was staged. Raises StoreDamaged."""
+    """Return the staged value if it is what was staged. Raises StoreDamaged otherwise."""
     if value_hash(value) != reference.hash:
         raise StoreDamaged(
             backend, b"", 0, f"the large value staged under {reference.op_id} is damaged"
@@ -89,7 +95,7 @@ def checked_blob(value: bytes, reference: Reference, backend: str) -> bytes:
 
 
 def check_room(staged_bytes: int, size: int, bytes_max: int) -> None:
-    """Refuse a value of `size` bytes that is more than may wait for its intent.
+    """Check that a value of `size` bytes may be staged besides those that wait for their intents.
 
     Raises NotApplied("overloaded").
     """
@@ -102,8 +108,8 @@ def check_room(staged_bytes: int, size: int, bytes_max: int) -> None:
 
 
 def outranks(head: Head, term: int, committer: str) -> bool:
-    """Say whether the row at `head` forbids this committer to append behind it (DESIGN: "The ledger
-    fences").
+    """Return whether the row at `head` forbids this committer to append behind it (DESIGN: "The
+    ledger fences").
     """
     if head.seq == 0:
         return False
@@ -111,7 +117,9 @@ def outranks(head: Head, term: int, committer: str) -> bool:
 
 
 def check_group(group: Group) -> None:
-    """Assert what any group is, before anything of it is written. Raises InvariantViolated."""
+    """Check that a group is consistent, before anything of it is written. Raises
+    InvariantViolated.
+    """
     row, base = group.row, group.base
     if (
         row.seq != base.seq + 1
@@ -146,7 +154,9 @@ def _recorded(row: LedgerRow, revision: int) -> Recorded:
 def empty_row(
     head: Head, term: int, committer: str, log_time_ms: int, adopt_last: int | None
 ) -> LedgerRow:
-    """Return the row without intents that takes the place behind `head`."""
+    """Return the row without intents that is appended behind `head`. Raises BadRequest for an
+    `adopt_last` below the head.
+    """
     last = head.last if adopt_last is None else adopt_last
     if last < head.last:
         raise BadRequest(

@@ -1,8 +1,7 @@
-"""Cache entries in Redis, alone or behind Sentinel, with a circuit breaker before it.
+"""Cache entries in Redis, alone or behind Sentinel, with a circuit breaker in front.
 
-It never raises for a slow or dead server, and a request never waits for one longer than
-CALL_TIMEOUT_S; what it holds is judged by the reader, so nothing here has to be right (INV-5), only
-fast.
+It never raises for a slow or dead server, and a request never waits longer than CALL_TIMEOUT_S for
+one. The reader judges what it returns, so nothing here has to be right (INV-5), only fast.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from kv.model import Entry
 from kv.ports import Space
 
 CALL_TIMEOUT_S: Final = 0.015
-"""Longest that one call holds up a request."""
+"""The longest time that one call may delay a request."""
 FAILURES_MAX: Final = 3
-"""In a row; then the breaker opens, and requests make no calls until a probe is answered."""
+"""The number of failures in a row that open the breaker. Then requests make no calls until a probe
+succeeds.
+"""
 CONNECT_TIMEOUT_S: Final = 0.25
 PROBE_TIMEOUT_S: Final = 1.0
 PROBE_PAUSE_S: Final = 0.25
 PROBE_PAUSE_MAX_S: Final = 2.0
 CONNECTIONS_MAX: Final = 16
 TTL_S: Final = 3600
-"""For a small entry; larger ones live shorter, in proportion, but at least TTL_MIN_S."""
+"""The ttl of a small entry. Larger ones live shorter, in proportion, but at least TTL_MIN_S."""
 TTL_MIN_S: Final = 60
 TTL_BYTES: Final = 4096
 """Entries up to this size live for TTL_S."""
 JITTER: Final = 0.2
 ENTRY_BYTES_MAX: Final = 128 * 1024
-"""A larger entry is not kept: large values are references, so this is room enough for any inline
-value.
-"""
+"""A larger entry is not cached. Large values are references, so any inline value fits."""
 ENTRIES_MAX: Final = 128
-"""Entries put by one call, so that the server serves others in between."""
+"""The number of entries put by one call, so that the server can serve others in between."""
 KEY_PREFIX: Final = b"acordo:2:"
-"""2: the format of what is kept."""
+"""The 2 is the version of the stored format."""
 SENTINELS_MAX: Final = 9
 
-# Keeps an entry unless one with the same or a newer as_of is held. Values in Lua are exact to 2^53,
-# as revisions are.
+# Stores an entry unless one with the same or a newer as_of is held. Numbers in Lua are exact up to
+# 2^53, as revisions are.
 _PUT: Final = """
 local done = 0
 for n = 1, #KEYS do
@@ -72,13 +71,14 @@ _CALLS: Final = Counter(
 )
 for _call in ("get", "put"):
     for _result in ("ok", "failed"):
-        _CALLS.labels(_call, _result)  # shown as 0 before the first call: a rate needs a beginning
+        # exported as 0 before the first call, because a rate needs a starting value
+        _CALLS.labels(_call, _result)
 _OPEN: Final = Gauge("acordo_redis_breaker_open", "1 while calls to Redis are left out")
 
 
 class RedisCache:
-    """The Cache port on redis.asyncio. Opening it waits for one probe; the breaker is open until
-    one was answered.
+    """The Cache port on redis.asyncio. Opening it waits for one probe; the breaker is open until a
+    probe succeeded.
     """
 
     def __init__(
@@ -191,17 +191,19 @@ class RedisCache:
         try:
             return await self._redis.evalsha(self._sha, len(names), *names, *args)
         except NoScriptError:
-            # Another server than the one it was loaded into: restarted, or failed over.
+            # The script was loaded into another server: this one was restarted, or took over.
             self._sha = str(await self._redis.script_load(_PUT))
             return await self._redis.evalsha(self._sha, len(names), *names, *args)
 
     def healthy(self) -> bool:
         if self._prober is not None and self._prober.done() and not self._prober.cancelled():
-            self._prober.result()  # a dead background loop must not go unseen
+            # raises what killed the probe loop: without it nobody would notice that the breaker
+            # stays open
+            self._prober.result()
         return self._failures < FAILURES_MAX
 
     async def _call(self, name: str, waiting: Awaitable[object]) -> object | None:
-        """Return what the server answered, or None when it was too slow or said no."""
+        """Return the server's answer, or None when it was too slow or refused the call."""
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 found = await waiting
@@ -229,7 +231,7 @@ class RedisCache:
         _log.info("redis answers")
 
     async def _probe(self) -> None:
-        """Ask the server now and then while the breaker is open, and close it on an answer.
+        """Probe the server while the breaker is open, and close the breaker when it answers.
 
         This runs beside the requests, so that none of them waits for a server that is away.
         """
@@ -244,7 +246,7 @@ class RedisCache:
     async def _answers(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                # writes nothing, but needs more than a PING
+                # writes nothing, but needs more permissions than a PING
                 self._sha = str(await self._redis.script_load(_PUT))
                 return True
         except (RedisError, OSError, TimeoutError, ValueError):

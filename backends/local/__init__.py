@@ -1,1 +1,1 @@
-"""Cache and Broadcast in this process: what a node has that is given no server for them."""
+"""The Cache and Broadcast ports in this process, for a node without servers for them."""

@@ -1,7 +1,7 @@
-"""Publish committed changes to subscribers in the same process: the embedded default's broadcast.
+"""Publish committed changes to subscribers in the same process: the default when there is no
+broker.
 
-It keeps nothing for those who are not subscribed, and never lets a slow subscriber hold up the
-publisher.
+It keeps nothing for later subscribers, and a slow subscriber never delays the publisher.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from kv.errors import BackendUnavailable
 from kv.ports import Change
 
 BACKLOG_MAX: Final = 10_000
-"""Changes that may wait for one subscriber; beyond that it is cut, and must begin again from the
-ledger.
+"""The number of changes that may wait for one subscriber. One that falls further behind is cut off,
+and must start again from the ledger.
 """
 SUBSCRIBERS_MAX: Final = 1_000
 
 
 class LocalSubscription:
-    """The changes published since it began, in order. `async for` over it; leave the `with` block
-    to end it.
+    """The changes published since the subscription began, in order. Iterate with `async for`, and
+    leave the `with` block to end it.
     """
 
     def __init__(self, owner: LocalBroadcast, backlog_max: int) -> None:
@@ -48,8 +48,8 @@ class LocalSubscription:
         return self
 
     async def __anext__(self) -> Change:
-        """Return the next change. Raises BackendUnavailable once it was cut, StopAsyncIteration at
-        the end.
+        """Return the next change. Raises BackendUnavailable once the subscription was cut off,
+        StopAsyncIteration once it ended.
         """
         while not self._backlog:
             if self._ended == "closed":
@@ -61,7 +61,9 @@ class LocalSubscription:
         return self._backlog.popleft()
 
     def take(self, changes: Sequence[Change]) -> bool:
-        """Queue the changes; False when it has fallen too far behind and is cut."""
+        """Queue the changes. Return False when the subscriber has fallen too far behind and is cut
+        off.
+        """
         if len(self._backlog) + len(changes) > self._backlog_max:
             self.end(f"the subscriber fell more than {self._backlog_max} changes behind")
             return False
@@ -70,7 +72,7 @@ class LocalSubscription:
         return True
 
     def end(self, why: str) -> None:
-        """Give out what is queued, then nothing more."""
+        """End the subscription after the changes that are queued."""
         self._ended = why
         self._arrived.set()
 
@@ -99,8 +101,8 @@ class LocalBroadcast:
         self._subscriptions = [each for each in self._subscriptions if each.take(changes)]
 
     def subscribe(self) -> LocalSubscription:
-        """Begin a subscription: every change published from now on. Raises BackendUnavailable
-        beyond the bound.
+        """Subscribe to every change published from now on. Raises BackendUnavailable when there are
+        too many subscribers.
         """
         if not self._open or len(self._subscriptions) >= SUBSCRIBERS_MAX:
             raise BackendUnavailable("local", f"not open, or {SUBSCRIBERS_MAX} subscribers already")
@@ -109,7 +111,7 @@ class LocalBroadcast:
         return subscription
 
     def leave(self, subscription: LocalSubscription) -> None:
-        """End a subscription; ending it again changes nothing."""
+        """End a subscription. Ending it again changes nothing."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
         subscription.end("closed")

@@ -1,6 +1,6 @@
-"""Keep cache entries in this process's memory; those used least recently go first.
+"""Cache entries in this process's memory; the least recently used ones are evicted first.
 
-It never waits, and never holds more than its bounds say.
+It never waits, and never holds more than its bounds allow.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from kv.ports import Space
 CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 CACHE_ENTRIES_MAX: Final = 200_000
 ENTRY_OVERHEAD_BYTES: Final = 400
-"""What an entry costs beyond its key and value: objects, dictionary and list nodes (measured on
+"""The memory of an entry besides its key and value: objects, dictionary and list nodes (measured on
 CPython 3.11).
 """
 
 
 class MemoryCache:
-    """The Cache port in this process: least recently used entries go first, bounded by bytes and by
-    count.
-    """
+    """The Cache port in this process: an LRU cache, bounded by bytes and by count."""
 
     def __init__(
         self, *, bytes_max: int = CACHE_BYTES_MAX, entries_max: int = CACHE_ENTRIES_MAX
@@ -53,7 +51,7 @@ class MemoryCache:
         return True
 
     def peek(self, space: Space, key: bytes) -> Entry | None:
-        """Return what is held of the key, without waiting; it counts as a use."""
+        """Return the cached entry of a key without waiting. It counts as a use."""
         place = (space, key)
         entry = self._entries.get(place)
         if entry is not None:
@@ -61,8 +59,8 @@ class MemoryCache:
         return entry
 
     def keep(self, space: Space, entry: Entry) -> None:
-        """Keep the entry, without waiting, unless one with the same or a newer `as_of` is held or
-        it is too large.
+        """Cache an entry without waiting, unless one with the same or a newer `as_of` is held or it
+        is too large.
         """
         place, size = (space, entry.key), _size(entry)
         held = self._entries.get(place)

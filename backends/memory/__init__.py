@@ -1,1 +1,1 @@
-"""The whole Store port in this process, with faults on demand: for tests and the simulation."""
+"""The Store port in this process's memory, with faults on demand, for tests and the simulation."""

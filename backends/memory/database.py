@@ -1,4 +1,4 @@
-"""Keep ledger, versions, op_ids and staged values in memory, as the port's transactions want it.
+"""Keep ledger, versions, op_ids and staged values in memory, with the port's transactions.
 
 Everything is lost with the process. No method awaits, so each is one transaction.
 """
@@ -57,15 +57,16 @@ class _Blob(msgspec.Struct):
 
     value: bytes
     seq: int
-    """Of the head when it was staged."""
+    """The `seq` of the head when it was staged."""
     claims: int = 1
-    """How often it was staged and not taken back."""
+    """How often it was staged, minus how often that was undone."""
 
 
 class MemoryDatabase:
     """The database that several MemoryStores of one process share.
 
-    Every method is one transaction: it never awaits. Those without a docstring are the port's.
+    Every method is one transaction: it never awaits. Methods without a docstring implement the
+    port.
     """
 
     def __init__(self) -> None:
@@ -74,13 +75,15 @@ class MemoryDatabase:
         self._operations: dict[str, RecordedOperation] = {}
         self._blobs: dict[tuple[str, bytes], _Blob] = {}
         self._recorded: set[str] = set()
-        """Op_ids of staged values that the ledger has recorded (asked for membership only)."""
+        """The op_ids of staged values that the ledger has recorded (used for membership tests
+        only).
+        """
         self._damaged: set[tuple[bytes, int]] = set()
-        """(key, revision) of versions whose value is not what was written."""
+        """(key, revision) of the versions whose value is not what was written."""
         self._floor = 0
-        """Newest revision that pruning has walked to."""
+        """The newest revision that pruning has reached."""
         self._adopted = 0
-        """Where the newest adoption ends: nothing below can be read at."""
+        """The end of the newest adoption: no read below it is possible."""
         self._identity = Identity("")
         self._cursors: dict[str, int] = {}
 
@@ -130,7 +133,7 @@ class MemoryDatabase:
         return self._identity
 
     def adopt(self, last: int, identity: Identity | None) -> None:
-        """Do what adopting does besides the row, in its transaction."""
+        """Apply the effects of an adoption besides its row, in the same transaction."""
         self._adopted = last
         if identity is not None:
             self._identity = identity
@@ -265,7 +268,7 @@ class MemoryDatabase:
         found = _first(
             sorted(every, key=lambda version: (version.revision, version.key)), SCRUB_ROWS
         )
-        # Its damage is none of bytes: a hash that fits nothing stands for it.
+        # Damage is simulated without changing bytes: a hash that matches nothing marks the version.
         judged = [
             (v, v.key, v.revision, b"?" if (v.key, v.revision) in self._damaged else hash_of(v))
             for v in found
@@ -304,7 +307,7 @@ class MemoryDatabase:
         return Pruning(self.floor(), versions, *counts, more or limit in counts)
 
     def damage(self, key: bytes, revision: int) -> None:
-        """Let the version's value be another than was written, as a flipped bit on a disk does."""
+        """Damage the version's value, as a flipped bit on a disk does."""
         self._damaged.add((key, revision))
 
     def damage_blob(self, reference: Reference) -> None:
@@ -313,7 +316,7 @@ class MemoryDatabase:
         blob.value = bytes((blob.value[0] ^ 1,)) + blob.value[1:]
 
     def lose_rows(self, count: int) -> Head:
-        """Become what a backup taken `count` ledger rows ago would restore; return its head.
+        """Restore the state of a backup taken `count` ledger rows ago, and return its head.
 
         Raises ValueError when that lies below what has been pruned.
         """

@@ -1,6 +1,6 @@
-"""Say what may go wrong with a call of a store in memory, and when.
+"""Define what may go wrong with a call of a store in memory, and when.
 
-It decides nothing by itself: a test or the simulation brings the `Faults`.
+It decides nothing by itself: a test or the simulation provides the `Faults`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import msgspec
 
 
 class Lands(msgspec.Struct, frozen=True):
-    """The transaction runs, and its answer is heard."""
+    """The transaction runs, and its answer arrives."""
 
 
 class Fails(msgspec.Struct, frozen=True):
-    """The transaction is rolled back, and that is heard: BackendUnavailable."""
+    """The transaction is rolled back, and the caller learns it: BackendUnavailable."""
 
 
 class AnswerLost(msgspec.Struct, frozen=True):
-    """The answer is lost: OutcomeUnknown. The transaction runs after so many seconds of loop time;
-    None: never.
+    """The answer is lost: OutcomeUnknown. The transaction runs after this many seconds of loop
+    time; None: never.
     """
 
     lands_after_s: float | None
@@ -31,12 +31,13 @@ Fate: TypeAlias = Lands | Fails | AnswerLost
 
 
 class Faults(Protocol):
-    """What decides what goes wrong.
+    """The source of faults for the calls of a MemoryStore.
 
     `call` is the port's method name, `session` the name given to the MemoryStore.
 
-    A delay is awaited on the loop. It counts against the call's `timeout_s`: too long before the
-    transaction is BackendUnavailable, too long after a write's is OutcomeUnknown.
+    A delay is awaited on the loop and counts against the call's `timeout_s`: one that is too long
+    before the transaction is BackendUnavailable, one that is too long after a write's transaction
+    is OutcomeUnknown.
     """
 
     async def before(self, session: str, call: str) -> None:
@@ -44,7 +45,7 @@ class Faults(Protocol):
         ...
 
     def fate(self, session: str, call: str) -> Fate:
-        """Say how a write ends. Not asked for calls that only read."""
+        """Return how a write ends. It is not called for calls that only read."""
         ...
 
     async def after(self, session: str, call: str) -> None:
@@ -53,14 +54,15 @@ class Faults(Protocol):
 
 
 class NoFaults:
-    """The faults of a store that has none: everything lands at once."""
+    """No faults: everything lands at once."""
 
     async def before(self, session: str, call: str) -> None:
-        """Go round the loop once."""
-        await asyncio.sleep(0)  # no real store answers without the loop going round
+        """Yield to the event loop once."""
+        # without it a call would complete within one step of the loop, as no real store does
+        await asyncio.sleep(0)
 
     def fate(self, session: str, call: str) -> Fate:
-        """Let it land."""
+        """Let the write land."""
         return Lands()
 
     async def after(self, session: str, call: str) -> None:

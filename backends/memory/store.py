@@ -1,7 +1,7 @@
-"""Answer the Store port from a database in memory, with the faults that a test asks for.
+"""Implement the Store port on a database in memory, with the faults that a test asks for.
 
-It never reads a clock or draws a random number: what it does follows from the calls and from the
-`Faults` given.
+It never reads a clock or draws a random number: its behaviour follows from the calls and the given
+`Faults`.
 """
 
 from __future__ import annotations
@@ -211,8 +211,8 @@ class MemoryStore:
 
 
 def _land_late(transaction: Callable[[], object]) -> None:
-    """Run a transaction whose committer no longer waits: the fence decides, and nobody
-    hears of it.
+    """Run a transaction whose committer no longer waits. The fence decides whether it lands, and
+    nobody receives the result.
     """
     try:
         transaction()

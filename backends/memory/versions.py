@@ -1,6 +1,6 @@
-"""Keep the versions of all keys in memory, in the order of keys and in that of revisions.
+"""Keep the versions of all keys in memory, ordered by key and by revision.
 
-It knows neither ledger nor floor: who may see what is decided above it.
+It knows neither ledger nor floor: its callers decide what may be read.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class MemoryVersions:
 
     def __init__(self) -> None:
         self.by_key: dict[bytes, list[Version]] = {}
-        """Oldest first."""
+        """The versions of each key, oldest first."""
         self.keys: list[bytes] = []
-        """Those of `by_key`, in byte order."""
+        """The keys of `by_key`, in byte order."""
         self.made: list[tuple[int, bytes]] = []
-        """(revision, key) of every version that pruning has not walked yet, in order."""
+        """(revision, key) of every version that pruning has not reached yet, in order."""
         self.due: dict[bytes, tuple[int, int]] = {}
         """Key -> (expires, revision) of newest versions that expire."""
 
@@ -63,9 +63,11 @@ class MemoryVersions:
         }
 
     def prune(self, below: int, limit: int) -> tuple[int, int, bool]:
-        """Walk at most `limit` versions up to the revision `below`; drop what they supersede.
+        """Process at most `limit` versions up to the revision `below`, and drop what they
+        supersede.
 
-        Return how far the walk came, how many versions went, and whether there is more to walk.
+        Return the revision reached, the number of versions dropped, and whether there are more to
+        process.
         """
         step = [place for place in self.made[:limit] if place[0] <= below]
         more = len(step) == limit
@@ -75,7 +77,9 @@ class MemoryVersions:
         return reached, gone, more
 
     def _drop_superseded(self, key: bytes, revision: int) -> int:
-        """Drop what the version at `revision` supersedes, and it too if it is a tombstone."""
+        """Drop what the version at `revision` supersedes, and the version itself if it is a
+        tombstone.
+        """
         versions = self.by_key[key]
         newest = self.newest(key, revision)
         tombstone = newest is not None and newest.revision == revision and not newest.present
@@ -91,7 +95,7 @@ class MemoryVersions:
         return len(versions) - len(kept)
 
     def forget_above(self, last: int) -> None:
-        """Become what was held when the revision `last` was the newest."""
+        """Restore the state at which the revision `last` was the newest."""
         kept = [version for version in self.every() if version.revision <= last]
         made = [place for place in self.made if place[0] <= last]
         self.by_key, self.keys, self.due = {}, [], {}

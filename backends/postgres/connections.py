@@ -1,7 +1,7 @@
-"""Run transactions on the SQL server's connections, and say what is known of how each ended.
+"""Run transactions on the SQL server's connections, and report what is known of how each ended.
 
-It never says that a transaction did not land while it still may: a connection lost, or a wait given
-up, while a statement that writes was under way is OutcomeUnknown.
+It never reports that a transaction did not land while it still may: when a connection is lost, or a
+wait is given up, while a writing statement runs, the result is OutcomeUnknown.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, Outcome
 
 SCHEMA_TIMEOUT_S: Final = 30.0
 LOOK_AGAIN_S: Final = 1.0
-"""Between two comparisons of all hosts, while the one in use is not what was settled."""
+"""The time between two comparisons of all hosts, while the ledger of the one in use ends too
+early.
+"""
 READERS_MAX: Final = 4
 WRITERS_MAX: Final = 2
 BACK_OFF_S: Final = 0.01
 BACK_OFF_MAX_S: Final = 0.25
 SQLSTATE_SETUP: Final = ("42501", "3D000", "28000", "28P01", "3F000")
-"""What an operator must mend: rights, database, login, schema."""
+"""Errors that an operator must repair: rights, database, login, schema."""
 
 _UNKNOWN: Final = (
-    # 40003, a subclass of what is retried below: it comes first
+    # 40003, a subclass of what is retried below, so it must come first
     asyncpg.StatementCompletionUnknownError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -46,20 +48,21 @@ _FAILURES: Final = Counter(
     ["result"],
 )
 for _result in ("unavailable", "unknown", "rolled_back"):
-    _FAILURES.labels(_result)  # shown as 0 before the first: a rate needs a beginning
+    # exported as 0 before the first one, because a rate needs a starting value
+    _FAILURES.labels(_result)
 
 T = TypeVar("T")
 
 Pool = Any
 """asyncpg ships no types."""
 Transaction = Callable[[Connection, float], Awaitable[T]]
-"""What runs on a connection, within so many seconds."""
+"""A function that runs on a connection, within the given number of seconds."""
 
 
 class Connections:
     """The connections of one store: a pool that writes and one that reads.
 
-    Which of several hosts they lead to is for `Hosts` to say.
+    `Hosts` decides which of several hosts they lead to.
     """
 
     def __init__(self, url: str, rng: random.Random) -> None:
@@ -72,7 +75,7 @@ class Connections:
         self.writers: Pool | None = None
 
     async def open(self) -> None:
-        """Connect, and check or make the tables. Raises BackendUnavailable, BadRequest."""
+        """Connect, and check or create the tables. Raises BackendUnavailable, BadRequest."""
         try:
             self.writers = await self._pool(WRITERS_MAX)
             self.readers = await self._pool(READERS_MAX)
@@ -86,14 +89,14 @@ class Connections:
             raise
 
     def close(self) -> None:
-        """End all connections at once; what is under way on them is unknown."""
+        """End all connections at once. The outcome of what runs on them is unknown."""
         for pool in (self.readers, self.writers):
             if pool is not None:
                 pool.terminate()
         self.readers = self.writers = None
 
     async def expire(self) -> None:
-        """Give up every connection when it comes back to its pool: another host is in use."""
+        """Close every connection when it returns to its pool, because another host is in use."""
         for pool in (self.readers, self.writers):
             if pool is not None:
                 await pool.expire_connections()
@@ -103,15 +106,17 @@ class Connections:
         return await self.run(self.readers, _one(statement, args), timeout_s, writes=False)
 
     async def change(self, statement: str, *args: object, timeout_s: float) -> list[Any]:
-        """Run one statement that writes: one round trip, one transaction."""
+        """Run one statement that writes, in one round trip and one transaction."""
         return await self.run(self.writers, _one(statement, args), timeout_s, writes=True)
 
     async def ahead(
         self, ask: Callable[[float], Awaitable[T]], suits: Callable[[T], bool], timeout_s: float
     ) -> T:
-        """Ask once more, of the host that is ahead, where the one in use is not what was settled.
+        """Ask, and ask again on the host that is ahead if the answer of the one in use does not
+        suit.
 
-        All hosts are compared once in LOOK_AGAIN_S at most: while none suits, this costs nothing.
+        All hosts are compared at most once in LOOK_AGAIN_S, so that this costs nothing while none
+        suits.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -126,8 +131,8 @@ class Connections:
     async def run(
         self, pool: Pool | None, body: Transaction[T], timeout_s: float, *, writes: bool
     ) -> T:
-        """Run one transaction; again from its start when the server rolled it back; never again
-        when its outcome is unknown.
+        """Run one transaction. It is repeated from its start when the server rolled it back, but
+        never when its outcome is unknown.
         """
         loop = asyncio.get_running_loop()
         deadline, back_off_s = loop.time() + timeout_s, BACK_OFF_S
@@ -148,15 +153,16 @@ class Connections:
                         self.name, f"rolled back until the time was up: {exc!r}"
                     ) from exc
             except asyncpg.PostgresError as exc:
-                # A server that became a standby keeps refusing: the next connection looks for one
-                # that takes writes.
+                # A server that became a standby keeps refusing writes: the next connection looks
+                # for another one.
                 broken = isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
                 raise self._refused(exc) from exc
             finally:
                 if broken:
-                    # Before asyncpg comes to cancel what runs there: a COMMIT that waits for a
-                    # synchronous standby would become visible by it, be read, and be gone after a
-                    # fail-over. The pool has let go already of a connection that was lost.
+                    # Terminate before asyncpg cancels the running statement. Cancelling a COMMIT
+                    # that waits for a synchronous standby would make it visible: it would be read,
+                    # and be gone after a fail-over. For a connection that was lost the pool has
+                    # released it already, hence the suppressed error.
                     with contextlib.suppress(asyncpg.InterfaceError):
                         connection.terminate()
                 await pool.release(connection)  # type: ignore[union-attr]
@@ -168,7 +174,7 @@ class Connections:
             raise BackendUnavailable(self.name, "closed")
         try:
             return await pool.acquire(timeout=timeout_s)
-        except BadRequest as exc:  # its settings were changed since we opened it
+        except BadRequest as exc:  # the server's settings were changed since the store was opened
             _FAILURES.labels("unavailable").inc()
             raise BackendUnavailable(self.name, str(exc)) from exc
         except REFUSED as exc:
@@ -182,7 +188,7 @@ class Connections:
         return BackendUnavailable(self.name, f"{exc!r}")
 
     def _refused(self, exc: BaseException) -> InvariantViolated | BackendUnavailable:
-        if isinstance(exc, asyncpg.UniqueViolationError):  # facts of the same head exclude it
+        if isinstance(exc, asyncpg.UniqueViolationError):  # facts read at the same head exclude it
             return InvariantViolated(f"{self.name}: a write repeats what the store holds: {exc}")
         _FAILURES.labels("unavailable").inc()
         return BackendUnavailable(self.name, f"refused: {exc!r}")
@@ -211,7 +217,7 @@ class Connections:
 
 
 def _one(statement: str, args: tuple[object, ...]) -> Transaction[list[Any]]:
-    """Return the transaction that is one statement."""
+    """Return the transaction that consists of one statement."""
 
     async def body(connection: Connection, left_s: float) -> list[Any]:
         rows: list[Any] = await connection.fetch(statement, *args, timeout=left_s)
@@ -221,6 +227,6 @@ def _one(statement: str, args: tuple[object, ...]) -> Transaction[list[Any]]:
 
 
 async def _nothing_to_reset(connection: Connection) -> None:
-    """Leave out asyncpg's reset, which costs a round trip each time: no statement of ours leaves a
-    trace behind.
+    """Skip asyncpg's reset, which costs a round trip each time: our statements leave no session
+    state behind.
     """

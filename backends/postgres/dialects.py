@@ -1,4 +1,4 @@
-"""Tell the few places where PostgreSQL and CockroachDB differ: settings, and looking keys up.
+"""Define the few places where PostgreSQL and CockroachDB differ: settings, and key look-ups.
 
 It never opens a connection.
 """
@@ -19,18 +19,20 @@ ASKED: Final = {
     "lock_timeout": "5000",
     "idle_in_transaction_session_timeout": "10000",
 }
-"""Settings that each session asks for with its start: no default of server, database or login
-overrides them.
+"""Settings that each session requests when it starts, so that no default of the server, database or
+login overrides them.
 """
 
 KEYS_MAX: Final = 256
-"""Keys looked up by one statement on CockroachDB, where each is a scan and two parameters of their
-own.
+"""The number of keys looked up by one statement on CockroachDB, where each key takes a scan and two
+parameters.
 """
 
 
 def bucket(count: int) -> int:
-    """Return the next power of two: few shapes of statement, so all stay prepared."""
+    """Return the next power of two, so that there are few shapes of statement, and all of them stay
+    prepared.
+    """
     return 1 << max(count - 1, 0).bit_length()
 
 
@@ -50,9 +52,9 @@ class Postgres:
         "enable_mergejoin": "off",
         "jit": "off",
     }
-    """Every statement is a few probes of an index, whatever the size of the tables. A prepared plan
-    lives on, and one made while they were empty would read them whole, until the server happens to
-    analyse them (a minute, or more).
+    """These settings force index probes. Every statement needs only a few of them, whatever the
+    size of the tables. But a prepared plan lives on, and one that was made while the tables were
+    empty would read them whole until the server happens to analyse them (a minute, or more).
     """
     relied_on: Final = {
         "synchronous_commit": (
@@ -72,9 +74,9 @@ class Postgres:
         "zero_damaged_pages": (frozenset({"off"}), "damaged rows would vanish without a word"),
         "server_encoding": (frozenset({"utf8", "sql_ascii"}), "not every text can be kept"),
     }
-    """Setting -> the values that the promises allow, and what any other means. Only the first two
-    can be raised by a session, and are; the others are the server's, and one that cannot keep INV-2
-    is refused by name.
+    """Setting -> the values that the promises allow, and what any other value means. A session can
+    set only the first two, and does; the others are the server's, and a server that cannot keep
+    INV-2 is refused with the setting's name.
     """
     doubtful: Final = {
         "full_page_writes": (
@@ -82,7 +84,9 @@ class Postgres:
             "safe only on a file system that never tears a page (ZFS, btrfs)",
         ),
     }
-    """Setting -> a value that is warned of: whether it is safe cannot be told from here."""
+    """Setting -> a value that is warned about, because only the operator can know whether it is
+    safe.
+    """
 
     _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires,
             ''::text, v.key, {value}
@@ -122,7 +126,7 @@ class Postgres:
 
 
 class Cockroach:
-    """CockroachDB: one constrained scan per key, since lateral joins with a limit run row by row
+    """CockroachDB: one constrained scan per key, because lateral joins with a limit run row by row
     there.
     """
 
@@ -130,8 +134,8 @@ class Cockroach:
     version_min: Final = (22, 1)
     keys_max: Final = KEYS_MAX
     asked: Final[dict[str, str]] = {}
-    """Nothing that PostgreSQL does not know: one that answers here has to come as far as to say
-    what it is.
+    """Nothing that PostgreSQL does not know: if the server is PostgreSQL after all, the connection
+    must get far enough to find that out.
     """
     relied_on: Final = {
         "default_transaction_isolation": Postgres.relied_on["default_transaction_isolation"],
@@ -144,12 +148,14 @@ class Cockroach:
 
     @classmethod
     def read(cls, count: int) -> str:
-        """Return the statement for `count` keys: one scan for each, of `bucket(count)`."""
+        """Return the statement for `count` keys, with one scan for each of `bucket(count)`."""
         return _scans(POINT_ROWS, "$2", 3, bucket(count))
 
     @classmethod
     def facts(cls, count: int) -> str:
-        """Return the statement for the facts of `count` keys, likewise."""
+        """Return the statement for the facts of `count` keys, with one scan for each of
+        `bucket(count)`.
+        """
         start = Postgres._FACTS.partition("UNION ALL (SELECT u.n")[0]
         return _scans(start, "$4", 5, bucket(count))
 

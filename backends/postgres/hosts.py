@@ -1,8 +1,7 @@
-"""Choose which server of a store's URL a connection goes to, and make sure that its answers can be
-relied on.
+"""Choose which server of a store's URL a connection goes to, and check that it can be relied on.
 
-It never hands out a connection whose COMMIT may be lost, and it reads of the tables only where the
-ledger ends.
+It never returns a connection whose COMMIT may be lost. The only thing it reads from the tables is
+where the ledger ends.
 """
 
 from __future__ import annotations
@@ -22,22 +21,24 @@ from backends.postgres.dialects import ASKED, Cockroach, Dialect, Postgres
 from kv.errors import BadRequest
 
 CONNECT_TIMEOUT_S: Final = 2.0
-"""For one host."""
+"""The timeout for one host."""
 SURVEY_GRACE_S: Final = 0.5
-"""Once one host has answered, so long for the others: one that is later is not compared."""
+"""How long to wait for the other hosts once one has answered. A host that is slower is not
+compared.
+"""
 
 REFUSED: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""What a host that cannot be used right now answers with."""
+"""The errors of a host that cannot be used right now."""
 
 _log = structlog.get_logger("acordo.store")
 
 Connection = Any
-"""asyncpg's pool hands out proxies of its own type."""
+"""asyncpg's pool returns proxies of its own type."""
 
 
 class LedgerEnd(NamedTuple):
-    """Where a host's ledger ends, in the order in which one is preferred; (-1, …): it has no ledger
-    yet.
+    """The end of a host's ledger; the host with the greatest one is preferred. (-1, …): it has no
+    ledger yet.
 
     The revision counts first: refused committers leave empty rows, so an old primary may have the
     longer ledger.
@@ -52,11 +53,11 @@ NOWHERE: Final = LedgerEnd(-1, -1, -1)
 
 
 class Hosts:
-    """All hosts that a URL names. The one in use is kept; when it is gone, the one whose ledger is
-    ahead is next.
+    """All hosts that a URL names. The one in use is kept. When it is gone, the host whose ledger is
+    furthest ahead is used.
 
-    `moved` is awaited when another host than before is in use: connections to that one are to be
-    given up.
+    `moved` is awaited when the host in use changes, so that its owner gives up the connections to
+    the old one.
     """
 
     def __init__(self, url: str, rng: random.Random, moved: Callable[[], Awaitable[None]]) -> None:
@@ -80,15 +81,15 @@ class Hosts:
         return "" if self._used is None else _name(self._used)
 
     def look_again(self) -> None:
-        """Compare all hosts before the next connection is made."""
+        """Make the next connection compare all hosts first."""
         self._used = None
 
     async def connect(self, *_: Any, **extra: Any) -> Connection:
-        """Return a connection to the host in use, or to the reachable one whose ledger is ahead of
-        the others'.
+        """Return a connection to the host in use, or to the reachable one whose ledger is furthest
+        ahead.
 
-        Raises what the last host answered when none can be used; BadRequest when one would be, but
-        for its settings.
+        When no host can be used, raises the error of one of them: BadRequest if a host is refused
+        only for its settings.
         """
         if self._used is not None:
             try:
@@ -106,7 +107,9 @@ class Hosts:
         return connection
 
     async def _survey(self, extra: Mapping[str, Any]) -> tuple[str, Connection]:
-        """Connect to all hosts at once and keep the connection to the one whose ledger is ahead."""
+        """Connect to all hosts at once, and keep the connection to the one whose ledger is furthest
+        ahead.
+        """
         asked = {asyncio.ensure_future(self._placed(dsn, extra)): dsn for dsn in self._dsns}
         found: dict[str, tuple[LedgerEnd, Connection]] = {}
         failures: list[Exception] = []
@@ -123,7 +126,7 @@ class Hosts:
                     except (*REFUSED, BadRequest) as exc:
                         failures.append(exc)
                 if not done:
-                    break  # who is so late is not compared
+                    break  # hosts that are so slow are not compared
                 grace_s = SURVEY_GRACE_S if found else None
         finally:
             for each in waiting:
@@ -172,7 +175,7 @@ class Hosts:
             **extra,
         )
         try:
-            # A standby refuses even reads that are serializable.
+            # A standby refuses even serializable reads.
             if getattr(connection.get_settings(), "in_hot_standby", "off") == "on":
                 raise ConnectionError(f"{_name(dsn)} takes no writes: it is a standby")
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -208,10 +211,10 @@ class Hosts:
 def unsafe(
     found: Mapping[str, str | None], relied_on: Mapping[str, tuple[frozenset[str], str]]
 ) -> tuple[str, str] | None:
-    """Return the first setting on which a promise rests and which is not in force, and what that
+    """Return the first setting that a promise relies on and whose value breaks it, and what that
     means.
 
-    One that the server does not know (None) is not judged.
+    A setting that the server does not know (None) is not judged.
     """
     for name, (good, why) in relied_on.items():
         value = found.get(name)

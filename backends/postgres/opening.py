@@ -1,6 +1,6 @@
-"""Check at start that a database can be relied on and is ours, and bring its tables up to date.
+"""Check at start that a database can be relied on and is ours, and migrate its tables.
 
-It never changes a table that is not ours, and raises BadRequest for what an operator must mend.
+It never changes a table that is not ours, and raises BadRequest for what an operator must repair.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from backends.postgres.hosts import Connection
 from kv.errors import BadRequest
 
 LEASE_S: Final = 15.0
-"""For so long one node may migrate before another takes it for dead."""
+"""The time that one node may take to migrate before another considers it dead."""
 
 ROLLED_BACK: Final = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
 )
-"""The server undid the transaction: it may be tried again from its start."""
+"""The errors with which the server rolls a transaction back: it may be tried again from its
+start.
+"""
 
 
 async def prepare(connection: Connection, dialect: Dialect, rng: random.Random) -> None:
-    """Check the server and the tables, and migrate these; one node at a time does it."""
+    """Check the server and the tables, and migrate them. A lease lets one node at a time do it."""
     await _check_version(connection, dialect)
     holder = uuid.uuid4().hex
     await _repeated(lambda: connection.execute(schema.CREATE_LEASE))
@@ -39,7 +41,7 @@ async def prepare(connection: Connection, dialect: Dialect, rng: random.Random) 
         await asyncio.sleep(0.05 + 0.1 * rng.random())
     try:
         await _migrate(connection)
-        if dialect is not Cockroach:  # it has no unlogged tables
+        if dialect is not Cockroach:  # CockroachDB has no unlogged tables
             await _check_logged(connection)
     finally:
         await connection.execute(schema.DROP_LEASE, "schema", holder)
@@ -80,7 +82,7 @@ async def _migrate(connection: Connection) -> None:
         for statement in statements:
             await _repeated(lambda statement=statement: connection.execute(statement))  # type: ignore[misc]
         await connection.execute(schema.SCHEMA_MOVED, schema.APPLICATION, number)
-    # a foreign table under a newer one's name
+    # fails if a later version's table name is taken by a foreign table
     await _check_columns(connection, len(schema.MIGRATIONS))
 
 
@@ -112,7 +114,7 @@ async def _version_found(connection: Connection, present: set[str]) -> int:
 
 
 async def _check_logged(connection: Connection) -> None:
-    """Refuse tables that do not outlive a crash of the server. Raises BadRequest."""
+    """Refuse tables that are lost in a crash of the server. Raises BadRequest."""
     found = await connection.fetch(schema.UNLOGGED, list(schema.columns(len(schema.MIGRATIONS))))
     if found:
         raise BadRequest(

@@ -1,6 +1,6 @@
-"""Take one small step of pruning, in a transaction that is open.
+"""Do one small step of pruning in an open transaction.
 
-Where it starts and stops is in the tables: it keeps nothing between two steps.
+The tables say where a step starts and stops: no state is kept between two steps.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from backends.postgres.hosts import Connection
 from kv.ports import Pruning, Retention
 
 BLOBS_SWEPT_MAX: Final = 64
-"""Staged values looked at in one step: each costs a statement."""
+"""The number of staged values checked in one step: each costs a statement."""
 
 
 async def prune(connection: Connection, retention: Retention) -> Pruning:
-    """Raise the floor, and delete what lies below it and what is older than its retention."""
+    """Raise the floor, and delete what is below it and what is older than its retention."""
     limit = retention.rows_max
     state = (await connection.fetch(sql.STATE_FOR_PRUNING))[0]
     floor, below = state["floor"], min(retention.revision_below, state["last_rev"])

@@ -1,7 +1,7 @@
 """Read versions and facts from the SQL server, many keys in one snapshot.
 
-Each is one round trip, unless the keys are more than one statement of the dialect takes. It never
-gives out a value that is not what was written.
+Each read is one round trip, unless it has more keys than one statement of the dialect takes. It
+never returns a value that is not what was written.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from kv.model import GENESIS, REVISION_MAX, RecordedOperation, Version
 from kv.ports import Facts, Listing, Read, Scrubbed
 
 LIST_VALUES_MAX: Final = 128
-"""Versions with values fetched by one statement of a listing: at most 8 MiB inline."""
+"""The number of versions with values fetched by one statement of a listing: at most 8 MiB
+inline.
+"""
 
 Asked: TypeAlias = list[tuple[bytes, str]]
-"""Keys, each with what is asked of its version: `sql.WHOLE`, `sql.HASH` or `sql.BARE`."""
+"""Keys, each with the part of its version that is wanted: `sql.WHOLE`, `sql.HASH` or `sql.BARE`."""
 T = TypeVar("T")
 
 
@@ -37,7 +39,7 @@ async def facts(
     *,
     timeout_s: float,
 ) -> Facts:
-    """Read what `evaluate` needs for one group; the port's `facts`."""
+    """Read what `evaluate` needs for one group; see the port's `facts`."""
     whole = frozenset(hashed)
     asked = [(key, sql.HASH if key in whole else sql.BARE) for key in dict.fromkeys(keys)]
     owners, hashes = [o for o, _ in blobs], [b64(h) for _, h in blobs]
@@ -80,7 +82,7 @@ async def read(
     *,
     timeout_s: float,
 ) -> Read:
-    """Read the newest version ≤ `at` of each key; the port's `read`."""
+    """Read the newest version ≤ `at` of each key; see the port's `read`."""
     return await connections.ahead(
         lambda left_s: _read_once(connections, keys, at, settled, left_s),
         lambda found: found.head.last >= settled,
@@ -117,7 +119,7 @@ async def listing(
     keys_only: bool,
     timeout_s: float,
 ) -> Listing:
-    """List present keys within `bounds`; the port's `list`."""
+    """List present keys within `bounds`; see the port's `list`."""
     upto = REVISION_MAX if at is None else at
     wanted = limit if keys_only else min(limit, LIST_VALUES_MAX)
     statement = sql.LIST_KEYS if keys_only else sql.LIST
@@ -147,7 +149,7 @@ async def listing(
 async def exact(
     connections: Connections, at: Sequence[tuple[bytes, int]], *, timeout_s: float
 ) -> tuple[Version | None, ...]:
-    """Return exactly the versions (key, revision); the port's `versions`."""
+    """Return exactly the versions (key, revision); see the port's `versions`."""
     keys, revisions = [b64(key) for key, _ in at], [str(revision) for _, revision in at]
     rows = await connections.fetch(sql.EXACT, keys, revisions, timeout_s=timeout_s)
     name = connections.name
@@ -159,7 +161,7 @@ async def exact(
 
 
 async def scrub(connections: Connections, after: int, *, timeout_s: float) -> Scrubbed:
-    """Look the next versions through; the port's `scrub`."""
+    """Check the next versions against their hashes; see the port's `scrub`."""
     found: list[tuple[Version | None, bytes, int, bytes]] = []
     rows = await connections.fetch(sql.SCRUB, after, SCRUB_ROWS, timeout_s=timeout_s)
     for key, revision, kind, expires, value, kept, _ in rows:
@@ -179,8 +181,8 @@ async def _looked_up(
     *,
     timeout_s: float,
 ) -> list[tuple[Asked, list[Any]]]:
-    """Look keys up in one snapshot: one statement, or a transaction of several when they are
-    many.
+    """Look keys up in one snapshot, with one statement, or with a transaction of several statements
+    when there are many keys.
     """
     dialect = connections.dialect
     parts = list(_parts(asked, dialect.keys_max))
@@ -206,7 +208,7 @@ async def _looked_up(
 
 
 def _version(row: Any, key: bytes, store: str) -> Version:
-    """Return the version that a row of the common shape holds."""
+    """Return the version in a row of the common shape."""
     return version_of(key, row["a"], row["b"], row["c"], row["y"], store=store)
 
 

@@ -1,6 +1,6 @@
-"""Read what the SQL server's rows say: heads, ledger rows, versions, outcomes.
+"""Decode the SQL server's rows: heads, ledger rows, versions, outcomes.
 
-Pure but for raising: what cannot be decoded is StoreDamaged, never a guess.
+Pure, except that it raises: what cannot be decoded is StoreDamaged, never a guess.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kv.model import (
 )
 
 TOMBSTONE, INLINE, STAGED = 0, 1, 2
-"""What `kind` says of a version."""
+"""The values of a version's `kind`."""
 
 _unpack_body: Final = msgspec.msgpack.Decoder(tuple[Recorded, ...]).decode
 _unpack_reference: Final = msgspec.msgpack.Decoder(Reference).decode
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def head_of(row: Any) -> Head:
-    """Return the head that a row of the common shape tells."""
+    """Return the head in a row of the common shape."""
     return Head(row["a"], row["b"], row["t"], row["c"], row["x"])
 
 
@@ -51,7 +51,7 @@ def ledger_row(row: Any) -> LedgerRow:
 def operation_of(
     op_id: str, body_hash: bytes, revision: int, outcome: bytes, log_time_ms: int
 ) -> RecordedOperation:
-    """Return what is recorded of an op_id. Raises StoreDamaged."""
+    """Return the recorded operation of an op_id. Raises StoreDamaged."""
     return RecordedOperation(
         op_id, body_hash, revision, _sound(_unpack_outcome, outcome), log_time_ms
     )
@@ -60,7 +60,8 @@ def operation_of(
 def version_of(
     key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None, *, store: str
 ) -> Version:
-    """Return a version of the store of that name; its value is empty if it was not read along.
+    """Return a version of the store named `store`; its value is empty if the statement did not read
+    it.
 
     Raises StoreDamaged.
     """
@@ -77,17 +78,17 @@ def version_of(
 
 
 class Snapshot(NamedTuple):
-    """Where the snapshot stands that versions were read in."""
+    """The place and the floor of the snapshot that versions were read in."""
 
     head: Head
     digest_at: bytes | None
-    """The digest at the settled revision that was asked for."""
+    """The digest at the requested settled revision."""
     unhashed: int
     """The newest revision whose versions may lack hashes."""
 
 
 def snapshot_of(rows: Iterable[Any], at: int | None) -> Snapshot:
-    """Return where a snapshot stands. Raises Pruned when it can not be read at `at`."""
+    """Return the place of a snapshot. Raises Pruned when it cannot be read at `at`."""
     head, digest_at, unhashed = GENESIS, None, 0
     for row in rows:
         match row["n"]:
@@ -103,7 +104,7 @@ def snapshot_of(rows: Iterable[Any], at: int | None) -> Snapshot:
 
 
 def b64(raw: bytes) -> str:
-    """Return bytes as they travel in text[]."""
+    """Return bytes in base64, the form in which they are sent in text[]."""
     return b64encode(raw).decode()
 
 

@@ -1,6 +1,7 @@
-"""Hold the statements that make and check the tables, one schema version after the other.
+"""Define the statements that create and check the tables, one schema version after the other.
 
-It never opens a connection. A released migration is never edited: a database may stand at any.
+It never opens a connection. A released migration is never edited, because a database may be at any
+version.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ APPLICATION: Final = "acordo"
 UNLOGGED: Final = """SELECT relname::text AS name FROM pg_class WHERE relpersistence <> 'p'
     AND pg_table_is_visible(oid) AND relname IN (SELECT u.x FROM unnest($1::text[]) AS u(x))
     ORDER BY relname"""
-"""Tables whose rows a crash of the server takes away."""
+"""Selects the tables whose rows are lost in a crash of the server."""
 
 CREATE_LEASE: Final = """CREATE TABLE IF NOT EXISTS acordo_lease (
     name text PRIMARY KEY, holder text NOT NULL, until timestamptz NOT NULL)"""
@@ -23,7 +24,7 @@ TAKE_LEASE: Final = """INSERT INTO acordo_lease (name, holder, until)
     WHERE acordo_lease.until < now() OR acordo_lease.until > excluded.until + interval '1 minute'
         OR acordo_lease.holder = excluded.holder RETURNING holder"""
 """A lease that ends long after one taken now was given by a clock that has been set back since: it
-is nobody's.
+counts as free.
 """
 DROP_LEASE: Final = "DELETE FROM acordo_lease WHERE name = $1::text AND holder = $2::text"
 COLUMNS_PRESENT: Final = """SELECT table_name::text AS table_name, column_name::text AS column_name,
@@ -73,14 +74,14 @@ _IDENTITY: Final = (
         VALUES (1::int8, '', ''::bytea, 0::int8)
         ON CONFLICT (one) DO NOTHING""",
 )
-"""Whose store it is (empty: nobody's yet), and where the newest adoption ends: nothing below can be
-read at.
+"""The identity of the store (empty: unclaimed), and the end of the newest adoption: no read below
+it is possible.
 """
 _HASHES: Final = (
-    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is
-    # older than this
+    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for older
+    # versions
     "ALTER TABLE acordo_versions ADD COLUMN IF NOT EXISTS hash bytea NOT NULL DEFAULT ''::bytea",
-    # a program of version 1 writes no more from here on
+    # a program of schema version 1 can write no versions from here on
     "ALTER TABLE acordo_versions ALTER COLUMN hash DROP DEFAULT",
     "ALTER TABLE acordo_state ADD COLUMN IF NOT EXISTS unhashed int8 NOT NULL DEFAULT 0::int8",
     """UPDATE acordo_state SET unhashed = (
@@ -89,7 +90,7 @@ _HASHES: Final = (
     "ALTER TABLE acordo_blobs ADD COLUMN IF NOT EXISTS claims int8 NOT NULL DEFAULT 1::int8",
 )
 MIGRATIONS: Final = (_VERSION_1, _IDENTITY, _HASHES)
-"""Statements that lead from schema version n to n + 1, each repeatable. Never edited once
+"""The statements that lead from schema version n to n + 1, each repeatable. Never edited once
 released.
 """
 
@@ -97,8 +98,8 @@ _TYPES: Final = {"int8": "bigint", "text": "text", "bytea": "bytea"}
 
 
 def columns(version: int) -> dict[str, dict[str, str]]:
-    """Return the tables of a schema version, and the type of each column as information_schema
-    tells it.
+    """Return the tables of a schema version, with the type of each column as information_schema
+    reports it.
     """
     found: dict[str, dict[str, str]] = {}
     for statement in (each for step in MIGRATIONS[:version] for each in step):

@@ -1,8 +1,9 @@
-"""Hold the statements that the SQL store sends once its tables are there.
+"""Define the statements that the SQL store sends once its tables exist.
 
-Only parameter forms that both take: scalars and text[] (bytes travel as base64 in it), every
-placeholder cast, no row limits left open, columns listed, one table changed once per statement. It
-never opens a connection. `tests/unit/backends/test_postgres_sql.py` holds all of it to that.
+They use only parameter forms that both servers take: scalars and text[] (bytes are sent in it as
+base64), every placeholder cast, no row limit left open, columns listed, one table changed once per
+statement. Nothing here opens a connection. `tests/unit/backends/test_postgres_sql.py` checks all of
+it.
 """
 
 # ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
@@ -15,23 +16,25 @@ from typing import Final
 SETTINGS: Final = (
     """SELECT u.x AS name, current_setting(u.x, true) AS setting FROM unnest($1::text[]) AS u(x)"""
 )
-"""What is in force for the session; NULL where the server does not know the setting."""
+"""Selects the settings in force for the session; NULL where the server does not know the
+setting.
+"""
 READ_ONLY: Final = "SELECT current_setting('transaction_read_only') AS setting"
 
-# Every statement that reads several kinds of rows in one snapshot gives them one shape: columns n,
-# a, b, c (int8), t (text), x, y, z (bytea). What they hold goes by n.
+# Every statement that reads several kinds of rows in one snapshot returns them in one shape:
+# columns n, a, b, c (int8), t (text), x, y, z (bytea). The value of n says what the others hold.
 HEAD: Final = -1
-"""a seq, b term, c last, t committer, x digest."""
+"""a: seq, b: term, c: last, t: committer, x: digest."""
 AT_SETTLED: Final = -2
-"""The row that ends at the settled revision, likewise."""
+"""The row that ends at the settled revision, with the columns of HEAD."""
 FLOOR: Final = -3
-"""a the lowest revision that can be read at, b the newest one that may lack hashes."""
+"""a: the lowest revision that can be read at, b: the newest one that may lack hashes."""
 OPERATION: Final = -4
-"""a revision, b log time, t op_id, x body hash, y outcome."""
+"""a: revision, b: log time, t: op_id, x: body hash, y: outcome."""
 STAGED: Final = -5
-"""t op_id, x hash."""
-# From zero up, a version of the n-th asked key: a revision, b kind, c expiry, x key, y value,
-# z hash.
+"""t: op_id, x: hash."""
+# From zero up, n is a version of the n-th requested key: a: revision, b: kind, c: expiry, x: key,
+# y: value, z: hash.
 
 HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS c, committer AS t,
     digest AS x, NULL::bytea AS y, NULL::bytea AS z FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
@@ -42,7 +45,9 @@ POINT_ROWS: Final = f"""{HEAD_ROW}
         NULL::bytea, NULL::bytea, NULL::bytea FROM acordo_state s CROSS JOIN acordo_identity i)"""
 VERSION_COLUMNS: Final = "v.revision, v.kind, v.expires, ''::text, v.key"
 WHOLE, HASH, BARE = "1", "h", "0"
-"""What is asked of a version: its value, its hash (the value only where it has none), neither."""
+"""The parts of a version that a statement returns: its value; its hash (and the value only if there
+is no hash); neither.
+"""
 VALUE: Final = (
     "(CASE WHEN {w} = '1' OR ({w} = 'h' AND v.hash = ''::bytea) THEN v.value END), v.hash"
 )
@@ -126,7 +131,7 @@ expiring AS (
     ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires
         RETURNING revision)
 SELECT count(*)::int8 AS landed FROM landed"""
-"""One round trip for one group: the ledger row first, and nothing else unless it landed."""
+"""Writes one group in one round trip: the ledger row first, and nothing else unless it landed."""
 
 TAKE_OVER: Final = """WITH head AS (
     (SELECT seq, term, committer, last_rev, digest FROM acordo_ledger ORDER BY seq DESC LIMIT 1)
@@ -156,7 +161,7 @@ SELECT cluster, history FROM claimed
 UNION ALL SELECT i.cluster, i.history FROM acordo_identity i
     WHERE NOT EXISTS (SELECT 1 FROM claimed)"""
 
-# One small step of pruning, in one explicit transaction.
+# The statements of one small pruning step, run in one explicit transaction.
 STATE_FOR_PRUNING: Final = """SELECT s.floor,
     COALESCE((SELECT i.adopted FROM acordo_identity i), 0::int8) AS adopted,
     COALESCE((SELECT max(l.seq) FROM acordo_ledger l), 0::int8) AS seq,

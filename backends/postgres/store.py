@@ -1,7 +1,6 @@
-"""Answer the Store port from PostgreSQL or CockroachDB, through asyncpg.
+"""Implement the Store port on PostgreSQL or CockroachDB, through asyncpg.
 
-What may be said of a transaction that was cut off is for `connections` to know; what the rows mean,
-for `rows`.
+`connections` knows how a transaction that was cut off may have ended; `rows` decodes the rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write groups, empty rows and staged values to the SQL server, each in one transaction.
 
-It never decides whether a group may land: the fence is in the statement.
+It never decides whether a group may land: the statement contains the fence.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 async def append(connections: Connections, group: Group, *, timeout_s: float) -> bool:
-    """Return whether the group landed; if not, its base is not the head or a staged value is
-    gone.
+    """Return whether the group landed. If not, its base is not the head, or a staged value
+    is gone.
     """
     rows = await connections.change(sql.APPEND, *_append_arguments(group), timeout_s=timeout_s)
     return bool(rows[0]["landed"])
@@ -48,7 +48,7 @@ async def take_over(
     identity: Identity | None,
     timeout_s: float,
 ) -> TakenOver | Outranked:
-    """Append the empty row; the port's `take_over`."""
+    """Append the empty row; see the port's `take_over`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:
@@ -71,7 +71,7 @@ async def take_over(
             return Outranked(head)
         # raises BadRequest for a low adopt_last
         empty_row(head, term, committer, log_time_ms, adopt_last)
-        if loop.time() >= deadline:  # somebody else appended in between, again and again
+        if loop.time() >= deadline:  # others appended in between, again and again
             raise BackendUnavailable(
                 connections.name, "the ledger grew under every attempt to take over"
             )
@@ -80,12 +80,12 @@ async def take_over(
 async def stage(
     connections: Connections, op_id: str, value: bytes, bytes_max: int, *, timeout_s: float
 ) -> Reference:
-    """Keep a large value for an intent that is to come; the port's `stage`."""
+    """Stage a large value for an intent to come; see the port's `stage`."""
     reference = Reference(op_id, value_hash(value), len(value))
     deadline = asyncio.get_running_loop().time() + timeout_s
-    # Asked apart, so that those who stage at the same time do not roll each other back: the bound
-    # may be passed a little. A value that is staged already is weighed twice then, which only
-    # refuses it a little earlier.
+    # The sum is read in a statement of its own, so that concurrent calls do not roll each other
+    # back; the bound may be exceeded a little. A value that is staged already counts twice, so it
+    # is refused a little earlier.
     waiting = await connections.fetch(sql.STAGED_NOW, timeout_s=timeout_s)
     check_room(waiting[0]["bytes"], len(value), bytes_max)
     left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
@@ -96,7 +96,7 @@ async def stage(
 
 
 async def unstage(connections: Connections, reference: Reference, *, timeout_s: float) -> None:
-    """Take one `stage` back; the port's `unstage`."""
+    """Undo one `stage`; see the port's `unstage`."""
     place = (reference.op_id, reference.hash)
     deadline = asyncio.get_running_loop().time() + timeout_s
     if not await connections.change(sql.UNCLAIM, *place, timeout_s=timeout_s):
@@ -126,7 +126,7 @@ def _row_arguments(row: LedgerRow) -> list[object]:
 
 
 def _staged_arguments(versions: tuple[Version, ...]) -> list[object]:
-    """Return op_ids and hashes of the staged values that have to be there."""
+    """Return the op_ids and hashes of the staged values that must exist."""
     staged = dict.fromkeys(
         (v.value.op_id, v.value.hash) for v in versions if isinstance(v.value, Reference)
     )
@@ -155,7 +155,7 @@ def _operation_arguments(operations: tuple[RecordedOperation, ...]) -> list[obje
 
 
 def _expiry_arguments(versions: tuple[Version, ...]) -> list[object]:
-    """Return, for each key's newest version, when it expires."""
+    """Return when the newest version of each key expires."""
     newest = {v.key: v for v in versions}
     return [
         [b64(key) for key in newest],

@@ -1,4 +1,4 @@
-"""Hold one AMQP connection with a confirming channel to whichever broker of a list answers.
+"""Hold one AMQP connection with a confirming channel, to whichever broker of a list answers.
 
 It reconnects only when asked for a channel, and never resends anything by itself.
 """
@@ -28,10 +28,10 @@ from yarl import URL
 from kv.errors import BackendUnavailable, BadRequest
 
 CONNECT_TIMEOUT_S: Final = 2.0
-"""For one broker; then the next one is tried."""
+"""For one broker; after that the next one is tried."""
 HEARTBEAT_S: Final = 5
 KEEP_S: Final = (0.5, 5.0)
-"""Shortest and longest pause between looks at a broken connection."""
+"""The shortest and the longest pause between checks of a broken connection."""
 OPEN_TIMEOUT_S: Final = 4.0
 BROKERS_MAX: Final = 9
 FAILURES: Final = (
@@ -42,25 +42,25 @@ FAILURES: Final = (
     RuntimeError,
     asyncio.InvalidStateError,
 )
-"""What aiormq raises for a broker that is gone, slow or says no."""
+"""What aiormq raises for a broker that is gone, slow or refuses the call."""
 
 _log = structlog.get_logger("acordo.amqp")
 
 
 class Gone(ConnectionError):
-    """The connection ended under a call, and aiormq said so with something that is no failure by
-    its type.
+    """The connection ended during a call, and aiormq raised something that is not a failure by its
+    type.
     """
 
 
 @contextlib.contextmanager
 def failing_plainly() -> Iterator[None]:
-    """Let a call to aiormq fail with FAILURES alone (among them Gone), or with a cancellation that
-    is our own.
+    """Make a call to aiormq fail only with FAILURES (among them Gone), or with a cancellation of
+    our own.
 
-    aiormq ends what waits on a lost connection with StopAsyncIteration, a bare Exception, or a
-    CancelledError that nobody asked for. A task group takes the last for a child that was
-    cancelled, so for no failure at all: messages that were never confirmed would count as published
+    On a lost connection aiormq ends waiting calls with StopAsyncIteration, a bare Exception, or a
+    CancelledError that nobody requested. A task group treats the last as a child that was
+    cancelled, so not as a failure: messages that were never confirmed would count as published
     (INV-6).
     """
     try:
@@ -80,7 +80,7 @@ Setup = Callable[[AbstractChannel], Awaitable[None]]
 
 
 class BrokerLink:
-    """One connection and one channel, made when first asked for and made anew after `drop`.
+    """One connection and one channel, opened when first asked for and again after `drop`.
 
     `setup` declares what the owner needs, on every new channel.
     """
@@ -129,10 +129,10 @@ class BrokerLink:
             ) from exc
 
     async def keep(self) -> None:
-        """Connect, and connect again when the connection is lost, for ever.
+        """Connect, and reconnect whenever the connection is lost, forever.
 
-        Run beside the owner's own work, so that health is known, and what `setup` declares is
-        there, where nothing is published.
+        Run it beside the owner's own work: even while nothing is published, it shows whether the
+        broker is healthy, and lets `setup` declare what is needed.
         """
         pause_s = KEEP_S[0]
         while True:
@@ -161,8 +161,8 @@ class BrokerLink:
                 failure = exc
                 await self.drop()
                 if isinstance(exc, InvalidFrameError) and "OpenOk" in str(exc):
-                    # The login was taken, and then the broker closed instead of opening the vhost
-                    # (530 NOT_ALLOWED).
+                    # The broker accepted the login, and then closed the connection instead of
+                    # opening the vhost (530 NOT_ALLOWED).
                     raise BadRequest(
                         "broadcast_access",
                         f"{url.host}: the vhost is refused",
@@ -187,7 +187,9 @@ class BrokerLink:
             return channel
 
     async def drop(self) -> None:
-        """Close what there is; nothing of it is used again. Never raises, never takes long."""
+        """Close the connection; nothing of it is used again. Never raises, and takes half a second
+        at most.
+        """
         connection, self._connection, self._channel = self._connection, None, None
         if connection is None:
             return

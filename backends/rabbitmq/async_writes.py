@@ -1,8 +1,7 @@
-"""Keep asynchronous writes in RabbitMQ until a worker has submitted them: durable quorum queues,
-confirms, manual acks.
+"""Keep asynchronous writes in RabbitMQ until a worker has submitted them, with durable quorum
+queues, confirms and manual acks.
 
-It never loses a command that it confirmed, and never decides what becomes of one: that is the
-worker's.
+It never loses a command that it confirmed, and never decides what becomes of one: the worker does.
 """
 
 from __future__ import annotations
@@ -31,23 +30,25 @@ from kv.names import channels
 SCHEMA: Final = 1
 COMMAND_TYPE: Final = "acordo.command"
 LENGTH_MAX: Final = 1_000_000
-"""Commands that may wait; beyond, the broker refuses more."""
+"""The number of commands that may wait; beyond it the broker refuses more."""
 DELIVERIES_MAX: Final = 50
-"""Deliveries of one command that end with its worker; then the broker itself buries it."""
+"""How many deliveries of one command may end with the loss of its worker before the broker itself
+moves the command to the dead letters.
+"""
 BODY_BYTES_MAX: Final = 16 << 20
 BACK_OFF_S: Final = (0.2, 5.0)
 SETTLE_S: Final = 4.0
-"""How old the queue must be before a command goes into it.
+"""The age that the queue must have before a command is put into it.
 
 RabbitMQ 3.10 answers the declaration of a quorum queue before the queue's name is on disk: one
-second before, three when others declare queues too (rabbitmq/ra#443). A broker that is killed in
-between comes back with an empty queue of that name that never elects a leader: what it had
-confirmed is lost, and it confirms nothing from then on.
+second before, or three when others declare queues too (rabbitmq/ra#443). A broker that is killed in
+between restarts with an empty queue of that name that never elects a leader: what it had confirmed
+is lost, and it confirms nothing from then on.
 """
 CONFIRM_S: Final = 1.0
-"""A connection on which a command was not confirmed for so long is given up, for all who use it."""
+"""A connection on which a command was not confirmed for this long is closed, for all who use it."""
 UNCONFIRMED_S: Final = 60.0
-"""For how long a command that the broker did not confirm counts as trouble."""
+"""How long a command that the broker did not confirm counts as trouble."""
 
 _ACCEPTED: Final = Counter(
     "acordo_async_writes", "Asynchronous writes by what came of handing them over", ["result"]
@@ -65,23 +66,23 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Queues(NamedTuple):
-    """The two queues of one cluster."""
+    """The names of the two queues of one cluster."""
 
     commands: str
     dead: str
 
     @classmethod
     def of(cls, cluster: str) -> Queues:
-        """Return those of a cluster_id."""
+        """Return the queues of a cluster_id."""
         names = channels(cluster)
         return cls(names["async"], names["dead"])
 
 
 class RabbitAsyncWrites:
-    """A node's end of the queue of commands: what it accepts is in the broker's hands."""
+    """A node's end of the queue of commands. What it has accepted, the broker keeps."""
 
     def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
-        """`cluster` is the id that the queues' names are made of."""
+        """`cluster` is the id in the queues' names."""
         self._queues = Queues.of(cluster)
         self._link = BrokerLink(url, "acordo async writes", self._declare, rng=rng)
         self._keeper: asyncio.Task[None] | None = None
@@ -89,7 +90,7 @@ class RabbitAsyncWrites:
         self._unconfirmed_at: float | None = None
 
     async def __aenter__(self) -> Self:
-        """Have the queues declared beside the node's start: they exist when a command comes."""
+        """Start declaring the queues in the background, so that they exist when a command comes."""
         self._keeper = asyncio.create_task(self._link.keep(), name="async-writes-keeper")
         return self
 
@@ -100,7 +101,7 @@ class RabbitAsyncWrites:
         await self._link.drop()
 
     def trouble(self) -> str | None:
-        """Say what keeps commands from being taken; None when nothing is known to."""
+        """Return why commands cannot be accepted; None when no reason is known."""
         now = asyncio.get_running_loop().time()
         if self._unconfirmed_at is not None and now - self._unconfirmed_at < UNCONFIRMED_S:
             return f"the broker confirms nothing: has the queue {self._queues.commands} a leader?"
@@ -109,7 +110,7 @@ class RabbitAsyncWrites:
     async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
         """Return once the broker has confirmed the command.
 
-        Raises BackendUnavailable (it is not in the broker's hands) or OutcomeUnknown.
+        Raises BackendUnavailable (the broker does not have it) or OutcomeUnknown.
         """
         body = command(op_id, transaction)
         loop = asyncio.get_running_loop()
@@ -123,7 +124,7 @@ class RabbitAsyncWrites:
         try:
             async with asyncio.timeout(max(deadline - sent, 0.001)):
                 confirmed = await publish(channel, self._queues.commands, body, op_id, {})
-        except PublishError as exc:  # somebody deleted it; a new connection declares it
+        except PublishError as exc:  # somebody deleted the queue; a new connection declares it
             await self._link.drop()
             _ACCEPTED.labels("unavailable").inc()
             raise BackendUnavailable("rabbitmq", "its queue is gone, and declared anew") from exc
@@ -131,7 +132,7 @@ class RabbitAsyncWrites:
             await self._unconfirmed(exc, waited_s=loop.time() - sent)
             _ACCEPTED.labels("unknown").inc()
             raise OutcomeUnknown(f"the broker has not confirmed it: {exc!r}", op_id=op_id) from exc
-        if not confirmed:  # full, or without a leader; RabbitMQ does not say which
+        if not confirmed:  # the queue is full, or has no leader; RabbitMQ does not say which
             self._note_unconfirmed()
             _ACCEPTED.labels("refused").inc()
             raise OutcomeUnknown("the broker refused it: is its queue full?", op_id=op_id)
@@ -147,7 +148,7 @@ class RabbitAsyncWrites:
         while True:
             try:
                 channel = await self._link.channel(timeout_s=max(deadline - loop.time(), 0.001))
-            except BadRequest as exc:  # an operator's to mend; to the client it is not there
+            except BadRequest as exc:  # for an operator to repair; to the client the broker is away
                 raise BackendUnavailable("rabbitmq", exc.detail) from exc
             assert self._settled_at is not None
             left_s = self._settled_at - loop.time()
@@ -162,8 +163,8 @@ class RabbitAsyncWrites:
     async def _declare(self, channel: AbstractChannel) -> None:
         """Declare the queues, and note when they are old enough.
 
-        Another node may have made a queue that is there a moment ago, so the first one that this
-        node sees counts as new too.
+        A queue that exists may have been made by another node a moment ago. So the first one that
+        this node sees counts as new, too.
         """
         if self._settled_at is None or not await _exists(channel, self._queues.commands):
             self._settled_at = None
@@ -173,7 +174,9 @@ class RabbitAsyncWrites:
             await declare(channel, self._queues)
 
     async def _unconfirmed(self, exc: Exception, *, waited_s: float) -> None:
-        """Drop the connection, but not for a caller in a hurry: others' commands are under way."""
+        """Drop the connection, unless only this caller was in a hurry: the commands of others are
+        in flight on it.
+        """
         slow = isinstance(exc, TimeoutError) and self._link.up
         if slow and waited_s < CONFIRM_S:
             return
@@ -188,7 +191,7 @@ class RabbitAsyncWrites:
 
 
 class Delivery:
-    """One command in a worker's hands, until it is acknowledged or buried."""
+    """One command that a worker holds, until it is acknowledged or buried."""
 
     def __init__(self, channel: AbstractChannel, message: DeliveredMessage, dead: str) -> None:
         self._channel, self._message, self._dead = channel, message, dead
@@ -199,15 +202,17 @@ class Delivery:
         return self._message.body
 
     async def ack(self) -> None:
-        """Say that the command is done with. A lost broker delivers it again: harmless, by its
-        op_id.
+        """Acknowledge that the command is done. If the broker is lost it delivers the command
+        again, which its op_id makes harmless.
         """
         assert self._message.delivery_tag is not None
         with failing_plainly():
             await self._channel.basic_ack(self._message.delivery_tag)
 
     async def bury(self, reason: str) -> None:
-        """Move the message to the dead letters: confirmed there before it is acknowledged here."""
+        """Move the message to the dead letters. It is confirmed there before it is acknowledged
+        here.
+        """
         name = self._message.header.properties.message_id or ""
         if not await publish(
             self._channel, self._dead, self.body, name, {"x-acordo-reason": reason[:500]}
@@ -217,9 +222,9 @@ class Delivery:
 
 
 class Commands:
-    """A worker's end of the queue of commands: at most `prefetch` are in its hands at once.
+    """A worker's end of the queue of commands. The worker holds at most `prefetch` of them at once.
 
-    It reconnects for as long as it is run.
+    It reconnects for as long as it runs.
     """
 
     def __init__(
@@ -231,10 +236,11 @@ class Commands:
         self.connected = False
 
     async def run(self, take: Callable[[Delivery], Any]) -> None:
-        """Call `take` (a coroutine function) for each delivery, up to `prefetch` at a time, for
-        ever.
+        """Call `take` (a coroutine function) for each delivery, up to `prefetch` at a time,
+        forever.
 
-        When the broker goes, what is in hand is cancelled: the broker gives it out again.
+        When the broker goes away, the running calls are cancelled: the broker delivers their
+        commands again.
         """
         pause_s = BACK_OFF_S[0]
         while True:
@@ -282,12 +288,12 @@ class Commands:
                         getting.cancel()
                         break
                     group.create_task(take(Delivery(channel, getting.result(), self._queues.dead)))
-                # cancels what is in hand
+                # ends the task group, which cancels the running calls
                 raise BackendUnavailable("rabbitmq", "the broker went away")
 
 
 async def declare(channel: AbstractChannel, queues: Queues) -> None:
-    """Declare both queues. What the broker buries by itself (DELIVERIES_MAX) goes to the dead
+    """Declare both queues. Commands that the broker itself gives up (DELIVERIES_MAX) go to the dead
     letters as well.
     """
     await channel.queue_declare(queues.dead, durable=True, arguments=dead_arguments())
@@ -295,7 +301,8 @@ async def declare(channel: AbstractChannel, queues: Queues) -> None:
 
 
 async def _exists(channel: AbstractChannel, queue: str) -> bool:
-    probe = await channel.connection.channel()  # its own: a no of the broker's closes it
+    # a channel of its own, because the broker closes it when the queue is missing
+    probe = await channel.connection.channel()
     try:
         await probe.queue_declare(queue, passive=True)
     except ChannelNotFoundEntity:
@@ -305,7 +312,7 @@ async def _exists(channel: AbstractChannel, queue: str) -> bool:
 
 
 def queue_arguments(queues: Queues) -> dict[str, Any]:
-    """Return what the queue of commands is declared with: nothing of it is dropped silently."""
+    """Return the arguments of the queue of commands, with which it drops nothing silently."""
     return {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERIES_MAX,
@@ -318,9 +325,10 @@ def queue_arguments(queues: Queues) -> dict[str, Any]:
 
 
 def dead_arguments() -> dict[str, Any]:
-    """Return what the queue of dead letters is declared with.
+    """Return the arguments of the queue of dead letters.
 
-    Looking at one gives it back, which counts as a delivery: the limit must never be reached.
+    Looking at a message returns it to the queue, which counts as a delivery: the limit must never
+    be reached.
     """
     return {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
@@ -331,7 +339,7 @@ def command(op_id: str, transaction: bytes) -> bytes:
 
 
 def parse(body: bytes) -> Command:
-    """Return the command that a body holds. Raises BadRequest("bad_message") for a poison
+    """Return the command in a message body. Raises BadRequest("bad_message") for a poison
     message.
     """
     if len(body) > BODY_BYTES_MAX:
@@ -354,10 +362,10 @@ def parse(body: bytes) -> Command:
 async def publish(
     channel: AbstractChannel, queue: str, body: bytes, name: str, headers: dict[str, Any]
 ) -> bool:
-    """Send a persistent message that must reach its queue; return whether the broker took it.
+    """Send a persistent message that must reach its queue. Return whether the broker confirmed it.
 
-    One that the broker refuses may be in the queue all the same. Raises PublishError when there is
-    no such queue.
+    A message that the broker refuses may be in the queue all the same. Raises PublishError when
+    there is no such queue.
     """
     properties = spec.Basic.Properties(
         content_type="application/json",
@@ -374,13 +382,13 @@ async def publish(
             )
     except PublishError:
         raise
-    except DeliveryError:  # a nack
+    except DeliveryError:  # the broker sent a nack
         return False
     return True
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first failure of a group that is none itself."""
+    """Return the first failure of a group that is not a group itself."""
     found: BaseException = failures
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]

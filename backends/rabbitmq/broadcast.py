@@ -1,8 +1,8 @@
 """Broadcast committed changes over RabbitMQ: topic exchange, persistent messages, publisher
 confirms.
 
-One message per revision, in revision order (docs/asyncapi.yaml). It never drops, reorders or skips:
-a failed publish is raised, and the publisher begins again from its cursor.
+It sends one message per revision, in revision order (docs/asyncapi.yaml). It never drops, reorders
+or skips a message: a failed publish is raised, and the publisher starts again from its cursor.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from kv.ports import Change
 
 SCHEMA: Final = 1
 IN_FLIGHT_MAX: Final = 200
-"""Messages sent before their confirms are awaited."""
+"""The number of messages sent before their confirms are awaited."""
 BACKLOG_MAX: Final = 10_000
-"""Messages that may wait in one node's own queue; the oldest go first: they are hints."""
+"""The number of messages that may wait in one node's own queue. The oldest ones are dropped first:
+they are only hints.
+"""
 
 _PUBLISHED: Final = Counter("acordo_broadcast_messages", "Changes confirmed by the broker")
 
@@ -42,12 +44,12 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class RabbitBroadcast:
-    """The Broadcast port on aiormq. One channel; its frames go out in order, so the broker has them
-    in order.
+    """The Broadcast port on aiormq. It sends the frames in order on a single channel, so the broker
+    receives them in order.
     """
 
     def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
-        """`cluster` is the id that the exchange's name is made of."""
+        """`cluster` is the id in the exchange's name."""
         self._url, self._rng = url, rng
         self.exchange: Final = channels(cluster)["changes"]
         self._keeper: asyncio.Task[None] | None = None
@@ -58,7 +60,7 @@ class RabbitBroadcast:
         return cls(url, cluster=cluster)
 
     async def __aenter__(self) -> Self:
-        """Connect, or go on without: a broker that is down is tried again. Raises
+        """Connect, or continue without a connection: a broker that is down is tried again. Raises
         BadRequest("broadcast_access").
         """
         try:
@@ -83,7 +85,8 @@ class RabbitBroadcast:
         try:
             channel = await self._link.channel(timeout_s=timeout_s)
         except BadRequest as exc:
-            # Refused while the node runs: an operator may mend it there, and writes go on.
+            # The broker refuses this node while it runs. An operator may repair that on the broker;
+            # meanwhile writes go on.
             raise BackendUnavailable("rabbitmq", exc.detail) from exc
         try:
             async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
@@ -102,10 +105,10 @@ class RabbitBroadcast:
         await channel.exchange_declare(self.exchange, exchange_type="topic", durable=True)
 
     async def subscribe(self) -> AsyncGenerator[bytes, None]:
-        """Yield the bodies that arrive from now on, from an exclusive queue of its own; end when
-        the broker goes.
+        """Yield the message bodies that arrive from now on, from an exclusive queue; end when the
+        broker goes away.
 
-        Raises BackendUnavailable when there is none.
+        Raises BackendUnavailable when no broker answers.
         """
         arrived: asyncio.Queue[bytes | None] = asyncio.Queue(BACKLOG_MAX)
 
@@ -138,22 +141,22 @@ class RabbitBroadcast:
 
 
 class _Refused(Exception):
-    """The broker did not take a message (nack, or returned)."""
+    """The broker did not accept a message (nack, or returned)."""
 
 
 async def _confirmed(channel: AbstractChannel, exchange: str, changes: Sequence[Change]) -> None:
-    """Send all of them with one write, in order, and return once each is confirmed; raise for the
-    first that is not.
+    """Send all changes with one write, in order, and return once each is confirmed. Raises for the
+    first one that is not.
 
-    The channel's `basic_publish` takes a task, a lock and two futures for each message: three times
-    the work, and the leader has a single thread for all of its own.
-    `tests/unit/backends/test_amqp.py` holds the library to what is used.
+    The channel's `basic_publish` takes a task, a lock and two futures for each message. That is
+    three times the work, and the leader has a single thread for everything.
+    `tests/unit/backends/test_amqp.py` checks that the library still has the internals used here.
     """
     assert isinstance(channel, Channel)
     frames: list[Any] = []
     confirms: list[asyncio.Future[Any]] = []
     with failing_plainly():
-        # a failure from here on ends the connection, and with it the count of tags
+        # a failure from here on ends the connection, and with it the count of delivery tags
         async with channel.lock:
             for change in changes:
                 channel.delivery_tag += 1
@@ -213,9 +216,7 @@ def body(change: Change) -> bytes:
 
 
 def change_of(raw: bytes) -> Change:
-    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest for
-    any other.
-    """
+    """Decode the change in a message that `body` made. Raises BadRequest for any other message."""
     try:
         message = msgspec.json.decode(raw, type=_Message)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
