@@ -1,4 +1,6 @@
-"""Run `python -m acordo`: the command line. Listens for Ctrl-C before anything else is loaded."""
+"""Run `python -m acordo`, the command line. It starts listening for Ctrl-C before anything else is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from acordo._cli import interrupts
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its exit code."""
     interrupts.listen()
     try:
         from acordo._cli.main import main as run

@@ -1,7 +1,8 @@
-"""Open a client of a cluster, close it, and make its calls. Never calls a write failed that may
-have taken effect.
+"""Open and close a client of a cluster, and run its calls. It never reports a write as failed that
+may have taken effect.
 
-What every group of calls stands on: the URLs, the time-outs, one transport and one caller.
+This is the common base of every group of calls: the URLs, the time-outs, one transport and one
+caller.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ T = TypeVar("T")
 
 
 def new_op_id() -> str:
-    """Return a fresh op_id: 48 bits of milliseconds, 80 random ones; sorts by time of making."""
+    """Return a new op_id: 48 bits of milliseconds and 80 random bits, in hexadecimal. Op_ids sort
+    by the time they were made.
+    """
     return f"{time.time_ns() // 1_000_000:012x}-{secrets.token_hex(10)}"
 
 
 class BaseClient:
-    """A client of one cluster that has no calls yet."""
+    """A client of one cluster without any calls; the base class of the others."""
 
     def __init__(
         self,
@@ -50,16 +53,17 @@ class BaseClient:
         tls: ssl.SSLContext | None = None,
         op_ids: Callable[[], str] = new_op_id,
     ) -> None:
-        """Open no connection yet: `async with` does.
+        """Check the settings. Connections are opened only inside `async with`.
 
-        `urls`: base URLs of nodes, or of a proxy before them. `timeout_s`, `attempt_timeout_s` and
-        `connect_timeout_s` (seconds, above 0) bound a call as a whole, one attempt of it, and the
-        connecting of one. `level`: the read level where a read names none. `retries=False`: one
-        call is one attempt. `spread`: take the nodes in turn instead of keeping to one.
-        `connections_max`: connections at a time. `headers` go with every request, `tls` is for
-        https URLs. `op_ids` makes the op_id of every write that is given none.
+        `urls`: base URLs of nodes, or of a proxy in front of them. `timeout_s`, `attempt_timeout_s`
+        and `connect_timeout_s` (seconds, above 0) bound a whole call, one of its attempts, and
+        connecting. `level`: the read level of reads that name none. `retries=False`: every call is
+        a single attempt. `spread`: use the nodes in turn instead of staying with one.
+        `connections_max`: open connections at a time. `headers` are sent with every request; `tls`
+        is used for https URLs. `op_ids` returns the op_id of a write that is given none.
 
-        Raises BadRequest for no URL or an unusable one, a time-out or a level that cannot be.
+        Raises BadRequest for a missing or unusable URL, a time-out that is not positive, or an
+        unknown level.
         """
         self.urls: Final = _base_urls([urls] if isinstance(urls, str) else urls)
         if timeout_s <= 0 or attempt_timeout_s <= 0:
@@ -92,20 +96,20 @@ class BaseClient:
 
     @property
     def revision(self) -> int:
-        """Highest `Acordo-Revision` this client has seen: what its session reads are at or
-        above. 0 before any answer.
+        """The highest `Acordo-Revision` this client has seen, which its session reads reflect at
+        least; 0 before any answer.
         """
         return self._caller.revision
 
     @property
     def answered(self) -> bool:
-        """Whether anybody has answered a request of this client."""
+        """Whether any node has answered a request of this client."""
         return self._transport.answered
 
     @property
     def unanswered_s(self) -> float:
-        """For how many seconds nobody has answered, since the first request began; 0 before it, and
-        once somebody did.
+        """How many seconds this client has waited for its first answer, since its first request
+        began; 0 before that request, and after the first answer.
         """
         since = self._transport.asked_at
         return 0.0 if since is None or self.answered else time.monotonic() - since
@@ -117,7 +121,7 @@ class BaseClient:
 
 
 def check_level(level: str) -> None:
-    """Raise BadRequest unless it is a read level."""
+    """Raise BadRequest unless `level` is a read level."""
     if level not in results.LEVELS:
         raise BadRequest(
             f"unknown read level {level!r}", code="bad_level", allowed=", ".join(results.LEVELS)

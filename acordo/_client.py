@@ -1,8 +1,8 @@
-"""Read, write and watch keys through any node of a cluster. Never calls a write failed that may
-have taken effect.
+"""Read, write and watch keys through any node of a cluster. It never reports a write as failed that
+may have taken effect.
 
-Outcomes are judged by `acordo._outcomes`, attempts made by `acordo._calls`, HTTP spoken by
-`acordo._wire`; here they become the calls that users of the package make.
+`acordo._outcomes` judges outcomes, `acordo._calls` makes attempts, `acordo._wire` encodes HTTP.
+This module combines them into the public calls.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ W = TypeVar("W", results.Written, results.TransactionDone)
 
 
 class Client(ClusterCalls):
-    """A client of one cluster, to be opened with `async with`.
+    """A client of one cluster, used with `async with`.
 
-    The first node that answers is kept until it fails. `timeout_s` bounds every call as a whole,
-    whatever retries it takes; a call may name its own. With level "session", reads see at least
-    everything that this client has seen. A key is 1 to 1024 bytes, a value up to 1 MiB; a str
-    stands for its UTF-8. Not bound to one task: share it freely.
+    It keeps using the first node that answers until that node fails. `timeout_s` bounds every call
+    as a whole, including its retries; each call may override it. With level "session", reads
+    reflect at least everything that this client has seen. A key has 1 to 1024 bytes, a value up to
+    1 MiB; a str stands for its UTF-8 bytes. Several tasks may share one client.
 
     A write raises NotApplied or Unreachable when it has no effect and never will, OutcomeUnknown
     when it may have taken effect, and BadRequest when it can never work as it is. All errors are
-    AcordoErrors, and say what to do next.
+    AcordoErrors, whose `advice` says what to do next.
     """
 
     # ---------------------------------------------------------------------------------------- reads
@@ -52,11 +52,12 @@ class Client(ClusterCalls):
         at_revision: int | None = None,
         timeout_s: float | None = None,
     ) -> results.Found | None:
-        """Return the key's newest value, or None when it is absent.
+        """Return the key's newest value, or None when the key is absent.
 
-        `level` is this read's own, `min_revision` the least that a session read has to reflect;
-        `max_age_s` bounds how old what a stale read serves may be; `at_revision` reads history.
-        Raises ReadFailed, Unreachable, Pruned, BadRequest.
+        `level` overrides the client's read level. `min_revision` is the revision that the answer
+        has to reflect at least. `max_age_s` bounds, in seconds, the age of what a stale read
+        returns. `at_revision` reads the value as of that revision. Raises ReadFailed, Unreachable,
+        Pruned, BadRequest.
         """
         reading = await self.read(
             key,
@@ -78,7 +79,9 @@ class Client(ClusterCalls):
         at_revision: int | None = None,
         timeout_s: float | None = None,
     ) -> results.Reading:
-        """Do what `get` does, but say also of an absent key who answered and how fresh that is."""
+        """Read like `get`, but return a Reading also for an absent key, with the node that answered
+        and how fresh the answer is.
+        """
         raw = key_bytes(key)
         level, min_revision = self._freshness(level, min_revision)
         request = requests.get_request(
@@ -95,12 +98,13 @@ class Client(ClusterCalls):
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Found]:
-        """Iterate over the keys under a prefix, in byte order, all as of one revision: linearizable
-        at its start.
+        """Iterate over the keys under a prefix in byte order, all as of one revision. The first
+        page is a linearizable read.
 
-        `limit` is the size of a page, 1 to 1000 keys; `timeout_s` bounds each page. Raises Pruned
-        when the revision is forgotten before the end is reached, ReadFailed, Unreachable,
-        BadRequest.
+        `limit` is the page size, 1 to 1000 keys; `timeout_s` bounds each page. `min_revision` is
+        the revision that the listing has to reflect at least; `token` continues after an earlier
+        page. Raises Pruned when the listing's revision is no longer kept before the end is reached,
+        ReadFailed, Unreachable, BadRequest.
         """
         async for page in self.pages(
             prefix, limit=limit, min_revision=min_revision, token=token, timeout_s=timeout_s
@@ -117,8 +121,8 @@ class Client(ClusterCalls):
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Page]:
-        """Iterate over whole pages; `Page.token` goes on after that page, also in another
-        process. Otherwise as `list`.
+        """Iterate over whole pages. `Page.token` continues after that page, also in another
+        process. Otherwise like `list`.
         """
         raw = as_bytes(prefix, "prefix")
         while True:
@@ -134,7 +138,7 @@ class Client(ClusterCalls):
     async def keys(
         self, prefix: Bytes = b"", *, limit: int = 1000, timeout_s: float | None = None
     ) -> AsyncIterator[tuple[bytes, int]]:
-        """Iterate over (key, revision) under a prefix without fetching values; otherwise as
+        """Iterate over (key, revision) under a prefix without fetching values. Otherwise like
         `list`.
         """
         raw, token = as_bytes(prefix, "prefix"), None
@@ -160,12 +164,13 @@ class Client(ClusterCalls):
         op_id: str | None = None,
         timeout_s: float | None = None,
     ) -> results.Written:
-        """Set the key, at most once for this op_id.
+        """Set the key, at most once per op_id.
 
-        `ttl_s`: seconds until it is deleted, 0.001 up (None: never). `if_revision`: only if the key
-        is at that revision (0: absent). `exists`: only if present (True) or absent (False). `op_id`
-        (1 to 128 printable ASCII): the same one again is answered with the first one's outcome.
-        Raises PreconditionFailed, NotApplied, Unreachable, OutcomeUnknown, BadRequest.
+        `ttl_s`: seconds until the key is deleted, at least 0.001 (None: never). `if_revision`:
+        write only if the key is at that revision (0: absent). `exists`: write only if the key is
+        present (True) or absent (False). `op_id`: 1 to 128 printable ASCII characters; a repeated
+        one gets the outcome of the first write. Raises PreconditionFailed, NotApplied, Unreachable,
+        OutcomeUnknown, BadRequest.
         """
         raw, content = key_bytes(key), as_bytes(value, "value")
 
@@ -188,7 +193,7 @@ class Client(ClusterCalls):
     ) -> results.Written:
         """Set the key if it is at `if_revision` (0: absent).
 
-        Raises PreconditionFailed with the current revision; otherwise as `put` does.
+        Raises PreconditionFailed with the current revision; otherwise like `put`.
         """
         return await self.put(
             key, value, ttl_s=ttl_s, if_revision=if_revision, op_id=op_id, timeout_s=timeout_s
@@ -203,7 +208,9 @@ class Client(ClusterCalls):
         op_id: str | None = None,
         timeout_s: float | None = None,
     ) -> results.Written:
-        """Make the key absent; `existed` says whether it was present. Raises as `put` does."""
+        """Delete the key; `existed` in the result says whether it was present. Raises the same
+        errors as `put`.
+        """
         raw = key_bytes(key)
 
         def make(op_id: str) -> Request:
@@ -222,14 +229,14 @@ class Client(ClusterCalls):
         timeout_s: float | None = None,
         lifetime_s: float | None = None,
     ) -> results.TransactionDone:
-        """Write many keys at one revision if all guards hold, else do `otherwise`; read keys as the
-        guards saw them.
+        """Write many keys atomically at one revision if all guards hold, otherwise execute
+        `otherwise`; return `reads` as the guards saw them.
 
-        Guards, writes and reads are 128 at most together. `lifetime_s`: for how long an attempt of
-        unknown outcome may take effect, if longer than the call; only with an `op_id` of yours,
-        under which it is repeated or looked up. With reads alone it is a read of one snapshot.
-        Raises TransactionRefused, NotApplied, Unreachable, OutcomeUnknown, BadRequest; with reads
-        alone ReadFailed.
+        Guards, writes and reads are at most 128 together. `lifetime_s`: how long an attempt of
+        unknown outcome may still take effect, in seconds, if longer than the call. It requires an
+        `op_id`, under which you repeat the transaction or look it up. With reads alone the call is
+        a read of one snapshot. Raises TransactionRefused, NotApplied, Unreachable, OutcomeUnknown,
+        BadRequest; with reads alone ReadFailed.
         """
         intent = Intent(
             guards=tuple(guards),
@@ -258,11 +265,13 @@ class Client(ClusterCalls):
     async def batch(
         self, intents: Sequence[Intent | Write], *, timeout_s: float | None = None
     ) -> tuple[results.Item, ...]:
-        """Send many independent operations in one request; each ends for itself. Not atomic.
+        """Send many independent operations in one request, each with its own outcome. The batch is
+        not atomic.
 
-        At most 128 operations, and 4 MiB. Never raises for what may have taken effect: those come
-        back as items with outcome "unknown", and what was never tried as "not_applied". Operations
-        that end so are sent again with the same op_ids while time is left.
+        At most 128 operations and 4 MiB. Operations that were not applied for now, or whose outcome
+        is unknown, are sent again under the same op_ids while time is left. The call does not raise
+        for them: at the end their items have outcome "unknown" if they may have taken effect, and
+        "not_applied" if not.
         """
         if not intents:
             return ()
@@ -289,9 +298,10 @@ class Client(ClusterCalls):
         op_id: str | None = None,
         timeout_s: float | None = None,
     ) -> results.Accepted:
-        """Hand a write to the broker and return before it takes effect; poll `operation`.
+        """Hand a write to the broker and return before it takes effect; poll `operation` for its
+        outcome.
 
-        Raises Unsupported where the cluster has no broker; otherwise as `put` does.
+        Raises Unsupported if the cluster has no broker; otherwise the same errors as `put`.
         """
         intent = Intent(
             guards=tuple(guards),
@@ -308,11 +318,13 @@ class Client(ClusterCalls):
     async def operation(
         self, op_id: str, *, settle: bool = False, timeout_s: float | None = None
     ) -> results.Operation:
-        """Look an op_id up; one that is pending until its outcome is definite or time is out.
+        """Look up an op_id. While it is pending, the call waits until its outcome is definite or
+        `timeout_s` is over.
 
-        An op_id that nobody knows is "unknown" with code `not_ordered`: never sent, on its way, or
-        in the broker. With `settle` it is cancelled: from then on it is "expired" and never takes
-        effect. Raises OutcomeUnknown while nobody can tell, ReadFailed, Unreachable.
+        An op_id that is not ordered is "unknown" with code `not_ordered`: it was never sent, is on
+        its way, or is in the broker. With `settle` it is cancelled: its outcome is then "expired"
+        and it never takes effect. Raises OutcomeUnknown while the outcome cannot be determined,
+        ReadFailed, Unreachable.
         """
         return await look_up(
             self._caller, op_id, settle=settle, timeout_s=timeout_s or self._timeout_s
@@ -337,13 +349,13 @@ class Client(ClusterCalls):
         after: int | None = None,
         bookmarks: bool = False,
     ) -> AsyncIterator[results.Change] | AsyncIterator[results.Event]:
-        """Iterate over changes under a prefix, for ever: in order, none twice, none left out.
+        """Iterate over changes under a prefix, forever: in order, none twice, none left out.
 
-        Begins after revision `after` (None: now). Reconnects on its own, to any node, where it left
-        off. All changes of one revision come together. `bookmarks`: iterate also over Bookmarks,
-        positions up to which nothing changed. Raises Pruned when what comes next is no longer kept
-        (Undone: when it was taken back), BadRequest, OutOfOrder, and ReadFailed or Unreachable when
-        no node was found for a minute.
+        It begins after revision `after` (None: now), reconnects to any node by itself, and resumes
+        where it left off. All changes of one revision come together. With `bookmarks` it also
+        yields Bookmarks: positions up to which every change has been yielded. Raises Pruned when
+        the next changes are no longer kept (Undone when an adoption gave them up), BadRequest,
+        OutOfOrder, and ReadFailed or Unreachable when no node was reached for a minute.
         """
         return watch_events(
             self._caller,

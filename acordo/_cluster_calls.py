@@ -1,4 +1,4 @@
-"""Ask about the cluster itself, and change who belongs to it: what operators and tools need."""
+"""Query the cluster itself and change its members: the calls that operators and tools need."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from acordo._wire import answers, requests
 class ClusterCalls(BaseClient):
     """A client with the calls about members, leadership, retentions and the ledger.
 
-    Each is bounded by `timeout_s` seconds (None: the client's). Questions raise ReadFailed or
-    Unreachable when no node answers; changes raise NotApplied (retry freely), OutcomeUnknown (look
-    at `cluster`) and BadRequest (the cluster cannot take it as it is).
+    Each call is bounded by `timeout_s` seconds (None: the client's default). Queries raise
+    ReadFailed or Unreachable when no node answers. Changes raise NotApplied (retry freely),
+    OutcomeUnknown (check with `cluster`) and BadRequest (the cluster cannot do it as requested).
     """
 
     async def leader(self, *, timeout_s: float | None = None) -> results.Leader:
-        """Return who leads. Raises ReadFailed while nobody does."""
+        """Return the leader. Raises ReadFailed while there is none, Unreachable."""
         return await self._call(requests.plain_get("/v1/leader"), answers.parse_leader, timeout_s)
 
     async def cluster(self, *, timeout_s: float | None = None) -> results.Cluster:
-        """Return how the answering node sees the cluster. Raises ReadFailed, Unreachable."""
+        """Return the cluster as the answering node sees it. Raises ReadFailed, Unreachable."""
         return await self._call(requests.plain_get("/v1/cluster"), answers.parse_cluster, timeout_s)
 
     async def ledger(
         self, start: int = 1, *, limit: int = 500, timeout_s: float | None = None
     ) -> AsyncIterator[results.LedgerRow]:
-        """Iterate over the ledger's rows from `seq` start to its present end.
+        """Iterate over the ledger's rows from the given `seq` to the present end.
 
-        `limit`: rows in a request, 1 to 1000; `timeout_s` bounds each. Raises ReadFailed,
+        `limit`: rows per request, 1 to 1000; `timeout_s` bounds each request. Raises ReadFailed,
         Unreachable, BadRequest.
         """
         at: int | None = start
@@ -42,7 +42,8 @@ class ClusterCalls(BaseClient):
                 yield row
 
     async def transfer(self, to: str | None = None, *, timeout_s: float | None = None) -> str:
-        """Hand leadership to a member (None: the most advanced); return who leads.
+        """Transfer the leadership to a member (None: the most advanced one); return the new
+        leader's id.
 
         Raises NotApplied, OutcomeUnknown, BadRequest.
         """
@@ -59,14 +60,14 @@ class ClusterCalls(BaseClient):
     ) -> None:
         """Add a member, as an observer unless `voter`.
 
-        `raft_address`: HOST:PORT where members reach it, `url`: where clients do. Raises NotApplied
-        while that would be unsafe, OutcomeUnknown, BadRequest.
+        `raft_address`: HOST:PORT at which members reach it; `url`: the URL at which clients do.
+        Raises NotApplied while the change would be unsafe, OutcomeUnknown, BadRequest.
         """
         request = requests.add_member_request(member, raft_address, url, voter)
         await self._call(request, answers.served, timeout_s)
 
     async def promote_member(self, member: str, *, timeout_s: float | None = None) -> None:
-        """Let an observer vote. Raises NotApplied, OutcomeUnknown, BadRequest."""
+        """Make an observer a voter. Raises NotApplied, OutcomeUnknown, BadRequest."""
         await self._call(requests.promote_request(member), answers.served, timeout_s)
 
     async def remove_member(self, member: str, *, timeout_s: float | None = None) -> None:
@@ -74,20 +75,20 @@ class ClusterCalls(BaseClient):
         await self._call(requests.remove_member_request(member), answers.served, timeout_s)
 
     async def amend(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
-        """Let the retentions that the answering node is set to be those of all members; return
-        which changed.
+        """Make the answering node's own retention settings those of all members; return the names
+        of the changed ones.
 
         Raises NotApplied, OutcomeUnknown, BadRequest.
         """
         return await self._call(requests.amend_request(), answers.parse_amended, timeout_s)
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float | None = None) -> int:
-        """Adopt the head of a restored store, as an operator decides; return the new settled
+        """Adopt the head of a restored store, by an operator's decision; return the new settled
         revision.
 
-        `gives_up`: how many settled revisions that gives up, as `cluster` says. Raises BadRequest,
-        which says the number, unless it is that one. A node that does not lead names the leader,
-        who is then asked at its own URL.
+        `gives_up`: the number of settled revisions that are given up, as `cluster` shows it. Raises
+        BadRequest, which states the right number, when it differs. A node that does not lead names
+        the leader, and the call then goes to the leader's own URL.
         """
         request = requests.adopt_request(gives_up)
         try:

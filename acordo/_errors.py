@@ -1,8 +1,8 @@
-"""Sort what can go wrong by what the caller may do next. Never a bare time-out, never a sentence to
-be parsed.
+"""Define the errors of the client by what the caller may do next. None is a bare time-out, and none
+has to be parsed from text.
 
 Each error says what happened (`detail`), whether the write may have taken effect (`maybe_applied`)
-and what to do (`advice`). A missing key is not an error: `Client.get` returns None.
+and what to do next (`advice`). A missing key is not an error: `Client.get` returns None.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from typing import ClassVar
 
 
 class AcordoError(Exception):
-    """Base of everything the client raises on purpose.
+    """The base of every error that the client raises on purpose.
 
-    `detail` says what happened, `code` names it for programs; `op_id` is the write's, `status` and
-    `node` are those of the newest answer (None: there was none), `attempts` is how many were made.
+    `detail` describes what happened, `code` names it for programs. `op_id` is the write's op_id;
+    `status` and `node` come from the newest answer (None: there was none); `attempts` is the number
+    of attempts made.
     """
 
     maybe_applied: ClassVar[bool] = False
     """Whether the write may have taken effect."""
     advice: str = ""
-    """What to do next: fixed per kind, unless the node that answered gave a better one."""
+    """What to do next: fixed per class, unless the answering node gave more specific advice."""
 
     def __init__(
         self,
@@ -74,19 +75,21 @@ class BadRequest(AcordoError):
 
 
 class Unsupported(BadRequest):
-    """What was asked for needs a setting that the cluster is without; the detail names it."""
+    """The request needs a setting that the cluster does not have; `detail` names it."""
 
     advice = "the cluster's settings do not allow it; nothing was changed"
 
 
 class Mismatch(BadRequest):
-    """The op_id is known with another body: this operation never takes effect."""
+    """The op_id was used before with another body. This operation never takes effect."""
 
     advice = "use a new op_id for a new operation; nothing was changed"
 
 
 class Pruned(AcordoError):
-    """The revision asked for is no longer kept; `floor` is the oldest that is."""
+    """The requested revision is no longer kept. `floor` is the oldest revision that is; None: not
+    known.
+    """
 
     advice = "start again from the present state"
 
@@ -98,8 +101,8 @@ class Pruned(AcordoError):
 
 
 class Undone(Pruned):
-    """An operator adopted a restored store: nothing that was reported after
-    revision `after` is certain any more.
+    """An operator adopted a restored store: what was reported after revision `after` may no longer
+    be true.
     """
 
     advice = "forget what came after it, read anew, and go on from there"
@@ -118,11 +121,11 @@ class Undone(Pruned):
 
 
 class Refused(AcordoError):
-    """A guard was evaluated and did not hold: no effect, ever.
+    """A guard was evaluated and did not hold: the write has no effect and never will.
 
-    `guard` is its index, `key` its key, `current` the revision that the key is at (0: absent, None:
-    not known). `revision` is the one that this attempt was given; `again`: it is the recorded
-    outcome of an earlier one.
+    `guard` is the guard's index and `key` its key. `current` is the revision that the key is at (0:
+    absent, None: not known). `revision` is the one given to this attempt. `again`: this is the
+    recorded outcome of an earlier attempt.
     """
 
     advice = "read the key again and decide; nothing was changed"
@@ -149,18 +152,20 @@ class Refused(AcordoError):
 
 
 class PreconditionFailed(Refused):
-    """The guard on one key did not hold. `current` is the key's revision, 0 when it is absent."""
+    """The condition of a write to one key did not hold. `current` is the key's revision, 0 when
+    absent.
+    """
 
 
 class TransactionRefused(Refused):
-    """Guard number `guard` of a transaction without `otherwise` did not hold."""
+    """The guard with index `guard` did not hold in a transaction without `otherwise`."""
 
 
 class NotApplied(AcordoError):
-    """Every attempt ended without effect, and none will ever have one.
+    """No attempt had an effect, and none ever will.
 
-    `reason` is the node's (such as no_quorum, overloaded, expired), or the client's.
-    `retry_after_s`: seconds for which the node asked to be left alone.
+    `reason` is a node's code (such as no_quorum, overloaded, expired) or the client's own.
+    `retry_after_s`: how many seconds the node asked to wait before a retry.
     """
 
     advice = "retry freely"
@@ -190,13 +195,13 @@ class NotApplied(AcordoError):
 
 
 class Unreachable(NotApplied):
-    """No node could be connected to: no byte of the request left this client."""
+    """No node could be reached: no byte of the request left this client."""
 
     advice = "check the URLs and the network; nothing was changed, retry freely"
 
 
 class ReadFailed(AcordoError):
-    """No node gave a whole answer to a read in time. Reads change nothing."""
+    """No node gave a complete answer to a read in time. Reads change nothing."""
 
     advice = "retry freely"
 
@@ -217,8 +222,8 @@ class ReadFailed(AcordoError):
 
 
 class OutcomeUnknown(AcordoError):
-    """The write may have taken effect, or may yet. Look it up by `Client.operation`, or repeat it
-    with the same `op_id`.
+    """The write may have taken effect, or may still. Look it up with `Client.operation`, or repeat
+    it with the same `op_id`.
     """
 
     maybe_applied = True
@@ -226,8 +231,8 @@ class OutcomeUnknown(AcordoError):
 
 
 class OutOfOrder(AcordoError):
-    """A node gave a watch a revision that it must have given before: a broken promise, nothing to
-    retry.
+    """A node sent a watch a revision that should have come earlier. This is a broken promise of the
+    server, and retrying does not help.
     """
 
     advice = "report it: a watch never repeats or goes back"

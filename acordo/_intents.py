@@ -1,4 +1,6 @@
-"""Say what is asked for: keys, values, guards, writes and transactions. Never how it is sent."""
+"""Define what a client asks for: keys, values, guards, writes and transactions. Never how it is
+sent.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ import msgspec
 from acordo._errors import BadRequest
 
 Bytes: TypeAlias = str | bytes
-"""Keys and values: a str stands for its UTF-8 bytes."""
+"""A key or a value; a str stands for its UTF-8 bytes."""
 
 
 def as_bytes(given: Bytes, what: str = "key") -> bytes:
-    """Return the bytes that a str or bytes stands for. Raises BadRequest for anything else."""
+    """Return the bytes of a str or bytes. Raises BadRequest for any other type."""
     if isinstance(given, bytes):
         return given
     if isinstance(given, str):
@@ -29,8 +31,8 @@ def as_bytes(given: Bytes, what: str = "key") -> bytes:
 
 
 def key_bytes(key: Bytes) -> bytes:
-    """Return a key's bytes. Raises BadRequest when it is empty: an empty key would name the
-    listing.
+    """Return a key's bytes. Raises BadRequest for an empty key, because its path would be that of
+    the listing.
     """
     raw = as_bytes(key)
     if not raw:
@@ -50,7 +52,8 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
 def absent(key: Bytes) -> Guard:
     """Return a guard that holds if and only if the key is absent.
 
-    A key is 1 to 1024 bytes. Raises BadRequest for an empty one, or one that is no str or bytes.
+    A key has 1 to 1024 bytes. Raises BadRequest for an empty key, or one that is neither str nor
+    bytes.
     """
     return Guard(key=key_bytes(key), kind="absent")
 
@@ -63,7 +66,7 @@ def exists(key: Bytes) -> Guard:
 def at_revision(key: Bytes, *revisions: int) -> Guard:
     """Return a guard that holds if and only if the key is present at one of these revisions.
 
-    Up to 64 of them, each from 1; revision 0 alone means absent. Raises BadRequest.
+    Takes up to 64 revisions from 1 up; the single revision 0 means absent. Raises BadRequest.
     """
     if revisions == (0,):
         return absent(key)
@@ -79,7 +82,7 @@ def at_revision(key: Bytes, *revisions: int) -> Guard:
 
 
 def equals(key: Bytes, value: Bytes) -> Guard:
-    """Return a guard that holds if and only if the key is present with this very value. Raises
+    """Return a guard that holds if and only if the key is present with exactly this value. Raises
     BadRequest.
     """
     return Guard(key=key_bytes(key), kind="value", value=as_bytes(value, "value"))
@@ -94,7 +97,7 @@ class Put(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True):
-    """A write that makes a key absent. Made by `delete`."""
+    """A write that deletes a key. Made by `delete`."""
 
     key: bytes
 
@@ -103,21 +106,21 @@ Write: TypeAlias = Put | Delete
 
 
 def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None) -> Put:
-    """Return a write that sets the key: 1 to 1024 bytes, to a value of up to 1 MiB.
+    """Return a write that sets a key (1 to 1024 bytes) to a value (up to 1 MiB).
 
-    `ttl_s`: seconds until it is deleted, 0.001 to ten years (None: never). Raises BadRequest.
+    `ttl_s`: seconds until the key is deleted, 0.001 to ten years (None: never). Raises BadRequest.
     """
     return Put(key=key_bytes(key), value=as_bytes(value, "value"), ttl_s=ttl_s)
 
 
 def delete(key: Bytes) -> Delete:
-    """Return a write that makes the key absent. Raises BadRequest."""
+    """Return a write that deletes the key. Raises BadRequest."""
     return Delete(key=key_bytes(key))
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """One operation that changes data: if all guards hold then `writes`, else `otherwise` (None:
-    refused). Guards, writes and reads are 128 at most together.
+    """One operation that changes data: `writes` if all guards hold, else `otherwise` (None: the
+    operation is refused). Guards, writes and reads are at most 128 together.
     """
 
     guards: tuple[Guard, ...] = ()
@@ -125,4 +128,4 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     otherwise: tuple[Write, ...] | None = None
     reads: tuple[bytes, ...] = ()
     op_id: str | None = None
-    """1 to 128 printable ASCII; None: the client makes one."""
+    """1 to 128 printable ASCII characters; None: the client makes one."""

@@ -1,9 +1,9 @@
-"""pytest fixtures: `acordo`, a client against a real cluster; loaded by the entry point `pytest11`.
+"""pytest fixtures: `acordo`, a client of a real cluster; loaded by the entry point `pytest11`.
 
-The cluster is the one that ACORDO_URLS names, else (in the repository, where the runner can be
-imported) a single node started once per session in a temporary directory. Tests that share it keep
-apart by `acordo_prefix`. Async fixtures need pytest-asyncio; without it ask for `acordo_urls` and
-open a Client yourself.
+The cluster is the one that ACORDO_URLS names. Without it, inside the repository (where the runner
+can be imported), a single node is started once per session in a temporary directory. Tests that
+share the cluster keep their keys apart with `acordo_prefix`. Async fixtures need pytest-asyncio;
+without it use `acordo_urls` and open a Client yourself.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _async_fixture(function: F) -> F:
-    """Mark an async fixture for pytest-asyncio if that is installed, else for whichever plugin
-    takes them.
+    """Declare an async fixture with pytest-asyncio if that is installed, otherwise with plain
+    pytest, for whichever plugin supports it.
     """
     if (
         importlib.util.find_spec("pytest_asyncio") is None
@@ -46,7 +46,7 @@ def _async_fixture(function: F) -> F:
 
 @pytest.fixture(scope="session")
 def acordo_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Return the URLs of the cluster under test, which is started where none is named."""
+    """Return the URLs of the cluster under test; a node is started if ACORDO_URLS names none."""
     given = tuple(filter(None, re.split(r"[\s,]+", os.environ.get("ACORDO_URLS", ""))))
     if given:
         yield given
@@ -66,7 +66,7 @@ async def acordo(acordo_urls: tuple[str, ...]) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def acordo_prefix() -> str:
-    """Return a prefix for keys that no other test uses."""
+    """Return a key prefix that no other test uses."""
     return f"pytest/{secrets.token_hex(6)}/"
 
 
