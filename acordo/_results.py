@@ -1,4 +1,4 @@
-"""Say what the client returns: typed, frozen, and without a trace of HTTP. Never decides
+"""Define what the client returns: typed and frozen, without any trace of HTTP. Never decides
 anything.
 """
 
@@ -9,39 +9,41 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 Level: TypeAlias = Literal["linearizable", "session", "stale"]
-"""How fresh a read has to be: as new as any acknowledged write, as what this client has seen, or
-whatever the node that answers has.
+"""How fresh a read has to be: as new as any acknowledged write (linearizable), as what this client
+has seen (session), or whatever the answering node has (stale).
 """
 LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")
 
 
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of every value here."""
+    """The base of every result."""
 
 
 class Served(_Result, frozen=True, kw_only=True):
-    """Who answered, and how fresh the answer was."""
+    """The node that answered, and how fresh its answer was."""
 
     node: str
     """The id of the node."""
     position: int
-    """`Acordo-Revision`: the answer reflects at least everything up to here."""
+    """`Acordo-Revision`: the answer reflects at least everything up to this revision."""
     level: str | None = None
-    """Read level that was served; None for writes."""
+    """The read level that was served; None for writes."""
     age_ms: int | None = None
     """How old a `stale` answer may be, in milliseconds."""
 
 
 class Reading(_Result, frozen=True, kw_only=True):
-    """What a read of one key observed, present or not."""
+    """The result of reading one key, present or absent."""
 
     key: bytes
     value: bytes | None
-    """None: absent; or, with a revision, no longer kept or not asked for."""
+    """None: the key is absent, or, if `revision` is above 0, the value is no longer kept or was not
+    asked for.
+    """
     revision: int
     """Revision of the newest version; 0 when absent."""
     expires_ms: int | None = None
-    """Log time (milliseconds since 1970, near enough) at which the key will be deleted; None:
+    """Log time at which the key will be deleted, in milliseconds since 1970 (approximately); None:
     never.
     """
     served: Served
@@ -75,9 +77,9 @@ class Page(_Result, frozen=True, kw_only=True):
 
     found: tuple[Found, ...]
     token: str | None
-    """Goes on after this page; None: it was the last."""
+    """Continues the listing after this page; None: this was the last page."""
     revision: int
-    """The revision at which all pages of the listing are."""
+    """The revision of the listing, the same for all its pages."""
     served: Served
 
 
@@ -85,7 +87,7 @@ class KeyPage(_Result, frozen=True, kw_only=True):
     """One page of keys without their values."""
 
     keys: tuple[tuple[bytes, int], ...]
-    """Key and revision."""
+    """(key, revision) of each key."""
     token: str | None
     revision: int
 
@@ -95,33 +97,39 @@ class Written(_Result, frozen=True, kw_only=True):
 
     op_id: str
     revision: int
-    """The revision that the write was given; all writes of a transaction have the same."""
+    """The revision given to the write; all writes of a transaction share one."""
     served: Served
     existed: bool | None = None
-    """The key was present before it; None: the node did not say."""
+    """Whether the key was present before the write; None: the node did not say."""
     again: bool = False
-    """An earlier attempt with the same op_id had done it; this is that one's outcome."""
+    """Whether an earlier attempt with the same op_id took effect; this is that attempt's
+    outcome.
+    """
     attempts: int = 1
 
 
 class TransactionDone(_Result, frozen=True, kw_only=True):
-    """A transaction that took effect (or, with reads alone, observed one snapshot)."""
+    """A transaction that took effect or, with reads alone, read one snapshot."""
 
     op_id: str | None
-    """None: reads alone, nothing to identify."""
+    """None for a transaction of reads alone, which needs no op_id."""
     revision: int
     branch: Literal["then", "otherwise"]
-    """"then": all guards held."""
+    """"then": all guards held, and `writes` took effect; "otherwise": a guard failed, and
+    `otherwise` did.
+    """
     reads: tuple[Reading, ...]
-    """As the guards saw them, in the order asked for."""
+    """The keys as the guards saw them, in the order asked for."""
     served: Served
     again: bool = False
-    """An earlier attempt with the same op_id had done it; this is that one's outcome."""
+    """Whether an earlier attempt with the same op_id took effect; this is that attempt's
+    outcome.
+    """
     attempts: int = 1
 
 
 class Item(_Result, frozen=True, kw_only=True):
-    """How one operation of a batch ended. Only an `unknown` one may still take effect."""
+    """The outcome of one operation of a batch. Only an `unknown` one may still take effect."""
 
     op_id: str
     outcome: Literal[
@@ -130,15 +138,15 @@ class Item(_Result, frozen=True, kw_only=True):
     revision: int = 0
     again: bool = False
     guard: int | None = None
-    """Refused: index of the guard."""
+    """If refused: the index of the guard that did not hold."""
     current: int | None = None
-    """Refused: revision of that guard's key, 0 when absent."""
+    """If refused: the revision of that guard's key, 0 when absent."""
     branch: Literal["then", "otherwise"] = "then"
     detail: str = ""
 
     @property
     def applied(self) -> bool:
-        """Whether it took effect."""
+        """Whether the operation took effect."""
         return self.outcome == "applied"
 
 
@@ -147,34 +155,34 @@ class Operation(_Result, frozen=True, kw_only=True):
 
     op_id: str
     outcome: Literal["applied", "refused", "expired", "pending", "unknown"]
-    """pending, unknown: not definite yet; all others never change."""
+    """pending and unknown are not definite yet; the other outcomes never change."""
     revision: int = 0
     guard: int | None = None
     current: int | None = None
     branch: Literal["then", "otherwise"] = "then"
     code: str | None = None
-    """With unknown: `not_ordered`, nobody knows it (yet)."""
+    """The reason of an unknown outcome; `not_ordered`: no node knows the op_id (yet)."""
     detail: str = ""
 
     @property
     def definite(self) -> bool:
-        """Whether the outcome is known, and stays what it is."""
+        """Whether the outcome is known and final."""
         return self.outcome in ("applied", "refused", "expired")
 
 
 class Accepted(_Result, frozen=True, kw_only=True):
-    """The receipt of a command that is in the broker's hands and will be submitted; poll
-    `Client.operation(op_id)`.
+    """The receipt of a write that the broker has accepted, to be submitted later; poll
+    `Client.operation(op_id)` for its outcome.
     """
 
     op_id: str
     url: str
-    """Path of the operation, for looking it up by other means."""
+    """Path of the operation on any node, for looking it up by other means."""
     served: Served
 
 
 class Member(_Result, frozen=True, kw_only=True):
-    """One member, as the answering node knows it. Unknown figures are None."""
+    """One member, as the answering node sees it. Unknown figures are None."""
 
     id: str
     url: str | None = None
@@ -183,30 +191,32 @@ class Member(_Result, frozen=True, kw_only=True):
     voter: bool = True
     term: int | None = None
     applied: int | None = None
-    """Entries of the log that it has applied."""
+    """The newest revision ordered on it."""
     settled: int | None = None
-    """Revision up to which its machine's state is settled in the store."""
+    """The revision up to which its machine is settled."""
     digest: str | None = None
-    """Of the ledger at `settled`: two members with the same revision must have the same."""
+    """Hexadecimal digest of its machine at `settled`; two members with the same revision must have
+    the same digest.
+    """
     lag: int | None = None
-    """Entries of the log that it is behind."""
+    """Number of log entries that it is behind the leader."""
     last_seen_s: float | None = None
-    """Seconds since it was heard of."""
+    """Seconds since the answering node last had contact with it."""
 
 
 class Leader(_Result, frozen=True, kw_only=True):
-    """Who leads."""
+    """The leader of the cluster."""
 
     id: str
     url: str | None
     term: int
     quorum: bool = True
     since_ms: int | None = None
-    """When it began to lead, in milliseconds since 1970; None: not known."""
+    """When it became the leader, in milliseconds since 1970; None: not known."""
 
 
 class Unready(_Result, frozen=True, kw_only=True):
-    """One thing that makes a node unready: which check failed, by which code, and why."""
+    """One reason why a node is not ready: the failed check, its code, and the cause."""
 
     check: str
     code: str
@@ -214,28 +224,28 @@ class Unready(_Result, frozen=True, kw_only=True):
 
 
 class Cluster(_Result, frozen=True, kw_only=True):
-    """How the answering node sees the cluster; `raw` is its whole answer."""
+    """The cluster as the answering node sees it; `raw` is the whole answer."""
 
     node: str
     role: str
     term: int
     leader: str | None
     quorum: bool
-    """Whether the leader hears enough members to order writes."""
+    """Whether the leader has contact with enough members to order writes."""
     settled: int
-    """Revision up to which all is settled in the store."""
+    """The revision up to which everything is settled in the store."""
     members: tuple[Member, ...]
     refusal: str | None = None
-    """Why writes are refused until an operator decides; None: they are not."""
+    """Why writes are refused until an operator decides; None: they are not refused."""
     now_ms: int = 0
-    """Log time now; 0: the node did not say."""
+    """The current log time in milliseconds; 0: the node did not say."""
     unready: tuple[Unready, ...] = ()
-    """Why the answering node should get no traffic; empty: it should."""
+    """Why the answering node should get no traffic; empty: it is ready."""
     raw: dict[str, object]
 
 
 class Change(_Result, frozen=True, kw_only=True):
-    """One change of one key, as a watch gives it out."""
+    """One change of one key, from a watch."""
 
     kind: Literal["put", "delete"]
     key: bytes
@@ -245,34 +255,36 @@ class Change(_Result, frozen=True, kw_only=True):
     """Log time at which the key will be deleted; None: never."""
     op_id: str | None = None
     last: bool
-    """The last change of its revision: a position to resume after."""
+    """Whether this is the last change of its revision, after which a watch can resume."""
 
 
 class Bookmark(_Result, frozen=True, kw_only=True):
-    """A position to resume after: nothing under the prefix changed up to `revision`."""
+    """A position to resume after: every change under the prefix up to `revision` has been
+    yielded.
+    """
 
     revision: int
 
 
 Event: TypeAlias = Change | Bookmark
-"""What a watch with bookmarks iterates over."""
+"""The items of a watch with bookmarks."""
 
 
 class LedgerRow(_Result, frozen=True, kw_only=True):
     """One committed group of the ledger."""
 
     seq: int
-    """Place in the ledger, from 1 without a gap."""
+    """Position in the ledger, from 1 without a gap."""
     term: int
     committer: str
     """The member that wrote it."""
     first: int
-    """Revision of the first intent in it."""
+    """Revision of its first intent."""
     last: int
-    """Revision of the last one; below `first` when there is none, as after a take-over."""
+    """Revision of its last intent; below `first` when it has none, as after a take-over."""
     digest: str
-    """Hexadecimal; rolled over all intents up to here."""
+    """In hexadecimal; computed over all intents up to here."""
     log_time_ms: int
-    """Log time, in milliseconds since 1970, near enough."""
+    """Log time in milliseconds since 1970 (approximately)."""
     body: tuple[dict[str, object], ...] = ()
     """The intents: op_id, body hash and outcome of each."""
