@@ -1,5 +1,5 @@
-"""Say what one attempt carries: the request that is sent, the reply that came back. Pure data;
-never sends anything.
+"""Define the data of one attempt: the request that is sent, and the reply that came back. Pure
+data; never sends anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from acordo._outcomes import Observation
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """What the client uses of an RFC 9457 problem document. Unknown members are ignored."""
+    """The members of an RFC 9457 problem document that the client uses. Unknown members are
+    ignored.
+    """
 
     title: str = ""
     detail: str = ""
@@ -38,21 +40,21 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     method: Literal["GET", "PUT", "DELETE", "POST"]
     path: str
-    """Percent-encoded path and query, from the `/` on."""
+    """Percent-encoded path and query, beginning with `/`."""
     headers: Mapping[str, str] = {}
     body: bytes | None = None
     mutation: bool = False
     op_id: str | None = None
     key: bytes | None = None
-    """The one key that it is about, for errors."""
+    """The one key that the request is about, for error messages."""
     absent_is_answer: bool = False
-    """A node's 404 says that the key is absent."""
+    """A node's 404 is a valid answer: the key is absent."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt brought back.
+    """The result of one attempt.
 
-    `observed.parsed` is False until somebody has parsed the body.
+    `observed.parsed` is False until the body has been parsed.
     """
 
     url: str
@@ -61,15 +63,15 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     problem: Problem | None = None
     error: str = ""
-    """What went wrong below HTTP; empty when a whole answer came."""
+    """The error below HTTP; empty when a complete answer arrived."""
 
     @property
     def node(self) -> str | None:
-        """Return the id of the node that answered; None: something else did, or nothing."""
+        """Return the id of the node that answered; None: something else answered, or nothing."""
         return self.headers.get("Acordo-Node")
 
     @property
     def retry_after_s(self) -> float | None:
-        """Return for how many seconds the node asked to be left alone."""
+        """Return how many seconds the node asked to wait before a retry; None: it did not ask."""
         raw = self.headers.get("Retry-After", "")
         return float(raw) if raw.isdigit() else None

@@ -1,9 +1,9 @@
-"""Classify what a client saw of one attempt: took effect, certainly did not, or unknown. Never
+"""Classify what a client saw of an attempt: it took effect, certainly did not, or is unknown. Never
 talks to anything.
 
-One table for the client and for every checker of histories (INV-4). `classify` judges one attempt;
-`conclude` judges an operation from all its attempts. Reads are never unknown: one without an answer
-observed nothing and is dropped.
+The client and every checker of histories share this one table (INV-4). `classify` judges one
+attempt; `conclude` judges an operation from all its attempts. Reads are never unknown: a read
+without an answer observed nothing and is dropped.
 """
 
 from __future__ import annotations
@@ -16,60 +16,58 @@ import msgspec
 
 
 class Certainty(enum.StrEnum):
-    """What is known for certain of an attempt or an operation: `ok`, `fail` or `info`, as in
-    Jepsen.
-    """
+    """The certainty about an attempt or an operation: `ok`, `fail` or `info`, as in Jepsen."""
 
     OK = "ok"
     """It took effect, or was evaluated and observed something, between its start and its end."""
     FAIL = "fail"
     """It has no effect and never will, and observed nothing."""
     UNKNOWN = "info"
-    """It may have taken effect, may yet, or never will."""
+    """It may have taken effect, may still take effect, or never will."""
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt of a request showed its client."""
+    """The facts that one attempt of a request showed its client."""
 
     mutation: bool
     sent: bool
-    """Any request byte may have left. When in doubt: True."""
+    """A byte of the request may have left. When in doubt: True."""
     status: int | None = None
-    """None: no whole response head arrived."""
+    """The HTTP status; None: no complete response head arrived."""
     complete: bool = False
-    """The response body arrived whole."""
+    """The response body arrived completely."""
     parsed: bool = False
-    """The body (and the headers it needs) are what the API promises for this status."""
+    """The body, and the headers it needs, have the form that the API promises for this status."""
     from_node: bool = False
-    """A node answered, not a proxy before it: `Acordo-Node` was there."""
+    """A node answered, not a proxy in front of it: `Acordo-Node` was present."""
     outcome: Literal["not_applied", "unknown"] | None = None
-    """What the problem document says."""
+    """`outcome` of the problem document."""
     code: str | None = None
     """`code` of the problem document."""
     idempotent: bool = True
-    """The attempt carried an op_id, so a repeated one is answered with its first outcome."""
+    """The attempt carried an op_id, so a repeated one gets its first outcome."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What an attempt, or an operation, certainly came to, and by which rule."""
+    """The verdict on an attempt or an operation, and the rule that led to it."""
 
     certainty: Certainty
     rule: str
-    """Name of the row of the table that decided."""
+    """Name of the deciding row of the table."""
     refused: bool = False
-    """With OK: it was evaluated and the answer is "no" (key absent, guard not held): an
+    """With OK: it was evaluated and the answer is "no" (key absent, guard not held). That is an
     observation, not a failure.
     """
     settles: bool = False
-    """It speaks of the operation, not of this attempt alone: earlier attempts of unknown outcome
-    are settled by it.
+    """The answer is about the operation, not only this attempt: it also settles earlier attempts of
+    unknown outcome.
     """
 
 
 REJECTED: Final = frozenset({400, 401, 403, 405, 408, 411, 413, 414, 415, 422, 429, 431})
-"""Statuses that say: rejected before anything was proposed."""
+"""Statuses of a request that was rejected before anything was proposed."""
 GUARDED: Final = frozenset({409, 412})
-"""Statuses that say: guards were evaluated and one did not hold."""
+"""Statuses of a request whose guards were evaluated and did not all hold."""
 MISMATCH: Final = "mismatch"
 EXPIRED: Final = "expired"
 
@@ -77,7 +75,7 @@ EXPIRED: Final = "expired"
 def classify(observed: Observation) -> Judgement:
     """Judge one attempt by the table of outcomes.
 
-    Total: every `Observation` has exactly one row.
+    The function is total: exactly one row applies to every `Observation`.
     """
     if not observed.sent:
         return Judgement(Certainty.FAIL, "nothing_sent")
@@ -88,10 +86,10 @@ def classify(observed: Observation) -> Judgement:
 
 
 def conclude(attempts: Iterable[Judgement]) -> Judgement:
-    """Judge one operation from its attempts, in the order in which they were made.
+    """Judge one operation from its attempts, given in the order in which they were made.
 
-    One unknown attempt makes the operation unknown until an answer speaks of the operation itself:
-    a definite refusal of a later attempt says nothing of the earlier one.
+    One unknown attempt makes the operation unknown until an answer is about the operation itself:
+    the definite refusal of a later attempt says nothing about the earlier one.
     """
     unknown: Judgement | None = None
     last = Judgement(Certainty.FAIL, "never_tried")
@@ -134,8 +132,8 @@ def _succeeded(observed: Observation) -> Judgement:
 
 
 def _redirected(status: int) -> Judgement:
-    # Our nodes never redirect; 307 and 308 say by RFC 9110 that nothing was done here, the older
-    # ones are abused.
+    # Our nodes never redirect. By RFC 9110, 307 and 308 mean that nothing was done here; servers
+    # use the older statuses also after executing a request.
     if status in (307, 308):
         return Judgement(Certainty.FAIL, "redirected")
     return Judgement(Certainty.UNKNOWN, "redirected_loosely")
@@ -152,14 +150,15 @@ def _missing(observed: Observation) -> Judgement:
 def _guarded(observed: Observation) -> Judgement:
     if not observed.from_node or not observed.complete or not observed.parsed:
         return Judgement(Certainty.UNKNOWN, "refusal_damaged")
-    # Without an op_id, a refusal may be the echo of an earlier attempt's own success: then it
+    # Without an op_id, the refusal may be caused by the success of an earlier attempt; then it
     # settles nothing.
     return Judgement(Certainty.OK, "guard_refused", refused=True, settles=observed.idempotent)
 
 
 def _refused_by_node(observed: Observation, status: int) -> Judgement:
     if status == 503 and observed.code == EXPIRED:
-        # The expiry is recorded under the op_id: a late arrival of an earlier attempt meets it.
+        # The expiry is recorded under the op_id, so an earlier attempt that arrives late gets it
+        # too.
         return Judgement(Certainty.FAIL, "expired", settles=observed.idempotent)
     if status in (501, 503):
         return Judgement(Certainty.FAIL, "said_not_applied")
@@ -169,6 +168,6 @@ def _refused_by_node(observed: Observation, status: int) -> Judgement:
 
 
 def _rejected(observed: Observation) -> Judgement:
-    # Another body is recorded under this op_id, so none of our attempts is, or ever will be.
+    # Another body is recorded under this op_id, so no attempt of ours was recorded or ever will be.
     settles = observed.status == 422 and observed.code == MISMATCH and observed.from_node
     return Judgement(Certainty.FAIL, "mismatch" if settles else "rejected", settles=settles)

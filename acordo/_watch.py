@@ -1,8 +1,8 @@
 """Follow the changes under a prefix across reconnections: in order, none twice, none left out.
 
-The server puts an `id` on the last change of a revision only. Changes wait here until it comes, so
-a connection cut in the middle of a revision is resumed before it, and nothing of it has been given
-out. Never guesses a position.
+The server sets an `id` only on the last change of a revision. Changes are held here until it
+arrives, so a connection that is cut in the middle of a revision resumes before that revision, and
+none of it has been yielded. Never guesses a position.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from acordo._wire.forms import Damaged
 from acordo._wire.sse import EventTooLong, Parser, ServerEvent
 
 IDLE_S: Final = 8.0
-"""A stream silent for so long is taken for dead: nodes send a heartbeat every 2 s."""
+"""A stream that is silent for this long is considered dead: nodes send a heartbeat every 2 s."""
 GIVE_UP_S: Final = 60.0
-"""A watch that reaches no node for so long raises; take it up again at the last position."""
+"""A watch that reaches no node for this long raises; start a new one at the last position."""
 PAUSE_FIRST_S: Final = 0.05
 PAUSE_MAX_S: Final = 2.0
 CHANGES_MAX: Final = 1024
-"""Changes of one revision; a transaction has fewer."""
+"""Most changes of one revision; a transaction has fewer."""
 
 
 class Watch:
     """One watch, across reconnections.
 
-    `position`: everything under the prefix up to this revision has been given out.
+    `position`: everything under the prefix up to this revision has been yielded.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Watch:
         self.position = after
 
     async def events(self) -> AsyncIterator[results.Event]:
-        """Iterate for ever. Raises Pruned, BadRequest, OutOfOrder, Unreachable or ReadFailed after
-        GIVE_UP_S.
+        """Iterate forever. Raises Pruned, BadRequest, OutOfOrder, and Unreachable or ReadFailed
+        when no node was reached for `give_up_s` seconds.
         """
         alive, pause = time.monotonic(), PAUSE_FIRST_S
         why = Reply(url="", observed=Observation(mutation=False, sent=False))
@@ -93,7 +93,9 @@ class Watch:
     async def _stream(
         self, response: aiohttp.ClientResponse
     ) -> AsyncIterator[results.Event | None]:
-        """Iterate over events until the stream ends; None for signs of life."""
+        """Iterate over events until the stream ends; yield None for every received chunk as a sign
+        of life.
+        """
         parser = Parser()
         try:
             async for chunk in response.content.iter_any():
@@ -105,7 +107,7 @@ class Watch:
             return
 
     def _take(self, event: ServerEvent) -> list[results.Event]:
-        """Return what may be given out now that `event` came.
+        """Return the events that may be yielded now that `event` has arrived.
 
         Raises Pruned, OutOfOrder, Damaged.
         """
@@ -166,7 +168,7 @@ def _given_up(why: Reply, position: int) -> AcordoError:
 async def watch_events(
     caller: Caller, prefix: bytes, *, after: int | None, bookmarks: bool, timeout_s: float
 ) -> AsyncIterator[results.Event]:
-    """Iterate over the changes after a revision; None: after all that was acknowledged before this
+    """Iterate over the changes after a revision; None: after everything acknowledged before this
     call.
     """
     if after is None:

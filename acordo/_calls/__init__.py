@@ -1,1 +1,3 @@
-"""One call to a cluster: attempts, what each one showed, whether to try again, and the error."""
+"""One call to a cluster: its attempts, what each one showed, the decision to retry, and the
+error.
+"""

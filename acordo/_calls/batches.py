@@ -1,7 +1,8 @@
-"""Bring every operation of a batch to its own end. Never ends one for what another one met.
+"""Run every operation of a batch to its own outcome. The result of one operation never ends
+another.
 
-A batch is one request with many op_ids: what did not end definitely is sent again, with the same
-op_ids, until all did or time is out.
+A batch is one request with many op_ids. Operations without a definite outcome are sent again with
+the same op_ids, until all have one or time is out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from acordo._results import Item
 from acordo._wire import answers, requests
 
 _AGAIN: Final = frozenset({"said_not_applied", "nothing_sent", "redirected"})
-"""Rules after which an operation without effect is sent again."""
+"""Rules of `classify` after which an operation without effect is sent again."""
 
 
 async def send_batch(
@@ -37,10 +38,11 @@ async def send_batch(
     new_op_id: Callable[[], str],
     timeout_s: float,
 ) -> tuple[Item, ...]:
-    """Return how each operation ended, in their order. Raises nothing for what they met.
+    """Return the outcome of each operation, in their order. Never raises for an operation's
+    outcome.
 
-    Every intent brings an op_id; one that expired goes on under a new one where it is `ours` to
-    choose.
+    Every intent has an op_id. An operation that expired is sent again under a new op_id if the
+    client chose the first one (`ours`).
     """
     deadline = time.monotonic() + timeout_s
     items = list(await _send_until_definite(caller, intents, timeout_s=timeout_s))
@@ -56,24 +58,22 @@ async def send_batch(
 
 
 class _Sent:
-    """One operation of a batch, with what its attempts showed."""
+    """One operation of a batch, and the judgements of its attempts."""
 
     def __init__(self, intent: Intent) -> None:
         self.intent = intent
         self.history: list[Judgement] = []
         self.item = Item(op_id=intent.op_id or "", outcome="not_applied")
-        """How the newest attempt ended."""
+        """The outcome of the newest attempt."""
 
     def note(self, item: Item | None, judged: Judgement, request: Request, reply: Reply) -> None:
-        """Take what an attempt brought: an item of its own, or (None) what the whole request
-        met.
-        """
+        """Record the result of an attempt: its own item, or None if the whole request failed."""
         self.history.append(_judge_item(item) if item else judged)
         self.item = item or _item_of(self.intent, error_of(request, reply, self.history))
 
     @property
     def is_open(self) -> bool:
-        """Whether it is to be sent again."""
+        """Whether the operation has to be sent again."""
         newest = self.history[-1]
         if newest.certainty is Certainty.UNKNOWN:
             return True
@@ -81,8 +81,8 @@ class _Sent:
         return newest.rule in _AGAIN or refused_for_now
 
     def ended(self) -> Item:
-        """Return how it ended: unknown when an earlier attempt was and no later one spoke of the
-        operation.
+        """Return the final item. It is unknown if one attempt was unknown and no later answer was
+        about the operation itself.
         """
         if conclude(self.history).certainty is Certainty.UNKNOWN and self.item.outcome != "unknown":
             return msgspec.structs.replace(self.item, outcome="unknown")

@@ -1,5 +1,5 @@
-"""Make attempts until one of them answers: keep the deadline, pause, go on under new op_ids.
-Decides nothing about outcomes.
+"""Make attempts until one gives an answer: keep the deadline, pause between attempts, renew op_ids.
+It does not judge outcomes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from acordo._outcomes import EXPIRED, GUARDED, Certainty, Judgement, classify
 from acordo._wire.forms import Damaged
 
 FIRST_SHARE: Final = 0.5
-"""Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s by default."""
+"""Share of `attempt_timeout_s` for the first attempt when there is another node, 2 s by default."""
 ANSWER_SHARE: Final = 0.9
-"""Of the time that is left: what the node is given. Its answer comes before silence would, and
-says more.
+"""Share of the time left that the node is given. The node's answer then arrives before our own
+time-out, and says more than a time-out would.
 """
 
 T = TypeVar("T")
 
 
 class Caller:
-    """A maker of calls to the nodes of one cluster."""
+    """The caller of the nodes of one cluster: attempts, retries and deadlines."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class Caller:
         self._rng = random.Random()
         self.nodes = Nodes(urls, spread=spread, rng=self._rng)
         self.revision = 0
-        """Highest `Acordo-Revision` seen."""
+        """The highest `Acordo-Revision` seen."""
 
     async def call(
         self, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
     ) -> tuple[T, int]:
-        """Return the parsed answer and how many attempts it took. Raises AcordoError."""
+        """Return the parsed answer and the number of attempts it took. Raises AcordoError."""
         judgements: list[Judgement] = []
         deadline = time.monotonic() + timeout_s
         while True:
@@ -78,7 +78,7 @@ class Caller:
     async def at(
         self, url: str, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
     ) -> T:
-        """Call one node alone, which another one named. Raises AcordoError."""
+        """Call only the node at `url`, which another node named. Raises AcordoError."""
         there = Caller(
             self._transport,
             (url,),
@@ -96,10 +96,10 @@ class Caller:
         *,
         timeout_s: float,
     ) -> tuple[T, int]:
-        """Do as `call` for a write; one that expired in time goes on under a new op_id, if that is
-        ours to choose.
+        """Like `call`, for a write. A write that expired is sent again under a new op_id while time
+        is left, unless the op_id was given.
 
-        An expired operation never takes effect, so the new one is the only one that may.
+        An expired operation never takes effect, so only the new one can.
         """
         deadline, attempts = time.monotonic() + timeout_s, 0
         while True:
@@ -119,7 +119,7 @@ class Caller:
     def stream(
         self, at: int, request: Request, idle_s: float
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Reply]:
-        """Open a stream of events at one node."""
+        """Open a stream of events at the node with index `at`."""
         return self._transport.stream(
             self.nodes.url(at), request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s
         )
@@ -127,20 +127,20 @@ class Caller:
     async def attempt(
         self, request: Request, parse: Callable[[Reply], T], deadline: float, *, first: bool
     ) -> tuple[Reply, T | None, Judgement]:
-        """Send the request to one node, once. Returns what came back, its result if it has the
-        promised form, and what that says of the outcome.
+        """Send the request to one node, once. Return the reply, its result if it has the promised
+        form, and the judgement of the attempt.
         """
         at = self.nodes.choose()
         left = max(0.001, deadline - time.monotonic())
-        # A node that was stopped or paused takes connections and never answers: the first attempt
-        # finds that out soon, where another node may be asked the same. Later ones have the time
-        # that a slow answer takes.
+        # A stopped or paused node accepts connections and never answers. A short first attempt
+        # finds that out soon, where the same request may go to another node; later attempts get the
+        # full time, which a slow answer needs.
         elsewhere = len(self.nodes) > 1 and (request.op_id is not None or not request.mutation)
         share = FIRST_SHARE if first and elsewhere else 1
         waited = min(left, self._attempt_timeout_s * share)
-        # A write may take effect until the whole operation is given up, not only this attempt: else
-        # the expiry of the first attempt would be what all later ones with its op_id are answered
-        # with.
+        # Give the node the time of the whole operation, not only of this attempt. Otherwise the
+        # first attempt would expire early, and all later attempts with its op_id would get that
+        # expiry as their answer.
         for_node = (left if request.op_id is not None else waited) * ANSWER_SHARE
         reply = await self._transport.once(
             self.nodes.url(at), request, timeout_s=waited, node_timeout_s=for_node
@@ -153,7 +153,7 @@ class Caller:
     def decide(
         self, request: Request, reply: Reply, judged: Judgement, attempts: int, begin_by: float
     ) -> retry_policy.Decision:
-        """Return what follows attempt number `attempts`; none may begin after `begin_by`."""
+        """Return what follows attempt number `attempts`; no attempt begins after `begin_by`."""
         if not self.retries:
             return retry_policy.Finish()
         return retry_policy.decide(
@@ -172,7 +172,7 @@ class Caller:
         )
 
     def _learn(self, at: int, reply: Reply, judged: Judgement) -> None:
-        """Remember the position that was answered, and whether the node is one to keep."""
+        """Record the revision in the answer, and whether to keep using the node."""
         position = reply.headers.get("Acordo-Revision", "")
         if position.isascii() and position.isdigit():
             self.revision = max(self.revision, int(position))
@@ -185,14 +185,14 @@ class Caller:
 
 
 class OpIds:
-    """The op_id that a caller gave, or as many of our own as it takes."""
+    """The op_ids of one write: the given one, or as many new ones as needed."""
 
     def __init__(self, given: str | None, new: Callable[[], str]) -> None:
         self._given, self._new = given, new
 
     @property
     def more(self) -> bool:
-        """Whether there is another one to go on under when one is spent."""
+        """Whether a new op_id can replace one that expired."""
         return self._given is None
 
     def next(self) -> str:
@@ -205,7 +205,7 @@ def _parse_with(parse: Callable[[Reply, str], T], op_id: str, reply: Reply) -> T
 
 
 def _parsed(request: Request, reply: Reply, parse: Callable[[Reply], T]) -> tuple[Reply, T | None]:
-    """Return the result of a reply that promises one, and the reply with what parsing showed."""
+    """Return the reply, with what parsing showed, and its result if the reply promises one."""
     observed = reply.observed
     status = observed.status
     if status in GUARDED:

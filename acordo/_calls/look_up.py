@@ -1,4 +1,4 @@
-"""Look up how an operation ended, until that is definite. Never decides it."""
+"""Look up how an operation ended, until the outcome is definite. Never decides it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PAUSE_MAX_S: Final = 1.0
 
 
 async def look_up(caller: Caller, op_id: str, *, settle: bool, timeout_s: float) -> Operation:
-    """Return what is known of an op_id, waiting while it is pending.
+    """Return what is known of an op_id, waiting while it is pending, at most `timeout_s` seconds.
 
-    Raises OutcomeUnknown while nobody can tell, ReadFailed.
+    Raises OutcomeUnknown while the outcome cannot be determined, ReadFailed, Unreachable.
     """
     deadline = time.monotonic() + timeout_s
     request, pause = requests.operation_request(op_id, settle=settle), PAUSE_S

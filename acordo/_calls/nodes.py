@@ -1,4 +1,4 @@
-"""Choose the node to ask next. Never asks one."""
+"""Choose the node for the next attempt. Never sends anything."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from typing import Final
 
 AVOID_S: Final = 1.0
-"""How long a node that did not answer is asked last."""
+"""How long a node that did not answer is used only as the last choice."""
 
 
 class Nodes:
-    """The nodes of one cluster, of which the one that answered last is kept until it fails (or all
-    are taken in turn).
+    """The nodes of one cluster. The node that answered last is used until it fails; with `spread`
+    the nodes are used in turn.
     """
 
     def __init__(self, urls: Sequence[str], *, spread: bool, rng: random.Random) -> None:
         self._urls, self._spread = tuple(urls), spread
         self._avoided_until = [0.0] * len(self._urls)
-        # Taken in turn from anywhere: clients that make one call each would else all make it at the
-        # same node.
+        # Start at a random node. Otherwise clients that make a single call each would all make it
+        # at the same node.
         self._at = rng.randrange(len(self._urls)) if spread else 0
 
     def __len__(self) -> int:
@@ -31,8 +31,8 @@ class Nodes:
         return self._urls[at]
 
     def choose(self) -> int:
-        """Return the place of the node to ask next: the present one unless it failed a moment
-        ago.
+        """Return the index of the node for the next attempt: the current one unless it failed a
+        moment ago.
         """
         count, now = len(self._urls), time.monotonic()
         if self._spread:
@@ -46,11 +46,11 @@ class Nodes:
         return self._at
 
     def avoid(self, at: int) -> None:
-        """Ask this node last for a while."""
+        """Use this node only as the last choice for AVOID_S seconds."""
         self._avoided_until[at] = time.monotonic() + AVOID_S
         if self._at == at:
             self._at = (at + 1) % len(self._urls)
 
     def trust(self, at: int) -> None:
-        """Ask this node as before: it answered."""
+        """Use this node normally again, because it answered."""
         self._avoided_until[at] = 0.0

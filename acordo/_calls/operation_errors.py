@@ -1,6 +1,4 @@
-"""Turn the end of an operation that brought no result into the one error that says what the caller
-may do. Pure.
-"""
+"""Convert a failed operation into the one error that says what the caller may do next. Pure."""
 
 from __future__ import annotations
 
@@ -35,13 +33,14 @@ _HOPELESS: Final = frozenset(
         "foreign_store",
     }
 )
-"""Codes of a 409 without a guard that says the same however often it is asked."""
+"""Codes of a 409 without a guard for which a retry gives the same answer."""
 
 
 def error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -> AcordoError:
     """Return the error for an operation whose newest attempt brought `reply`.
 
-    What to do next is said in the server's words where it said any: it knows the cause.
+    If the server gave advice, the error carries it instead of our own, because the server knows the
+    cause.
     """
     error = _error_of(request, reply, judgements)
     if reply.problem is not None and reply.problem.advice and not isinstance(error, OutcomeUnknown):
@@ -74,8 +73,8 @@ def _error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -
 
 
 def _refused(request: Request, reply: Reply, problem: Problem, attempts: int) -> AcordoError:
-    # 409 that lacks the index of a guard is a conflict of another kind: a membership change under
-    # way, say.
+    # A 409 without the index of a guard is a conflict of another kind, such as a membership change
+    # in progress.
     if reply.observed.status == 409 and problem.guard is None:
         return _failed(request, reply, problem, attempts)
     kind = PreconditionFailed if reply.observed.status == 412 else TransactionRefused

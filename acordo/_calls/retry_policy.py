@@ -1,8 +1,7 @@
-"""Decide what follows an attempt: take the answer, try again (where, after what pause), or give up.
-Pure.
+"""Decide what follows an attempt: finish, or try the next node after a pause. Pure.
 
-A write is tried again only where that is safe: freely after a refusal that is definite, and with
-the same op_id after an unknown outcome. Time and jitter arrive as arguments.
+A write is tried again only where that is safe: freely after a definite refusal, and with the same
+op_id after an unknown outcome. Time and jitter are arguments.
 """
 
 from __future__ import annotations
@@ -14,16 +13,18 @@ import msgspec
 from acordo._outcomes import Certainty, Judgement
 
 ATTEMPTS_MAX: Final = 60
-"""No operation is tried more often, however much time is left."""
+"""Most attempts of one operation, however much time is left."""
 PAUSE_FIRST_S: Final = 0.03
 PAUSE_MAX_S: Final = 1.0
 ENOUGH_SHARE: Final = 0.2
 ENOUGH_MAX_S: Final = 1.0
 OVERLOADED: Final = frozenset({"overloaded"})
-"""Codes after which `Retry-After` is obeyed; after others another node may do at once."""
+"""Codes after which `Retry-After` is obeyed; after any other code another node may succeed at
+once.
+"""
 
 FINAL: Final = frozenset({"outcome_forgotten"})
-"""Codes after which asking again, here or elsewhere, hardly brings anything else."""
+"""Codes for which a retry, on any node, can hardly give another answer."""
 
 _ELSEWHERE: Final = frozenset({"nothing_sent", "said_not_applied", "redirected"})
 _FOR_READS: Final = _ELSEWHERE | {
@@ -51,7 +52,7 @@ Decision: TypeAlias = Finish | TryAgain
 
 
 class LastAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """What the newest attempt said about trying again."""
+    """The facts about the newest attempt that the decision depends on."""
 
     judgement: Judgement
     mutation: bool
@@ -62,8 +63,8 @@ class LastAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def enough_s(timeout_s: float) -> float:
-    """Return the time without which no further attempt begins: one that cannot be answered only
-    adds doubt.
+    """Return the time in seconds that must be left for another attempt. An attempt with too little
+    time cannot be answered and only adds an unknown outcome.
     """
     return min(ENOUGH_MAX_S, timeout_s * ENOUGH_SHARE)
 
@@ -71,8 +72,8 @@ def enough_s(timeout_s: float) -> float:
 def decide(
     last: LastAttempt, *, attempts: int, nodes: int, left_s: float, jitter: float
 ) -> Decision:
-    """Return what follows attempt number `attempts`. `left_s`: until the last moment at which one
-    may begin. `jitter` in [0, 1) spreads the pauses of many clients.
+    """Return what follows attempt number `attempts`. `left_s`: seconds until the last moment at
+    which another attempt may begin. `jitter` in [0, 1) spreads the pauses of many clients.
     """
     if not _may_try_again(last) or attempts >= ATTEMPTS_MAX:
         return Finish()

@@ -1,5 +1,5 @@
-"""Make one attempt of one request, and say exactly what was seen. Never retries, follows or raises
-for the network.
+"""Make one attempt of one request, and report exactly what was seen. Never retries, follows
+redirects, or raises for network errors.
 
 One call is one request on the wire: aiohttp's own silent retry of idempotent methods is switched
 off, redirects are not followed, and no proxy is taken from the environment.
@@ -24,9 +24,9 @@ from acordo._messages import Problem, Reply, Request
 from acordo._outcomes import Observation
 
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
-"""A longer answer is taken for a damaged one."""
+"""A longer answer is treated as damaged."""
 TIMEOUT_S_MAX: Final = 3600.0
-"""Nodes take no longer one."""
+"""Longest time-out that nodes accept."""
 PROBLEM_BYTES_MAX: Final = 64 * 1024
 
 
@@ -34,12 +34,12 @@ _problem_decoder: Final = msgspec.json.Decoder(Problem)
 
 
 class _Attempt:
-    """One attempt of a request at one node, and what it has shown so far."""
+    """One attempt of a request at one node, with what it has shown so far."""
 
     def __init__(self, base: str, request: Request) -> None:
         self.base, self.request = base, request
         self.sent = False
-        """Set by aiohttp's trace, just before the first byte leaves."""
+        """Set by aiohttp's trace just before the first byte is sent."""
         self.status: int | None = None
         self.headers: Mapping[str, str] = {}
         self.body = b""
@@ -47,7 +47,7 @@ class _Attempt:
         self.error = ""
 
     def reply(self) -> Reply:
-        """Return what it has brought."""
+        """Return the attempt's result as a Reply."""
         problem = _problem(self.status, self.headers, self.body)
         return Reply(
             url=self.base,
@@ -83,9 +83,9 @@ class Transport:
         self._headers, self._tls = dict(headers), tls
         self._session: aiohttp.ClientSession | None = None
         self.asked_at: float | None = None
-        """When the first request was begun, on the monotonic clock."""
+        """When the first request began, on the monotonic clock; None: none has."""
         self.answered = False
-        """Whether one was ever answered."""
+        """Whether any request was ever answered."""
 
     async def __aenter__(self) -> Transport:
         trace = aiohttp.TraceConfig()
@@ -94,7 +94,8 @@ class Transport:
         trace.on_request_end.append(self._mark_answered)
         connector = aiohttp.TCPConnector(
             limit=self._connections_max,
-            # shorter than servers keep them, so that few are found closed when reused
+            # Shorter than the servers' own keep-alive time-out, so that a reused connection is
+            # rarely found closed.
             keepalive_timeout=15.0,
             ssl=self._tls or True,
         )
@@ -106,8 +107,8 @@ class Transport:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
         )
         # aiohttp repeats GET, PUT and DELETE once after a disconnect and has no public switch for
-        # it. A repeat that nobody recorded makes "definite" a lie.
-        # `test_one_call_is_one_request` counts them.
+        # it. With a repeat that is not recorded, "definite" would be wrong.
+        # `test_one_call_is_one_request` counts the requests.
         if not hasattr(session, "_retry_connection"):  # pragma: no cover - a future aiohttp
             await session.close()
             raise RuntimeError(
@@ -139,9 +140,9 @@ class Transport:
     async def once(
         self, base: str, request: Request, *, timeout_s: float, node_timeout_s: float
     ) -> Reply:
-        """Send the request once to `base`. Cancelling it leaves the outcome unknown.
+        """Send the request once to `base`. Cancelling the call leaves the outcome unknown.
 
-        `timeout_s`: how long the answer is waited for. `node_timeout_s`: what the node is given
+        `timeout_s`: how long to wait for the answer. `node_timeout_s`: the time given to the node
         (`Acordo-Timeout`).
         """
         attempt = _Attempt(base, request)
@@ -176,8 +177,8 @@ class Transport:
     async def stream(
         self, base: str, request: Request, *, head_timeout_s: float, idle_s: float
     ) -> AsyncIterator[aiohttp.ClientResponse | Reply]:
-        """Open a stream of server-sent events; yield the response, or a Reply when there is
-        none.
+        """Open a stream of server-sent events; yield the response, or a Reply if no stream was
+        opened.
         """
         attempt, opened = _Attempt(base, request), False
         timeout = aiohttp.ClientTimeout(
@@ -217,8 +218,8 @@ def _is_event_stream(response: aiohttp.ClientResponse) -> bool:
 
 
 async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    # aiohttp calls this just before the head is given to the socket: too early is safe, too late
-    # would not be.
+    # aiohttp calls this just before the head is passed to the socket. Marking too early is safe;
+    # marking too late would report a sent request as unsent.
     if context.trace_request_ctx is not None:
         context.trace_request_ctx.sent = True
 
@@ -238,8 +239,8 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _framed(response: aiohttp.ClientResponse) -> bool:
-    """Say whether the end of the body was marked. Otherwise a cut connection looks like a whole
-    answer.
+    """Return whether the end of the body was marked. Without a mark, a connection that was cut
+    looks like a complete answer.
     """
     return (
         response.status in (204, 304)
