@@ -1,1 +1,1 @@
-"""Load and dump many keys as NDJSON, with bounded memory, and go on after an interruption."""
+"""Load and dump many keys as NDJSON, with bounded memory, and resume after an interruption."""

@@ -1,7 +1,7 @@
-"""Keep on disk how far a load or a dump has come. Never speaks of more than is done.
+"""Keep the progress of a load or a dump on disk. A checkpoint never claims more than is done.
 
-A checkpoint lies beside the file that it is about and is replaced whole, so a crash leaves the old
-one or the new one.
+It lies beside the file that it belongs to and is replaced atomically, so a crash leaves the old one
+or the new one.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ CHECKPOINT_VERSION: Final = 1
 
 
 class LoadPoint(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """How far a load has come: up to here every line is known to be in."""
+    """The progress of a load: every line up to here is known to be written."""
 
     version: int
     load_id: str
     lines: int = 0
     offset: int = 0
     prefix_hash: str = ""
-    """Hash of the file's first `offset` bytes: another file is noticed."""
+    """Hash of the file's first `offset` bytes, by which a different file is detected."""
     began_ms: int = 0
-    """Log time when the first line that expires was met, from which every ttl counts: a line that
-    is sent again after an interruption has to be the same. So a key may outlive its moment by as
-    long as the load took.
+    """Log time at which the load met its first line with an expiry; every ttl of the load counts
+    from it. It stays the same after an interruption, because a line that is sent again has to be
+    identical. So a key may live longer than intended by as much time as the load took.
     """
 
 
 class DumpPoint(msgspec.Struct, frozen=True, kw_only=True, tag="dump"):
-    """How far a dump has come: up to here it is on disk."""
+    """The progress of a dump: everything up to here is on disk."""
 
     version: int
     prefix: str
@@ -51,22 +51,24 @@ _T = TypeVar("_T")
 
 
 def checkpoint_of_load(source: Path) -> Path:
-    """Return where the checkpoint of a load lies."""
+    """Return the path of a load's checkpoint."""
     return beside(source, "load")
 
 
 def checkpoint_of_dump(target: Path) -> Path:
-    """Return where the checkpoint of a dump lies."""
+    """Return the path of a dump's checkpoint."""
     return beside(target, "dump")
 
 
 def beside(path: Path, what: str) -> Path:
-    """Return the name of a file of ours beside `path`."""
+    """Return the path of one of our files beside `path`."""
     return path.with_name(f"{path.name}.acordo-{what}")
 
 
 def read_point(checkpoint: Path, kind: type[_Point]) -> _Point:
-    """Return what a checkpoint says. Raises BadRequest when it is none of this kind and version."""
+    """Return the contents of a checkpoint. Raises BadRequest when it is not of this kind and
+    version.
+    """
     try:
         point = msgspec.json.decode(checkpoint.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -83,7 +85,7 @@ def read_point(checkpoint: Path, kind: type[_Point]) -> _Point:
 
 
 def write_point(checkpoint: Path, point: LoadPoint | DumpPoint) -> None:
-    """Replace a checkpoint so that a crash leaves the old one or the new one."""
+    """Replace a checkpoint atomically and durably: a crash leaves the old one or the new one."""
     fresh = checkpoint.with_name(checkpoint.name + "~")
     with fresh.open("wb") as file:
         file.write(msgspec.json.encode(point))
@@ -98,9 +100,9 @@ def write_point(checkpoint: Path, point: LoadPoint | DumpPoint) -> None:
 
 
 async def in_thread_to_its_end(work: Callable[[], _T]) -> _T:
-    """Do disk work in a thread; a cancellation waits for its end.
+    """Run disk work in a thread; a cancellation waits until it has ended.
 
-    Else an interrupted run would still be writing the checkpoint when the next one reads it.
+    Otherwise an interrupted run could still be writing the checkpoint when the next one reads it.
     """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:

@@ -1,8 +1,8 @@
-"""Dump all keys under a prefix as NDJSON, as of one revision. Never leaves a file that is not
-whole under the name that was asked for.
+"""Dump all keys under a prefix as NDJSON, as of one revision. The requested file name never holds
+an incomplete dump.
 
-All pages are at one revision; the checkpoint keeps the token of the next page and the length of
-what is written. A key that is to be deleted keeps its moment, as `expires_ms`.
+All pages are at one revision. The checkpoint keeps the token of the next page and the length
+written so far. A key with a ttl keeps its expiry time, as `expires_ms`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ PAGE_TIMEOUT_S: Final = 30.0
 
 
 class DumpDone(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dump wrote: all keys as of `revision`."""
+    """The result of a dump: all keys as of `revision`."""
 
     keys: int
     bytes: int
     revision: int
     resumed_at: int
-    """Keys that an earlier, interrupted run had written."""
+    """Keys written by an earlier, interrupted run."""
 
 
 async def dump(
@@ -54,11 +54,11 @@ async def dump(
     on_progress: OnProgress = ignore,
 ) -> DumpDone:
     """Write all keys under `prefix`, as of one revision, to `target`, which appears only when it is
-    whole.
+    complete.
 
-    Goes on where an interrupted dump of the same target stopped. `page`: keys in a request,
-    `timeout_s` bounds each. Raises Pruned when its revision is no longer kept, BadRequest when the
-    checkpoint is of another dump, ReadFailed, OSError.
+    A dump of the same target that was interrupted is resumed. `page`: keys per request; `timeout_s`
+    bounds each request. Raises Pruned when its revision is no longer kept, BadRequest when the
+    checkpoint belongs to another dump, ReadFailed, OSError.
     """
     dump_file = await in_thread_to_its_end(partial(_DumpFile, target, prefix))
     resumed_at = dump_file.keys
@@ -83,7 +83,7 @@ async def dump(
 async def dump_to(
     client: Client, write: Callable[[bytes], object], prefix: bytes = b"", *, page: int = PAGE_KEYS
 ) -> DumpDone:
-    """Write the same to a stream. It cannot go on after an interruption."""
+    """Write the same lines to a stream. Such a dump cannot be resumed."""
     keys, size, revision = 0, 0, 0
     async for got in client.pages(prefix, limit=page, timeout_s=PAGE_TIMEOUT_S):
         text = _page_lines(got)
@@ -93,10 +93,10 @@ async def dump_to(
 
 
 class _DumpFile:
-    """A dump on its way to the disk: what the checkpoint speaks of is always there."""
+    """A dump file in progress. What the checkpoint claims is always on disk."""
 
     def __init__(self, target: Path, prefix: bytes) -> None:
-        """Open the unfinished file, cut to what the checkpoint speaks of. Raises BadRequest,
+        """Open the unfinished file, truncated to what the checkpoint claims. Raises BadRequest,
         OSError.
         """
         self._target, self._prefix = target, prefix
@@ -112,7 +112,7 @@ class _DumpFile:
         self.file.seek(self.size)
 
     def add(self, page: Page) -> None:
-        """Append a page, then move the checkpoint behind it."""
+        """Append a page, then advance the checkpoint past it."""
         self.file.write(_page_lines(page))
         self.file.flush()
         os.fsync(self.file.fileno())

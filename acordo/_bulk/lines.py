@@ -1,6 +1,6 @@
-"""Cut a file of NDJSON into batches of lines, knowing at every cut how far it has come.
+"""Split an NDJSON file into batches of lines, tracking the position after each batch.
 
-Never asks the cluster, and never gives a line another op_id than it had in an interrupted run.
+Never talks to the cluster, and never gives a line another op_id than it had in an interrupted run.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from acordo._wire import forms, requests
 
 BATCH_LINES: Final = 100
 BATCH_BYTES: Final = 2 * 1024 * 1024
-"""Of a request as it is sent: half of what a node, and the stack's load balancer, take."""
+"""Size of a request as it is sent: half of what a node and the stack's load balancer accept."""
 LARGE_BYTES: Final = 64 * 1024
-"""A larger value goes as a raw PUT of its own: no JSON around it."""
+"""A larger value is sent as a raw PUT of its own, without JSON around it."""
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 READ_BYTES: Final = 1024 * 1024
-"""About so much is read at a time."""
+"""Roughly the number of bytes read at a time."""
 EXPIRIES_MAX: Final = 8
-"""A line that expired so often, in this run and those before it, stops the load."""
+"""A line that has expired this often, in this run and those before it, stops the load."""
 
 
 class TooLong(Rejected):
-    """A line too long to be read: it cannot be left out either."""
+    """A line that is too long to be read, and so cannot be skipped either."""
 
     advice = "other lines may be in: mend this one and run again"
 
@@ -48,12 +48,12 @@ class Line(msgspec.Struct, frozen=True):
 
     @property
     def large(self) -> bool:
-        """Whether the value goes as a request of its own."""
+        """Whether the value is sent as a request of its own."""
         return len(self.value) > LARGE_BYTES
 
     def op_id_after(self, expiries: int) -> str:
-        """Return the op_id to go on under when so many before it have expired, which spends them
-        for good.
+        """Return the op_id to use after `expiries` earlier ones have expired; an expired op_id can
+        never be used again.
         """
         return f"{self.op_id}-{expiries}" if expiries else self.op_id
 
@@ -64,7 +64,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """A place between two lines of the file."""
+    """A position between two lines of the file."""
 
     lines: int
     offset: int
@@ -72,8 +72,8 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class _Form(msgspec.Struct):
-    """A line as it stands in the file: `ttl` (seconds from the load on) or a dump's `expires_ms`,
-    not both. A dump's revision is taken and ignored.
+    """A line as it is in the file: `ttl` (seconds from the start of the load) or a dump's
+    `expires_ms`, not both. A dump's revision is accepted and ignored.
     """
 
     key: object
@@ -87,7 +87,7 @@ _form_decoder: Final = msgspec.json.Decoder(_Form)
 
 
 class LineReader:
-    """A file of NDJSON that is being read, a batch at a time."""
+    """The reader of an NDJSON file, one batch at a time."""
 
     def __init__(
         self,
@@ -96,15 +96,17 @@ class LineReader:
         tally: Tally,
         began_ms: Callable[[], Awaitable[int]],
     ) -> None:
-        """`began_ms` asks for the log time from which moments count, when a line needs it."""
+        """`began_ms` returns the log time from which ttls count; it is called when a line needs
+        it.
+        """
         self._source, self._point, self._tally = source, point, tally
         self._began_ms = began_ms
         self._hash = hashlib.blake2b(digest_size=16)
         self._number, self._offset = 0, 0
 
     def skip_to_point(self) -> None:
-        """Read what is known to be in. Raises BadRequest when the file is not the one that was
-        begun with.
+        """Skip the lines that are known to be written. Raises BadRequest when the file is not the
+        one that the load began with.
         """
         left = self._point.offset
         while left:
@@ -122,9 +124,9 @@ class LineReader:
         self._number, self._offset = self._point.lines, self._point.offset
 
     async def batches(self) -> AsyncIterator[tuple[list[Line], Mark]]:
-        """Iterate over batches of lines with distinct keys, each with the place behind it.
+        """Iterate over batches of lines with distinct keys, each with the position after it.
 
-        Raises Rejected for a line that can never be loaded, unless those are left out.
+        Raises Rejected for a line that can never be loaded, unless the load skips such lines.
         """
         batch: list[Line] = []
         keys: set[bytes] = set()
@@ -169,7 +171,7 @@ class LineReader:
         return lines
 
     def _parse(self, number: int, raw: bytes, began_ms: int) -> Line | None:
-        """Return the line, or None when nothing of it is to be written."""
+        """Return the line, or None when there is nothing to write."""
         if not raw.strip():
             return None
         try:
@@ -193,7 +195,7 @@ class LineReader:
 
 
 def _sent_bytes(line: Line) -> int:
-    """Return how many bytes a line takes in a request, at most: values that are no text grow by a
-    third in JSON, and control characters to six times their size.
+    """Return how many bytes a line takes in a request, at most: in JSON, values that are not text
+    grow by a third, and control characters to six times their size.
     """
     return len(requests.batch_request([line.intent(EXPIRIES_MAX)]).body or b"")

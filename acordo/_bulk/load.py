@@ -1,9 +1,10 @@
-"""Load a file of NDJSON, many batches at a time, and go on after an interruption. Never doubles or
-loses a line.
+"""Load an NDJSON file, many batches at a time, and resume after an interruption. Never writes a
+line twice or loses one.
 
-A checkpoint beside the file remembers the load's id, of which the op_ids of its lines are made, and
-how far every line is known to be in. It is removed at the end, so loading a file again writes
-again. A key that is to be deleted keeps its moment: a line that is past it is left out.
+A checkpoint beside the file holds the load's id, from which the op_ids of its lines are made, and
+the position up to which every line is known to be written. It is removed at the end, so loading a
+file again writes it again. A key with an expiry time keeps it: a line whose time has passed is
+skipped.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from acordo._bulk.tally import Tally
 from acordo._client import Client
 
 IN_FLIGHT: Final = 4
-"""Batches at a time."""
+"""Batches in flight at a time."""
 TIMEOUT_S: Final = 30.0
-"""How long the cluster has for one batch."""
+"""Seconds that the cluster has for one batch."""
 
 
 class LoadDone(msgspec.Struct, frozen=True, kw_only=True):
-    """What a load did. `again`: lines that an earlier, interrupted run had written."""
+    """The result of a load. `again`: lines written by an earlier, interrupted run."""
 
     lines: int
     again: int
@@ -47,7 +48,7 @@ class LoadDone(msgspec.Struct, frozen=True, kw_only=True):
     resumed_at: int
     revision: int
     expired: int = 0
-    """Lines left out: their moment had come before the load began."""
+    """Lines skipped because their expiry time had passed before the load began."""
 
 
 async def load(
@@ -61,12 +62,12 @@ async def load(
     on_progress: OnProgress = ignore,
     on_rejected: Callable[[int, str], None] = lambda line, why: None,
 ) -> LoadDone:
-    """Write every line of `source`; the last line of a key wins. Goes on at `checkpoint` if that
-    exists.
+    """Write every line of `source`; the last line of a key wins. The load resumes at `checkpoint`
+    if that exists.
 
-    Raises Rejected for a line that cannot be (with `keep_going` it is reported and left out),
-    NotApplied or OutcomeUnknown when the cluster does not take a line in time: run it again,
-    nothing is doubled.
+    Raises Rejected for a line that can never be loaded (with `keep_going` it is reported and
+    skipped), NotApplied or OutcomeUnknown when the cluster does not take a line in time. Then run
+    the load again; no line is written twice.
     """
     point = _load_point(checkpoint)
     tally = Tally(keep_going=keep_going, on_rejected=on_rejected)
@@ -94,7 +95,7 @@ async def load(
 
 
 class _Flight(msgspec.Struct, frozen=True):
-    """A batch that was sent and has not landed."""
+    """A batch in flight."""
 
     lines: int
     keys: frozenset[bytes]
@@ -103,8 +104,8 @@ class _Flight(msgspec.Struct, frozen=True):
 
 
 class _Loading:
-    """One run of a load: batches in flight, in the order of the file, none touching a key of
-    another.
+    """One run of a load: batches in flight, in the order of the file, no two of which share a
+    key.
     """
 
     def __init__(
@@ -123,8 +124,8 @@ class _Loading:
         self._flying: deque[_Flight] = deque()
 
     async def began_ms(self) -> int:
-        """Return the log time from which the lines' moments count: once for the load, interrupted
-        or not.
+        """Return the log time from which the lines' ttls count. It is determined once per load,
+        even across interruptions.
         """
         if not self._point.began_ms:
             now_ms = (await self._client.cluster(timeout_s=self._timeout_s)).now_ms
@@ -135,13 +136,13 @@ class _Loading:
         return self._point.began_ms
 
     async def run(self, reader: LineReader, in_flight: int) -> None:
-        """Send all batches, `in_flight` at a time, and move the checkpoint behind each."""
+        """Send all batches, `in_flight` at a time, and advance the checkpoint after each."""
         await self._save()
         try:
             async for batch, mark in reader.batches():
                 keys = frozenset(line.key for line in batch)
-                # Batches in flight overtake each other: two with a key in common would leave the
-                # older line's value.
+                # Batches in flight may overtake each other. If two shared a key, the older line's
+                # value could win.
                 while len(self._flying) >= in_flight or any(
                     keys & flight.keys for flight in self._flying
                 ):
@@ -156,7 +157,7 @@ class _Loading:
             await asyncio.gather(*(flight.task for flight in self._flying), return_exceptions=True)
 
     async def _land(self) -> None:
-        """Wait for the oldest batch, then move the checkpoint behind it."""
+        """Wait for the oldest batch, then advance the checkpoint past it."""
         flight = self._flying[0]
         await flight.task
         self._flying.popleft()

@@ -1,4 +1,4 @@
-"""Say how far long work has come. Never decides anything."""
+"""Report the progress of a long operation. Never decides anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import msgspec
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far long work has come: lines (or keys, or rows) done and bytes read (or written)."""
+    """The progress of a long operation: lines (or keys, or rows) done, and bytes read (or
+    written).
+    """
 
     lines: int
     bytes: int

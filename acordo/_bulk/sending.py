@@ -1,7 +1,7 @@
-"""Send a batch of lines until each one is in, or was refused for good. Never doubles a line.
+"""Send a batch of lines until each one is written or definitely refused. Never writes a line twice.
 
-The op_id of a line is made of the load's id, the line's number and its content: what an interrupted
-run had sent is recognised by the cluster and changes nothing.
+The op_id of a line is made of the load's id, the line's number and its content. The cluster
+recognises lines that an interrupted run has sent, and changes nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ RUN_AGAIN: Final = "other lines may be in: run it again, nothing is doubled"
 
 
 class Sender:
-    """The way of a load's batches into the cluster."""
+    """The sender of a load's batches."""
 
     def __init__(self, client: Client, tally: Tally, *, timeout_s: float) -> None:
         self._client, self._tally, self._timeout_s = client, tally, timeout_s
 
     async def send(self, batch: list[Line]) -> None:
-        """Send a batch until each line is in, or was refused. Its keys are distinct, so lines may
-        end in any order.
+        """Send a batch until each line is written or refused. Its keys are distinct, so the lines
+        may be written in any order.
 
         Raises Rejected (see Tally), NotApplied or OutcomeUnknown for the first line that the
         cluster did not take in time.
@@ -38,9 +38,9 @@ class Sender:
                 raise NotApplied(why, reason=EXPIRED, op_id=batch[0].op_id, advice=RUN_AGAIN)
             items = await self._ask(batch, expiries)
             if len(batch) > 1 and any(item.outcome == "bad_request" for item in items):
-                # One bad operation refuses the whole request, and so does whatever stands between,
-                # when that takes less than a node: halves, until each is taken or it is clear which
-                # line it is.
+                # One bad operation makes the whole request fail, and so does a proxy in between
+                # that accepts less than a node. Halve the batch until each part is accepted or the
+                # bad line is found.
                 middle = len(batch) // 2
                 await self.send(batch[:middle])
                 await self.send(batch[middle:])

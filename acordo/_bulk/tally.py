@@ -1,4 +1,6 @@
-"""Count what becomes of the lines of a load, and stop it at one that can never be loaded."""
+"""Count the outcomes of the lines of a load, and stop the load at a line that can never be
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from acordo._results import Item
 
 
 class Rejected(BadRequest):
-    """A line that can never be loaded; lines before it may be in, the checkpoint stays."""
+    """A line that can never be loaded. Lines before it may be written; the checkpoint stays."""
 
     maybe_applied = True
     advice = (
@@ -19,26 +21,26 @@ class Rejected(BadRequest):
 
 
 class Tally:
-    """What has become of the lines of a load so far."""
+    """The outcomes of the lines of a load so far."""
 
     def __init__(self, *, keep_going: bool, on_rejected: Callable[[int, str], None]) -> None:
-        """Begin at nothing.
+        """Start with all counts at 0.
 
-        `keep_going`: a line that can never be loaded is given to `on_rejected`, and left out.
+        `keep_going`: a line that can never be loaded is passed to `on_rejected` and skipped.
         """
         self._keep_going, self._on_rejected = keep_going, on_rejected
         self.lines = 0
-        """Lines that are done with."""
+        """Lines that need no more work."""
         self.again = 0
-        """Lines that an earlier, interrupted run had written."""
+        """Lines written by an earlier, interrupted run."""
         self.rejected = 0
         self.expired = 0
-        """Lines whose moment had come before the load began."""
+        """Lines whose expiry time had passed before the load began."""
         self.revision = 0
-        """Highest revision of a line."""
+        """The highest revision of a line."""
 
     def applied(self, item: Item) -> None:
-        """Count a line that is in."""
+        """Count a line that was written."""
         self.again += item.again
         self.revision = max(self.revision, item.revision)
 
