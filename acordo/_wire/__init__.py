@@ -1,1 +1,1 @@
-"""The HTTP API in bytes: requests, answers and the event stream. Nothing here sends anything."""
+"""The HTTP API in bytes: requests, answers and the event stream. Nothing here does I/O."""

@@ -1,6 +1,7 @@
-"""Turn answers of the HTTP API into results, and a node's closing event of a watch into its error.
+"""Parse answers of the HTTP API into results, and the closing error event of a watch into its
+error.
 
-A parser raises `Damaged` when an answer is not what the API promises: the caller then treats the
+A parser raises `Damaged` when an answer is not what the API promises; the caller then treats the
 outcome as unknown. Never guesses what a node meant.
 """
 
@@ -20,7 +21,9 @@ from acordo._wire.forms import Damaged, from_json, integer, json_list, json_obje
 
 
 def served(reply: Reply) -> results.Served:
-    """Return who answered. Raises Damaged unless a node did."""
+    """Return which node answered, and how fresh its answer is. Raises Damaged unless a node
+    answered.
+    """
     node = reply.node
     if not node:
         raise Damaged("not answered by a node")
@@ -39,7 +42,7 @@ def etag(reply: Reply) -> int:
 
 
 def parse_reading(reply: Reply, key: bytes) -> results.Reading:
-    """Return what a GET of one key observed."""
+    """Return the result of a GET of one key. Raises Damaged."""
     who = served(reply)
     if reply.observed.status == 404:
         return results.Reading(key=key, value=None, revision=0, served=who)
@@ -51,7 +54,7 @@ def parse_reading(reply: Reply, key: bytes) -> results.Reading:
 
 
 def parse_written(reply: Reply, op_id: str) -> results.Written:
-    """Return what a PUT or DELETE of one key did."""
+    """Return the result of a PUT or DELETE of one key. Raises Damaged."""
     who, status = served(reply), reply.observed.status
     answer = _object(reply) if reply.body and status != 404 else {}
     existed = answer.get("existed")
@@ -68,7 +71,7 @@ def parse_written(reply: Reply, op_id: str) -> results.Written:
 
 
 def parse_transaction(reply: Reply, op_id: str | None) -> results.TransactionDone:
-    """Return what a transaction did."""
+    """Return the result of a transaction. Raises Damaged."""
     who, answer = served(reply), _object(reply)
     branch = answer.get("branch", "then")
     if branch not in ("then", "otherwise"):
@@ -84,7 +87,7 @@ def parse_transaction(reply: Reply, op_id: str | None) -> results.TransactionDon
 
 
 def parse_batch(reply: Reply, intents: Sequence[Intent]) -> tuple[results.Item, ...]:
-    """Return how each operation of a batch ended."""
+    """Return the outcome of each operation of a batch. Raises Damaged."""
     served(reply)
     forms = json_list(_object(reply).get("results"))
     if len(forms) != len(intents):
@@ -95,7 +98,7 @@ def parse_batch(reply: Reply, intents: Sequence[Intent]) -> tuple[results.Item, 
 
 
 def parse_keys(reply: Reply) -> results.KeyPage:
-    """Return a page of keys alone."""
+    """Return a page of keys without values. Raises Damaged."""
     who, answer = served(reply), _object(reply)
     readings = [_reading(form, who) for form in json_list(answer.get("items"))]
     return results.KeyPage(
@@ -147,38 +150,38 @@ def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
 
 
 def parse_leader(reply: Reply) -> results.Leader:
-    """Return who leads."""
+    """Return the leader. Raises Damaged."""
     served(reply)
     answer = _object(reply)
     return _converted({**answer, "id": answer.get("id") or answer.get("leader")}, results.Leader)
 
 
 def parse_cluster(reply: Reply) -> results.Cluster:
-    """Return how the answering node sees the cluster."""
+    """Return the cluster as the answering node sees it. Raises Damaged."""
     who, answer = served(reply), _object(reply)
     return _converted({"node": who.node, **answer, "raw": answer}, results.Cluster)
 
 
 def parse_amended(reply: Reply) -> tuple[str, ...]:
-    """Return the names of the retentions that changed."""
+    """Return the names of the retentions that changed. Raises Damaged."""
     served(reply)
     return tuple(str(name) for name in json_list(_object(reply).get("changed")))
 
 
 def parse_adopted(reply: Reply) -> int:
-    """Return the revision that is settled now."""
+    """Return the settled revision after an adoption. Raises Damaged."""
     served(reply)
     return integer(_object(reply).get("settled"))
 
 
 def parse_transfer(reply: Reply) -> str:
-    """Return who leads now."""
+    """Return the new leader's id. Raises Damaged."""
     served(reply)
     return str(_object(reply).get("leader"))
 
 
 def parse_ledger(reply: Reply) -> tuple[tuple[results.LedgerRow, ...], int | None]:
-    """Return ledger rows and the `seq` to go on from (None: the end)."""
+    """Return ledger rows and the `seq` at which to continue (None: the end). Raises Damaged."""
     served(reply)
     answer = _object(reply)
     rows = tuple(_converted(form, results.LedgerRow) for form in json_list(answer.get("rows")))
@@ -203,12 +206,14 @@ def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
 
 
 def parse_event_id(text: str) -> int:
-    """Return the position that an event of a watch gives."""
+    """Return the revision in the id of a watch event. Raises Damaged."""
     return integer(text)
 
 
 def raise_watch_error(data: bytes) -> None:
-    """Raise what a node's closing `error` event says when the watch cannot go on."""
+    """Raise the error in a node's closing `error` event, if the watch cannot continue on any
+    node.
+    """
     form = json_object(data)
     if form.get("status") == 410 or form.get("code") == "pruned":
         floor, after = form.get("floor"), form.get("undone_after")

@@ -1,6 +1,6 @@
-"""Turn keys, values and transactions into the API's JSON, and back. Never sends anything.
+"""Convert keys, values and transactions to the API's JSON and back. Never sends anything.
 
-What a node sent is checked on the way: whatever is not what the API promises raises `Damaged`.
+Data from a node is checked: whatever is not what the API promises raises `Damaged`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from acordo._intents import (
 
 
 class Damaged(ValueError):
-    """An answer that is not what the API promises."""
+    """An error about an answer that is not what the API promises."""
 
 
 def to_json(raw: bytes) -> str | dict[str, str]:
@@ -55,7 +55,7 @@ def from_json(form: object) -> bytes:
 
 
 def from_base64(text: str) -> bytes:
-    """Return the bytes that base64 stands for, padded or not. Raises BadRequest."""
+    """Decode base64, padded or not. Raises BadRequest."""
     try:
         return from_json({"base64": text + "=" * (-len(text) % 4)})
     except Damaged as exc:
@@ -65,7 +65,7 @@ def from_base64(text: str) -> bytes:
 
 
 def intent_of_json(text: bytes) -> Intent:
-    """Return the transaction that JSON in the API's form describes. Raises BadRequest."""
+    """Return the transaction in a JSON text of the API's form. Raises BadRequest."""
     try:
         form = json_object(text)
         unknown = set(form) - {"guards", "writes", "otherwise", "reads", "op_id"}

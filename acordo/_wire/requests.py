@@ -1,4 +1,4 @@
-"""Turn what is asked for into requests of the HTTP API: its paths, headers and bodies.
+"""Convert calls into requests of the HTTP API: paths, headers and bodies.
 
 Never sends anything, and never looks at an answer.
 """
@@ -27,7 +27,7 @@ def path_of(key: bytes) -> str:
 
 
 def with_query(path: str, **given: str | int | float | bytes | None) -> str:
-    """Return path and query, leaving out what is None."""
+    """Return a path with its query; parameters that are None are left out."""
     pairs = [(name.rstrip("_"), value) for name, value in given.items() if value is not None]
     return f"{path}?{urlencode(pairs, quote_via=quote)}" if pairs else path
 
@@ -61,7 +61,7 @@ def get_request(
     """Return a read of one key."""
     path = with_query(
         path_of(key),
-        # the default; saves the node a query to parse
+        # The default level is left out, which saves the node parsing a query.
         consistency=None if level == "linearizable" else level,
         min_revision=min_revision,
         max_age=max_age_s,
@@ -79,7 +79,7 @@ def put_request(
     if_revision: int | None,
     exists: bool | None,
 ) -> Request:
-    """Return a write of one key. Raises BadRequest for conditions that cannot be."""
+    """Return a write of one key. Raises BadRequest for contradictory or invalid conditions."""
     return Request(
         method="PUT",
         path=with_query(path_of(key), ttl=ttl_s),
@@ -97,7 +97,7 @@ def put_request(
 def delete_request(
     key: bytes, op_id: str, *, if_revision: int | None, exists: bool | None
 ) -> Request:
-    """Return a deletion of one key. Raises BadRequest for conditions that cannot be."""
+    """Return a deletion of one key. Raises BadRequest for contradictory or invalid conditions."""
     return Request(
         method="DELETE",
         path=path_of(key),
@@ -110,7 +110,7 @@ def delete_request(
 
 
 def txn_request(intent: Intent, *, lifetime_s: float | None = None) -> Request:
-    """Return a transaction. One with reads alone changes nothing and carries no op_id."""
+    """Return a transaction. A transaction of reads alone changes nothing and carries no op_id."""
     lasting = {} if lifetime_s is None else {"Acordo-Lifetime": f"{lifetime_s:.3f}"}
     mutation = bool(intent.writes or intent.otherwise)
     return Request(
@@ -127,7 +127,7 @@ def txn_request(intent: Intent, *, lifetime_s: float | None = None) -> Request:
 
 
 def batch_request(intents: Sequence[Intent]) -> Request:
-    """Return a batch; every intent brings its own op_id."""
+    """Return a batch; every intent has its own op_id."""
     operations = [{**intent_json(intent), "op_id": intent.op_id} for intent in intents]
     return Request(
         method="POST",
@@ -159,7 +159,7 @@ def list_request(
     min_revision: int | None = None,
     keys_only: bool = False,
 ) -> Request:
-    """Return a page of a listing; `token` goes on after the one before."""
+    """Return a request for a page of a listing; `token` continues after the page before."""
     path = with_query(
         "/v1/kv",
         prefix=prefix,
@@ -172,18 +172,18 @@ def list_request(
 
 
 def operation_request(op_id: str, *, settle: bool = False) -> Request:
-    """Return a look-up; with `settle` one that cancels what nobody knows."""
+    """Return a look-up; with `settle`, one that cancels an op_id that is not ordered."""
     path = f"/v1/operations/{quote(op_id, safe='')}"
     return Request(method="POST", path=path, body=b"") if settle else plain_get(path)
 
 
 def ledger_request(start: int, limit: int) -> Request:
-    """Return a page of the ledger, from `seq` start on."""
+    """Return a request for a page of the ledger, beginning at `seq` start."""
     return plain_get(with_query("/v1/ledger", from_=start, limit=limit))
 
 
 def watch_request(prefix: bytes, after: int) -> Request:
-    """Return a stream of the changes after a revision."""
+    """Return a request for the stream of changes after a revision."""
     return Request(
         method="GET",
         path=with_query("/v1/watch", prefix=prefix),
@@ -197,12 +197,12 @@ def plain_get(path: str) -> Request:
 
 
 def transfer_request(to: str | None) -> Request:
-    """Return a hand-over of leadership."""
+    """Return a request to transfer the leadership; None: to the most advanced voter."""
     return _post("/v1/cluster/transfer", {} if to is None else {"to": to})
 
 
 def add_member_request(member: str, raft_address: str, url: str, voter: bool) -> Request:
-    """Return an addition of a member."""
+    """Return a request to add a member."""
     return _post(
         "/v1/cluster/members",
         {"id": member, "raft_address": raft_address, "url": url, "voter": voter},
@@ -210,22 +210,22 @@ def add_member_request(member: str, raft_address: str, url: str, voter: bool) ->
 
 
 def promote_request(member: str) -> Request:
-    """Return a promotion of an observer."""
+    """Return a request to make an observer a voter."""
     return _post(f"/v1/cluster/members/{quote(member, safe='')}/promote", {})
 
 
 def amend_request() -> Request:
-    """Return an order of the retentions that the answering node is set to."""
+    """Return a request to make the answering node's retention settings those of all members."""
     return _post("/v1/cluster/limits", {})
 
 
 def adopt_request(gives_up: int | None) -> Request:
-    """Return an adoption of a restored store."""
+    """Return a request to adopt the head of a restored store."""
     return _post("/v1/cluster/adopt", {} if gives_up is None else {"gives_up": gives_up})
 
 
 def remove_member_request(member: str) -> Request:
-    """Return a removal of a member."""
+    """Return a request to remove a member."""
     return Request(
         method="DELETE", path=f"/v1/cluster/members/{quote(member, safe='')}", mutation=True
     )

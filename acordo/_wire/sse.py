@@ -7,11 +7,11 @@ from typing import Final
 import msgspec
 
 EVENT_BYTES_MAX: Final = 16 * 1024 * 1024
-"""An event of one 1 MiB value whose every byte is escaped takes 6 MiB."""
+"""Largest event. One with a 1 MiB value whose every byte is escaped takes 6 MiB."""
 
 
 class ServerEvent(msgspec.Struct, frozen=True):
-    """One event. `id` is None unless this very event carried one."""
+    """One event. `id` is None unless this very event had one."""
 
     kind: str
     data: bytes
@@ -19,11 +19,13 @@ class ServerEvent(msgspec.Struct, frozen=True):
 
 
 class EventTooLong(ValueError):
-    """An event above EVENT_BYTES_MAX."""
+    """An error about an event larger than EVENT_BYTES_MAX."""
 
 
 class Parser:
-    """A parser that is fed what arrives; an event that the end of the stream cuts never comes."""
+    """An incremental parser of the stream. An event that the end of the stream cuts off is never
+    returned.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
@@ -31,7 +33,7 @@ class Parser:
         self._id: str | None = None
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
-        """Return the events that are whole now. Raises EventTooLong."""
+        """Return the events that are complete now. Raises EventTooLong."""
         *lines, self._rest = (
             (self._rest + chunk).split(b"\n") if b"\n" in chunk else (self._rest + chunk,)
         )
