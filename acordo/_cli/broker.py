@@ -1,7 +1,8 @@
-"""Take dead letters of asynchronous writes from the broker, and give them back to the workers.
+"""List the dead letters of asynchronous writes at the broker, and return them to the workers'
+queue.
 
-Needs the library aiormq, which is imported only when a broker is named. Nothing is taken away
-before it is kept where it goes.
+It needs the library aiormq, which is imported only when a broker is named. A message is
+acknowledged only after it is stored in its new place.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ CONNECT_TIMEOUT_S: Final = 3.0
 
 
 def is_amqp(broker: str) -> bool:
-    """Return whether a broker is named that this module can ask."""
+    """Return whether `broker` is the URL of a broker that this module supports."""
     return broker.startswith(("amqp://", "amqps://"))
 
 
 async def queue_names(client: Client) -> tuple[str, str]:
-    """Return the names of the cluster's queues on its broker, as it says them: asynchronous writes,
-    dead letters. Raises Unsupported.
+    """Return the names of the cluster's queues at its broker, as the cluster gives them:
+    asynchronous writes, dead letters. Raises Unsupported.
     """
     names = (await client.cluster()).raw.get("channels")
     if not isinstance(names, dict):
@@ -37,7 +38,7 @@ async def queue_names(client: Client) -> tuple[str, str]:
 
 @asynccontextmanager
 async def open_channel(broker: str) -> AsyncIterator[Any]:
-    """Open a confirming channel at the first broker that answers. Raises Unsupported,
+    """Open a channel with publisher confirms at the first broker that answers. Raises Unsupported,
     Unreachable.
     """
     try:
@@ -68,7 +69,9 @@ async def open_channel(broker: str) -> AsyncIterator[Any]:
 
 
 async def get_messages(channel: Any, dead: str, limit: int) -> list[Any]:
-    """Return up to `limit` dead letters. They are not acknowledged: closing gives them back."""
+    """Return up to `limit` dead letters. They are not acknowledged, so closing the channel returns
+    them to the queue.
+    """
     import aiormq
 
     messages: list[Any] = []
@@ -86,7 +89,8 @@ async def get_messages(channel: Any, dead: str, limit: int) -> list[Any]:
 
 
 async def replay(channel: Any, commands: str, message: Any) -> None:
-    """Put it into the workers' queue, confirmed, and only then take it from the dead letters.
+    """Publish the message to the workers' queue, wait for the confirm, and only then acknowledge
+    the dead letter.
 
     Raises Unreachable when the broker does not confirm it.
     """

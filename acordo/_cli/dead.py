@@ -1,7 +1,7 @@
-"""Commands on dead letters: what the workers could not deliver, or not submit.
+"""Commands on dead letters: messages that the workers could not deliver or submit.
 
-Those of webhooks lie in the cluster; those of asynchronous writes in the broker, which is asked
-only when it is named.
+Dead letters of webhooks are stored in the cluster. Those of asynchronous writes are in the broker,
+which is contacted only when it is named.
 """
 
 from __future__ import annotations

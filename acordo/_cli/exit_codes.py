@@ -1,4 +1,4 @@
-"""Choose the exit code of a command: one for each thing that its caller may do next."""
+"""Choose the exit code of a command: one for each thing that the caller can do next."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Remember Ctrl-C: a command that hears it before it has ended leaves with 130, whatever else comes
-of it.
+"""Handle Ctrl-C: a command that receives it before it has ended exits with 130, whatever else its
+result is.
 
-The first one ends the work in order; the second one ends it at once. Only the main thread hears
+The first Ctrl-C ends the work in order; the second ends it at once. Only the main thread receives
 signals.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class _Heard:
-    """How often Ctrl-C was heard, and what it has to cancel."""
+    """The number of Ctrl-C received, and the task to cancel."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,19 +29,19 @@ _heard = _Heard()
 
 
 def listen() -> None:
-    """Take SIGINT over, where that is possible. It may be asked for again."""
+    """Install the SIGINT handler if this is the main thread. It may be called more than once."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _interrupted)
 
 
 def pressed() -> bool:
-    """Say whether Ctrl-C was heard since `listen`."""
+    """Return whether Ctrl-C was received since `listen`."""
     return _heard.count > 0
 
 
 def end(code: int) -> int:
-    """Return the exit code of a command that ends now with `code`; from here on Ctrl-C is too late,
-    and is ignored.
+    """Return the exit code of a command that ends now with `code`. From here on Ctrl-C is ignored,
+    because it is too late.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -50,7 +50,7 @@ def end(code: int) -> int:
 
 @contextmanager
 def cancelling() -> Iterator[None]:
-    """Let Ctrl-C cancel the present task, also one that was heard before."""
+    """Let Ctrl-C cancel the current task, also if it was received before."""
     _heard.loop, _heard.task = asyncio.get_running_loop(), asyncio.current_task()
     try:
         if pressed():

@@ -94,7 +94,7 @@ def ledger_list(
 
 
 def _differing(chain: Chain, seen: Cluster) -> list[str]:
-    """Return the members whose digest is not the ledger's at the revision that they have
+    """Return the members whose digest differs from the ledger's at the revision that they have
     settled.
     """
     found = []

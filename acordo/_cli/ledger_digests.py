@@ -1,4 +1,4 @@
-"""Recompute the ledger's chain: rows follow each other, terms never fall, digests roll over every
+"""Recompute the ledger's chain: rows are contiguous, terms never fall, digests roll over every
 intent. Pure.
 """
 
@@ -13,12 +13,14 @@ from acordo._results import LedgerRow
 
 GENESIS_DIGEST: Final = "00" * 32
 DIGESTS_MAX: Final = 10_000
-"""Of so many newest rows the digest is kept: members settle close to the end."""
+"""Number of newest rows whose digest is kept for comparing members, which settle close to the
+end.
+"""
 _encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 class Flaw(msgspec.Struct, frozen=True):
-    """What is wrong with one row."""
+    """A flaw of one row."""
 
     seq: int
     why: str
@@ -26,15 +28,15 @@ class Flaw(msgspec.Struct, frozen=True):
 
 def rolled(before: str, op_id: str, body_hash: str) -> str:
     """Return the digest after one more intent: BLAKE2b-256 of msgpack (op_id, body hash), keyed by
-    the one before.
+    the digest before it.
     """
     content = _encode((op_id, bytes.fromhex(body_hash)))
     return hashlib.blake2b(content, digest_size=32, key=bytes.fromhex(before)).hexdigest()
 
 
 class Chain:
-    """The ledger's chain, computed again from rows in order; the first one is believed unless it is
-    row 1.
+    """The ledger's chain, recomputed from rows in order. The first row is trusted unless it is row
+    1.
     """
 
     def __init__(self) -> None:
@@ -42,10 +44,10 @@ class Chain:
         self.first_seq = 0
         self.newest: LedgerRow | None = None
         self.digests: dict[int, str] = {}
-        """Digest at the last revision of the newest rows, for comparing members with."""
+        """Last revision → digest of the newest rows, for comparing members."""
 
     def add(self, row: LedgerRow) -> list[Flaw]:
-        """Return what is wrong with `row` after those before it."""
+        """Return the flaws of `row` as the successor of the rows before it."""
         try:
             flaws = self._flaws(row)
         except (KeyError, TypeError, ValueError) as exc:

@@ -1,5 +1,5 @@
-"""The command line `acordo`: every command is one call of the client, shown. Decides nothing but
-the exit code.
+"""The command line `acordo`: every command makes a client call and shows the result. It decides
+nothing but the exit code.
 """
 
 from __future__ import annotations

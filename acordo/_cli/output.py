@@ -1,4 +1,4 @@
-"""Show results, errors and progress, for people or as JSON. Never asks the network."""
+"""Show results, errors and progress, for people or as JSON. Never uses the network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from acordo._wire import forms
 
 TABLE_WIDTH: Final = 10_000
 PIPE_WIDTH: Final = 300
-"""Columns of a table that goes into a pipe: nothing is cut there."""
+"""Width of output into a pipe, in columns; nothing is cut there."""
 
 
 class Output:
@@ -44,7 +44,7 @@ class Output:
         )
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         self.op_id: str | None = None
-        """Of the newest write, as long as nobody said how it ended."""
+        """The op_id of the newest write, until its outcome has been shown."""
         self._interruption_told = False
 
     def json(self, form: object) -> None:
@@ -57,22 +57,24 @@ class Output:
         sys.stdout.buffer.flush()
 
     def say(self, text: str) -> None:
-        """Print a line for people. Takes rich's markup: escape what comes from elsewhere."""
+        """Print a line for people. The text may contain rich's markup: escape what comes from
+        elsewhere.
+        """
         self.out.print(text)
 
     def note(self, text: str) -> None:
-        """Print a line beside the results."""
+        """Print a line on standard error, apart from the results."""
         self.err.print(text)
 
     def table(self, made: Table) -> None:
-        """Print a table with every cell whole: a terminal may wrap a line, but a URL that is cut is
-        of no use.
+        """Print a table with every cell complete. A terminal may wrap a long line, but a URL that
+        is cut off is of no use.
         """
         Console(highlight=False, width=TABLE_WIDTH).print(made, crop=False)
 
     def interrupted(self, text: str = "") -> None:
-        """Say once that Ctrl-C was heard, and what may have happened. `text`: what the command says
-        of it.
+        """Report once that Ctrl-C was received, and what may have happened. `text`: the command's
+        own message.
         """
         if self._interruption_told:
             return
@@ -92,7 +94,7 @@ class Output:
             self.note("interrupted")
 
     def error(self, error: AcordoError) -> None:
-        """Say what happened, whether the write may have taken effect, and what to do."""
+        """Print what happened, whether the write may have taken effect, and what to do next."""
         if self.as_json:
             sys.stderr.write(msgspec.json.encode(_error_form(error)).decode() + "\n")
             return
@@ -111,7 +113,9 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, total: int | None) -> Iterator[OnProgress]:
-        """Show a bar on standard error while the block runs; yields the function that moves it."""
+        """Show a progress bar on standard error while the block runs; yields the function that
+        moves it.
+        """
         if self.as_json or not self.err.is_terminal:
             yield ignore
             return

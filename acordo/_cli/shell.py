@@ -105,9 +105,9 @@ def run(
     level: results.Level = "linearizable",
     spread: bool = False,
 ) -> None:
-    """Open a client, do the work, turn errors into messages and exit codes.
+    """Open a client, run `work`, and turn errors into messages and exit codes.
 
-    `work` returns its exit code; None is 0. Raises typer.Exit, always.
+    `work` returns its exit code; None means 0. Always raises typer.Exit.
     """
     options: GlobalOptions = context.obj
     output = Output(as_json=options.as_json)
@@ -144,14 +144,15 @@ def _exit_code_of(
     output: Output,
     failures: Sequence[AcordoError],
 ) -> int:
-    """Run it, and say how it failed if it did."""
+    """Run the command, report an error if there is one, and return the exit code."""
     try:
         return asyncio.run(inside()) or OK
     except AcordoError as error:
         output.error(error)
         return code_of(error)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain again while closing it.
+        # The reader of our output closed the pipe. Redirect it, because Python would raise again
+        # while closing it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
@@ -167,7 +168,7 @@ def _exit_code_of(
 
 
 async def _tell_silence(client: Client, output: Output, options: GlobalOptions) -> None:
-    """Say it when no node answers for a while, and a person would wonder."""
+    """Tell the user when no node has answered for a while."""
     if options.timeout_s <= SILENCE_S or output.as_json:
         return
     while not client.answered:
@@ -182,8 +183,8 @@ async def _tell_silence(client: Client, output: Output, options: GlobalOptions) 
 
 
 def key_of(text: str) -> bytes:
-    """Return the key that an argument stands for. A key that itself begins with `base64:` is given
-    as base64.
+    """Return the key that an argument stands for. A key that itself begins with `base64:` has to be
+    given as base64.
     """
     raw = os.fsencode(text)
     if not text.startswith(BASE64):
@@ -198,7 +199,7 @@ def key_of(text: str) -> bytes:
 
 
 def level_of(text: str) -> results.Level:
-    """Return the read level that an argument names. Raises BadRequest."""
+    """Return the read level with this name. Raises BadRequest."""
     for level in results.LEVELS:
         if text == level:
             return level
@@ -210,9 +211,9 @@ def level_of(text: str) -> results.Level:
 
 
 def input_bytes(source: str) -> bytes:
-    """Return what a file, or standard input (`-`), holds: up to INPUT_BYTES_MAX.
+    """Return the contents of a file, or of standard input (`-`), up to INPUT_BYTES_MAX.
 
-    Raises BadRequest for more, OSError.
+    Raises BadRequest if there is more, OSError.
     """
     with opened(None if source == "-" else Path(source)) as file:
         content = file.read(INPUT_BYTES_MAX + 1)
@@ -227,8 +228,8 @@ def opened(path: Path | None) -> BinaryIO:
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with --url, --json and --timeout before the command, so that they may
-    stand anywhere.
+    """Return the arguments with --url, --json and --timeout moved before the command, so that they
+    may be given anywhere.
     """
     front: list[str] = []
     rest: list[str] = []

@@ -1,4 +1,6 @@
-"""Turn what a cluster says into what a terminal shows and does not obey. Never prints anything."""
+"""Convert what a cluster says into text that a terminal shows and does not interpret. Never prints
+anything.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,14 @@ from acordo._wire import forms
 
 SHOWN_CHARS_MAX: Final = 60
 BASE64: Final = "base64:"
-"""How an argument begins that gives a key as base64."""
+"""Prefix of an argument that gives a key as base64."""
 
 
 def printable(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:
-    r"""Return text that a terminal shows and does not obey, cut to `most` characters.
+    r"""Return text that a terminal shows and does not interpret, cut to `most` characters.
 
-    Of bytes each form stands for one thing only: a byte that is no UTF-8 is \xff, a hidden
-    character \x00 or \u202e, and a backslash is doubled. Text of ours (`str`) keeps its
-    backslashes.
+    For bytes, the text is unambiguous: a byte that is not UTF-8 becomes \xff, a hidden character
+    \x00 or \u202e, and a backslash is doubled. Our own text (`str`) keeps its backslashes.
     """
     exact = isinstance(text, bytes)
     whole = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
@@ -43,8 +44,8 @@ def _visible(ch: str) -> str:
 
 
 def shown_key(key: bytes) -> str:
-    """Return a key in the form in which an argument takes it: as it is, or `base64:…` where that
-    would not do.
+    """Return a key in the form that arguments accept: as it is, or as `base64:…` where that would
+    be ambiguous.
     """
     text = key.decode("utf-8", "surrogateescape")
     plain = (
@@ -61,7 +62,7 @@ def shown(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:
 
 
 def reading_form(found: Reading, *, value: bool = True) -> dict[str, object]:
-    """Return a key as JSON, in the form that `load` takes."""
+    """Return a key as JSON in the form that `load` accepts."""
     form: dict[str, object] = {"key": forms.to_json(found.key)}
     if value:
         form["value"] = None if found.value is None else forms.to_json(found.value)
@@ -72,7 +73,7 @@ def reading_form(found: Reading, *, value: bool = True) -> dict[str, object]:
 
 
 def moment(log_time_ms: int) -> str:
-    """Return a log time as people read it."""
+    """Return a log time in a form for people."""
     try:
         return datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(
             sep=" ", timespec="seconds"

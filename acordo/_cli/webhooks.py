@@ -1,4 +1,6 @@
-"""Commands on webhooks: their subscriptions and dead letters, which lie in the cluster as keys."""
+"""Commands on webhooks: their subscriptions and dead letters, which are stored in the cluster as
+keys.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,7 @@ async def dead_letters(client: Client, limit: int) -> AsyncIterator[dict[str, An
 
 
 async def replay(client: Client, letter: dict[str, Any]) -> None:
-    """Move a dead letter, in one step, to where the subscription's worker looks for it."""
+    """Move a dead letter, in one transaction, to where the subscription's worker looks for it."""
     try:
         await client.txn(
             guards=(intents.at_revision(DEAD + letter["id"], letter["revision"]),),
