@@ -1,6 +1,7 @@
-"""Keep ledger and versions in one SQLite file that all node processes of a machine share.
+"""Keep the ledger and the versions in one SQLite file that all node processes of a machine share.
 
-It never blocks the event loop, and never says that a transaction did not land while it still may.
+It never blocks the event loop, and never reports that a transaction did not land while it still
+may.
 """
 
 # ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
@@ -43,23 +44,22 @@ from kv.ports import (
 
 OPEN_TIMEOUT_S: Final = 20.0
 PROBE_FREE_BYTES_MIN: Final = 4 * 1024 * 1024
-"""A disk with less room than one group may take is said to be full."""
+"""A disk with less room than one group may take counts as full."""
 WRITER_CACHE_KIB: Final = 8 * 1024
 READER_CACHE_KIB: Final = 16 * 1024
 
 NOT_OURS_TO_OPEN: Final = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
 )
-"""What SQLite says, when a store is opened, of a path that somebody must mend: waiting would not
-help.
+"""The errors with which SQLite rejects, at opening, a path that somebody must repair: waiting would
+not help.
 """
 
 T = TypeVar("T")
 
 
 class SqliteStore:
-    """The Store port on SQLite. One thread writes, another reads, each with a connection of its
-    own.
+    """The Store port on SQLite. One thread writes and another reads, each with its own connection.
 
     Several stores, in one process or many, may have the same file open.
     """
@@ -184,8 +184,8 @@ class SqliteStore:
         *,
         timeout_s: float,
     ) -> Facts:
-        # On the writing thread, which rests between groups: a long listing must not keep the
-        # committer waiting.
+        # This runs on the writing thread, which is idle between groups: behind a long listing on
+        # the reading thread the committer would have to wait.
         return await self._write(
             lambda turn: reads.facts(turn, op_ids, keys, frozenset(hashed), blobs), timeout_s
         )

@@ -1,6 +1,6 @@
-"""Say how to ask the SQLite file for what it holds, in as few statements as can be.
+"""Read from the SQLite file, in as few statements as possible.
 
-It never writes. Every function here runs on a store's thread.
+Nothing here writes. Every function runs on a store's thread.
 """
 
 # ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
@@ -35,13 +35,15 @@ from kv.model import (
 from kv.ports import Facts, Scrubbed
 
 COLUMNS_MAX: Final = 128
-"""Keys looked up by one statement; more take several statements of one snapshot."""
+"""The number of keys looked up by one statement. More keys take several statements of one
+snapshot.
+"""
 LIST_CHUNK: Final = 128
-"""Versions fetched by one statement of a listing: at most 8 MiB of inline values."""
+"""The number of versions fetched by one statement of a listing: at most 8 MiB of inline values."""
 LIST_BYTES_MAX: Final = 8 * 1024 * 1024
-"""A page ends early (`more`) once its values reach this."""
+"""A page ends early (`more`) once its values reach this size."""
 ROW: Final = "seq, term, committer, first, last, digest, log_time, body"
-"""Columns of the ledger, as `ledger_row` takes them."""
+"""The columns of the ledger, in the order that `ledger_row` takes them."""
 
 _HEAD: Final = "SELECT seq, term, committer, last, digest FROM ledger ORDER BY seq DESC LIMIT 1"
 
@@ -49,9 +51,9 @@ _unpack_body = msgspec.msgpack.Decoder(tuple[Recorded, ...]).decode
 _unpack_reference = msgspec.msgpack.Decoder(Reference).decode
 _unpack_outcome = msgspec.msgpack.Decoder(Applied | Refused | Expired).decode
 
-# The thread gives the interpreter lock away at every row it steps to, and gets it back late when
-# the loop is busy. So many answers come as the columns of one row, each packed
-# "id:kind:expires:n:hash value", n the bytes of the hash (|| keeps bytes as they are).
+# The thread releases the interpreter lock at every row that it steps to, and gets it back late when
+# the loop is busy. So many answers are returned as the columns of one row, each packed as
+# "id:kind:expires:n:hash value", where n is the length of the hash (|| keeps bytes as they are).
 _PACKED: Final = (
     "id || ':' || kind || ':' || ifnull(expires, '') || ':' || length(hash) || ':' || hash"
 )
@@ -59,7 +61,7 @@ _AS_OF: Final = "FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 
 NEWEST: Final = f"(SELECT {_PACKED} || ifnull(value, '') {_AS_OF})"
 _NEWEST_BARE: Final = f"(SELECT {_PACKED} {_AS_OF})"
 _NEWEST_HASH: Final = f"(SELECT {_PACKED} || iif(hash = x'', ifnull(value, ''), '') {_AS_OF})"
-"""The value only where its hash was not kept yet."""
+"""Includes the value only if its hash was not kept yet."""
 EXACT: Final = (
     f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id >= ? AND id <= ?)"
 )
@@ -91,37 +93,37 @@ _LIST_KEYS: Final = _KEYS.format(length="'0'", value="''")
 
 
 class Ask(NamedTuple):
-    """One scalar expression, to be evaluated for each of these sets of parameters."""
+    """One scalar expression, and the sets of parameters to evaluate it for."""
 
     expression: str
     sets: Sequence[tuple[Any, ...]]
 
 
 class Point(NamedTuple):
-    """Where the snapshot stands."""
+    """The place and the floor of a snapshot."""
 
     floor: int
     unhashed: int
-    """Newest revision whose versions may have no hash."""
+    """The newest revision whose versions may have no hash."""
     digest_at: Digest | None
     head: Head
 
     def check_floor(self, at: int | None) -> None:
-        """Refuse reads at a revision that is no longer kept. Raises Pruned."""
+        """Refuse a read at a revision that is no longer kept. Raises Pruned."""
         if at is not None and at < self.floor:
             raise Pruned(self.floor)
 
 
 def head_of(turn: Turn) -> Head:
-    """Return the newest ledger row's place."""
+    """Return the head of the newest ledger row."""
     for seq, term, committer, last, digest in turn.fetch(_HEAD):
         return Head(seq, term, committer.decode(), last, digest)
     return GENESIS
 
 
 def ask(turn: Turn, settled: int, *asks: Ask) -> tuple[Point, list[list[Any]]]:
-    """Return where the snapshot stands, and for each ask one value per set: one statement does it
-    if they fit.
+    """Return the place of the snapshot and, for each ask, one value per set. It takes one statement
+    if they fit into it.
     """
     rounds = max((-(-len(ask.sets) // COLUMNS_MAX) for ask in asks), default=0)
     if rounds <= 1:
@@ -164,7 +166,7 @@ def _ask_sql(*sizes: tuple[str, int]) -> str:
 
 
 def up_to(keys: Sequence[bytes], at: int | None) -> list[tuple[Any, ...]]:
-    """Return the parameters by which VERSION finds each key's newest version ≤ `at`."""
+    """Return the parameters with which NEWEST finds each key's newest version ≤ `at`."""
     upto = ID_MAX if at is None else end_of(at)
     return [(key, upto) for key in keys]
 
@@ -211,7 +213,7 @@ def listing(
     *,
     keys_only: bool,
 ) -> tuple[tuple[Version, ...], bool]:
-    """List present keys within `bounds`."""
+    """List present keys within `bounds`. Return a page of them, and whether there are more."""
     start, end = bounds
     upto = ID_MAX if at is None else end_of(at)
     found: list[Version] = []
@@ -246,7 +248,7 @@ def _unpack_listing(packed: bytes, unhashed: int, keys_only: bool) -> Iterator[V
 
 
 def scrub(turn: Turn, after: int) -> Scrubbed:
-    """Look the next versions through."""
+    """Check the next versions against their hashes."""
     unhashed = turn.fetch("SELECT unhashed FROM state")[0][0]
     found: list[tuple[Version | None, bytes, int, bytes]] = []
     sql = (
@@ -264,13 +266,13 @@ def scrub(turn: Turn, after: int) -> Scrubbed:
 
 
 def version_of(key: bytes, packed: bytes | None, unhashed: int) -> Version | None:
-    """Return a version that was read whole. Raises StoreDamaged."""
+    """Return a version that was read with its value. Raises StoreDamaged."""
     version, kept = _parted(key, packed)
     return None if version is None else checked(version, kept, unhashed, "sqlite")
 
 
 def _parted(key: bytes, packed: bytes | None) -> tuple[Version | None, bytes]:
-    """Return a version and its hash; its value is empty if it was not read along."""
+    """Return a version and its hash. The value is empty if the statement did not read it."""
     if packed is None:
         return None, b""
     id_, kind, expires, hash_bytes, rest = packed.split(b":", 4)
@@ -292,7 +294,7 @@ def _version(key: bytes, id_: bytes, kind: bytes, expires: bytes, value: bytes) 
 
 
 def operation_of(op_id: str, packed: bytes | None) -> RecordedOperation | None:
-    """Return what is recorded of an op_id."""
+    """Return the recorded operation of an op_id."""
     if packed is None:
         return None
     revision, log_time, hash_bytes, rest = packed.split(b":", 3)

@@ -1,5 +1,5 @@
-"""Open a store's SQLite file: create its tables, migrate them, or refuse the file by name and leave
-it as it is.
+"""Open a store's SQLite file: create its tables, migrate them, or refuse the file and leave it
+unchanged.
 
 It never repairs, moves or deletes a file.
 """
@@ -16,20 +16,20 @@ from backends.sqlite_thread import Turn
 from kv.errors import BackendUnavailable, BadRequest
 
 APPLICATION_ID: Final = 0x41434F52
-"""The letters ACOR in the file's header."""
+"""The letters ACOR, in the file's header."""
 SQLITE_VERSION_MIN: Final = (3, 37, 0)
-"""STRICT tables and RETURNING."""
+"""Needed for STRICT tables and RETURNING."""
 REVISION_SHIFT: Final = 10
-"""versions.id = revision << 10 | place among that revision's versions: ids order by revision, up to
-2^63 - 1.
+"""versions.id = revision << 10 | number among that revision's versions. So ids order by revision,
+up to 2^63 - 1.
 """
 ID_MAX: Final = 2**63 - 1
 QUICK_CHECK_BYTES_MAX: Final = 64 * 1024 * 1024
-"""A larger file is not read through at opening: it would keep the node from starting in time."""
+"""A larger file is not checked page by page at opening, because the node would start too late."""
 SYNCHRONOUS_FULL: Final = 2
-"""What `PRAGMA synchronous` answers when each COMMIT is synced (INV-2)."""
+"""The answer to `PRAGMA synchronous` when each COMMIT is synced (INV-2)."""
 WAL_PAGES_MAX: Final = 4000
-"""Checkpoint once the write-ahead log has so many pages (16 MB)."""
+"""A checkpoint runs once the write-ahead log has this many pages (16 MB)."""
 WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
 
 _VERSION_1: Final = (
@@ -47,11 +47,11 @@ _VERSION_1: Final = (
         staged TEXT, -- kind 2: the op_id it is staged under
         value BLOB -- kind 1: the value; kind 2: MessagePack of the Reference
     ) STRICT""",
-    # ends in id, as every index of a rowid table does
+    # the index ends in id, as every index of a rowid table does
     "CREATE INDEX versions_key ON versions (key)",
     "CREATE INDEX versions_staged ON versions (staged) WHERE staged IS NOT NULL",
-    # The newest versions that expire, so that looking for due ones never meets those already
-    # superseded.
+    # The newest versions that expire: a search for due ones must not have to skip versions that are
+    # superseded already.
     """CREATE TABLE due (
         key BLOB PRIMARY KEY, expires INTEGER NOT NULL, id INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID""",
@@ -79,8 +79,8 @@ _VERSION_1: Final = (
     """CREATE TRIGGER versions_unstage AFTER DELETE ON versions WHEN OLD.staged IS NOT NULL BEGIN
         UPDATE blobs SET state = 1 WHERE op_id = OLD.staged AND state = 2;
     END""",
-    # floor: lowest revision that can be read at; walked: newest version whose predecessors have
-    # been pruned
+    # floor: the lowest revision that can be read at; walked: the newest version whose predecessors
+    # have been pruned
     """CREATE TABLE state (
         one INTEGER PRIMARY KEY CHECK (one = 1), floor INTEGER NOT NULL, walked INTEGER NOT NULL
     ) STRICT""",
@@ -88,8 +88,8 @@ _VERSION_1: Final = (
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID",
 )
 _IDENTITY: Final = (
-    # Whose store it is ('' and x'': nobody's yet), and where the newest adoption ends: nothing
-    # below can be read at.
+    # The identity of the store ('' and x'': unclaimed), and the end of the newest adoption: no read
+    # below it is possible.
     """CREATE TABLE identity (
         one INTEGER PRIMARY KEY CHECK (one = 1), cluster TEXT NOT NULL, history BLOB NOT NULL,
         adopted INTEGER NOT NULL
@@ -97,25 +97,25 @@ _IDENTITY: Final = (
     "INSERT INTO identity (one, cluster, history, adopted) VALUES (1, '', x'', 0)",
 )
 _HASHES: Final = (
-    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is
-    # older than this
+    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for older
+    # versions
     "ALTER TABLE versions ADD COLUMN hash BLOB NOT NULL DEFAULT x''",
-    # newest revision whose hash may be missing
+    # the newest revision whose hash may be missing
     "ALTER TABLE state ADD COLUMN unhashed INTEGER NOT NULL DEFAULT 0",
     "UPDATE state SET unhashed = ifnull((SELECT max(id) FROM versions), 0) >> 10",
-    # how often it was staged and not taken back
+    # how often it was staged, minus how often that was undone
     "ALTER TABLE blobs ADD COLUMN claims INTEGER NOT NULL DEFAULT 1",
 )
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _IDENTITY, _HASHES)
-"""Statements that lead from schema version n to n + 1. Never edited once released: append
+"""The statements that lead from schema version n to n + 1. Never edited once released: append
 another.
 """
 TABLES: Final = ("blobs", "cursors", "due", "identity", "ledger", "ops", "state", "versions")
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """Return a connection in autocommit mode whose texts are bytes. Statements never wait for locks
-    by themselves.
+    """Return a connection in autocommit mode whose texts are bytes. Its statements do not wait for
+    locks; `Turn.waits` does.
     """
     connection = sqlite3.connect(
         path, timeout=0.0, isolation_level=None, check_same_thread=False, cached_statements=512
@@ -125,7 +125,8 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def prepare(turn: Turn, path: str, *, cache_kib: int) -> None:
-    """Make sure that the file is ours and of this program's schema version; set the connection up.
+    """Check that the file is ours and of this program's schema version, migrating it if it is
+    older, and set the connection up.
 
     Raises BadRequest("foreign_store" | "newer_schema" | "corrupt_store" | "sqlite_too_old"),
     BackendUnavailable.
@@ -136,8 +137,8 @@ def prepare(turn: Turn, path: str, *, cache_kib: int) -> None:
             "sqlite_too_old", f"SQLite {sqlite3.sqlite_version}", allowed=f"{needed} or newer"
         )
     with _refusing_damage(path):
-        # Before anything is written to it; in one snapshot, as another process may be making its
-        # tables right now.
+        # Identify the file before anything is written to it. One snapshot is needed, because
+        # another process may be creating its tables right now.
         version = turn.read(lambda turn: _identify(turn, path))
         mode = turn.fetch("PRAGMA journal_mode = WAL")[0][0]
         if mode != b"wal":
@@ -157,13 +158,13 @@ def prepare(turn: Turn, path: str, *, cache_kib: int) -> None:
             raise BackendUnavailable(
                 "sqlite", f"{path}: COMMIT would not be durable (synchronous is {kept})"
             )
-        # else a stopped process that holds the write lock need not be waited for
+        # taking the write lock only if needed avoids waiting for a stopped process that holds it
         if version < len(MIGRATIONS):
             turn.write(lambda turn: _migrate(turn, path))
 
 
 def check_whole(turn: Turn, path: str) -> None:
-    """Look for damage: missing tables, and in files that are not too large every page. Raises as
+    """Check for damage: missing tables and, unless the file is too large, every page. Raises as
     `prepare`.
     """
     with _refusing_damage(path):
@@ -190,7 +191,7 @@ def _tables(turn: Turn) -> list[str]:
 
 
 def _identify(turn: Turn, path: str) -> int:
-    """Return the file's schema version, 0 for an empty file; refuse what is not ours."""
+    """Return the file's schema version, 0 for an empty file; refuse a file that is not ours."""
     application, version = _one(turn, "PRAGMA application_id"), _one(turn, "PRAGMA user_version")
     tables = [
         row[0].decode(errors="replace")
@@ -213,7 +214,7 @@ def _identify(turn: Turn, path: str) -> int:
 
 
 def _migrate(turn: Turn, path: str) -> None:
-    version = _identify(turn, path)  # again, now that nobody else can change it
+    version = _identify(turn, path)  # again, because nobody else can change it now
     for statements in MIGRATIONS[version:]:
         for statement in statements:
             turn.execute(statement)
@@ -246,5 +247,7 @@ def end_of(revision: int) -> int:
 
 
 def bucket(count: int) -> int:
-    """Return the next power of two: few shapes of statement, so all stay prepared."""
+    """Return the next power of two, so that there are few shapes of statement, and all of them stay
+    prepared.
+    """
     return 1 << max(count - 1, 0).bit_length()

@@ -1,7 +1,7 @@
-"""Run SQLite calls on one thread of their own, each bounded in time and never ambiguous without
-need.
+"""Run SQLite calls on a dedicated thread, each bounded in time, and tell as exactly as possible how
+each ended.
 
-It never decides what a call means: it says only whether it happened, did not happen, or may have.
+It does not know what a call means, only whether it happened, did not happen, or may have happened.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from kv.errors import (
 )
 
 WAITING_MAX: Final = 4096
-"""Calls that may wait for the thread; one more is refused with BackendUnavailable."""
+"""The number of calls that may wait for the thread. One more is refused with BackendUnavailable."""
 STOP_TIMEOUT_S: Final = 10.0
 BUSY_PAUSES_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
-"""Pauses between attempts at a lock that another process holds; the last one repeats until the time
-is over.
+"""The pauses between attempts at a lock that another process holds. The last one repeats until the
+call's time is over.
 """
 
 _log = structlog.get_logger("acordo.sqlite")
@@ -45,19 +45,19 @@ class _Stage(enum.Enum):
     QUEUED = enum.auto()
     RUNNING = enum.auto()
     COMMITTING = enum.auto()
-    """COMMIT has been sent: from here on only its answer says whether the transaction landed."""
+    """COMMIT has been sent: from here on only its answer tells whether the transaction landed."""
     DONE = enum.auto()
     WITHDRAWN = enum.auto()
-    """The caller has been told that it did not happen, so it must not."""
+    """The caller has been answered that the call did not happen, so it must not happen any more."""
 
 
 class WithdrawnError(Exception):
-    """Leave the transaction: nobody waits for it any more."""
+    """Raised to leave a transaction that nobody waits for any more."""
 
 
 class Turn:
-    """One call: where it stands and who waits for it. Stages change under the thread's lock
-    only.
+    """One call: its stage, and the future of its caller. Stages change only under the thread's
+    lock.
     """
 
     def __init__(
@@ -70,11 +70,13 @@ class Turn:
         self.stage = _Stage.QUEUED
 
     def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
-        """Run one statement, and give its cursor."""
+        """Run one statement and return its cursor."""
         return self.connection.execute(sql, parameters)
 
     def fetch(self, sql: str, parameters: Any = ()) -> list[Any]:
-        """Return all rows: of a snapshot of its own, unless within `read` or `write`."""
+        """Return all rows of a query. It has a snapshot of its own, except within `read` or
+        `write`.
+        """
         return self.waits(lambda: self.connection.execute(sql, parameters).fetchall())
 
     def read(self, body: Callable[[Turn], T]) -> T:
@@ -88,8 +90,8 @@ class Turn:
     def write(
         self, body: Callable[[Turn], T], *, commit_if: Callable[[T], bool] | None = None
     ) -> T:
-        """Run `body` in one write transaction; commit it unless `commit_if` says no to what it
-        returned.
+        """Run `body` in one write transaction, and commit it unless `commit_if` returns False for
+        its result.
         """
         self._begin("BEGIN IMMEDIATE")
         try:
@@ -104,14 +106,14 @@ class Turn:
             self.rollback()
 
     def probe(self, free_bytes_min: int) -> None:
-        """Take the write lock of the file that others see too, and give it back. Raises
+        """Take the write lock of the file that other processes see, and release it. Raises
         BackendUnavailable.
         """
         self._owner.check_room(free_bytes_min)
         self.write(lambda _: None, commit_if=lambda _: False)
 
     def rollback(self) -> None:
-        """Undo the open transaction, if there is one."""
+        """Roll the open transaction back, if there is one."""
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
@@ -134,7 +136,7 @@ class Turn:
         self.waits(lambda: self.connection.execute(sql))
 
     def run(self) -> None:
-        """Run the job and hand its result to the loop that waits for it."""
+        """Run the job, and pass its result to the event loop that waits for it."""
         try:
             result = self._job(self)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the waiting caller must hear it
@@ -148,7 +150,8 @@ class Turn:
         try:
             self._loop.call_soon_threadsafe(self._resolve, result, error)
         except RuntimeError:
-            _log.warning("caller_gone", file=self._owner.path)  # its loop is closed: nobody waits
+            # the caller's loop is closed: nobody waits
+            _log.warning("caller_gone", file=self._owner.path)
 
     def _resolve(self, result: Any, error: BaseException | None) -> None:
         if self.answer.done():
@@ -160,7 +163,7 @@ class Turn:
 
 
 class SqliteThread:
-    """One connection and the only thread that uses it."""
+    """One connection, and the only thread that uses it."""
 
     def __init__(self, name: str, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
         self.path = path
@@ -175,7 +178,7 @@ class SqliteThread:
         self._closed: Callable[[], object] = lambda: None
 
     def start(self) -> None:
-        """Connect (nothing is read of the file yet) and start the thread. Raises
+        """Connect (without reading the file yet) and start the thread. Raises
         BackendUnavailable.
         """
         try:
@@ -186,8 +189,8 @@ class SqliteThread:
         self._started = True
 
     async def stop(self) -> None:
-        """Finish what is queued and close the connection, in the thread; wait for that, within
-        bounds.
+        """Finish the queued calls and close the connection, in the thread. Wait for that for
+        STOP_TIMEOUT_S at most.
         """
         if not self._started:
             return
@@ -199,15 +202,15 @@ class SqliteThread:
         try:
             await asyncio.wait_for(closed.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
-            # a daemon thread: it does not keep the process alive
+            # it is a daemon thread, so it does not keep the process alive
             _log.warning("thread_not_stopped", file=self.path)
 
     async def run(self, job: Callable[[Turn], T], *, timeout_s: float) -> T:
-        """Return what `job` returns in the thread.
+        """Run `job` in the thread and return its result.
 
-        Raises BackendUnavailable when it did not happen (also when the time was over before COMMIT
-        was sent: then it is rolled back), OutcomeUnknown when the time was over, or the disk
-        failed, during COMMIT.
+        Raises BackendUnavailable when it did not happen (also when the time ran out before COMMIT
+        was sent: then it is rolled back), OutcomeUnknown when the time ran out, or the disk failed,
+        during COMMIT.
         """
         if not self._started or self._connection is None:
             raise BackendUnavailable("sqlite", f"{self.path} is not open")
@@ -225,7 +228,7 @@ class SqliteThread:
             timer.cancel()
 
     def remember_file(self) -> None:
-        """Note which files these are, once they are known to exist."""
+        """Record the identity of the open files, once they are known to exist."""
         self._files = {
             path: _identity_of(path)
             for path in (self.path, f"{self.path}-wal")
@@ -233,11 +236,11 @@ class SqliteThread:
         }
 
     def check_file(self) -> None:
-        """Raise BackendUnavailable if a path names another file by now: writing to this one would
-        be for nobody.
+        """Raise BackendUnavailable if a path has been removed or names another file now: what is
+        written to the open file would be lost.
 
-        Nobody removes the write-ahead log while it is open, and what is only in it would be gone
-        with it.
+        The write-ahead log is checked too. SQLite does not delete it while it is open, so somebody
+        else did, and what only it holds would be lost.
         """
         for path, noted in self._files.items():
             try:
@@ -252,7 +255,7 @@ class SqliteThread:
                 )
 
     def check_room(self, free_bytes_min: int) -> None:
-        """Raise BackendUnavailable if the disk is full, or may not be written."""
+        """Raise BackendUnavailable if the disk is full or read-only."""
         try:
             found = os.statvfs(os.path.dirname(os.path.abspath(self.path)))
         except OSError as exc:
@@ -268,14 +271,16 @@ class SqliteThread:
             )
 
     def commits(self, turn: Turn) -> None:
-        """Pass the point of no return, unless the caller has gone."""
+        """Mark the turn as committing, after which it cannot be withdrawn. Raises WithdrawnError if
+        the caller has gone.
+        """
         with self._lock:
             if turn.stage is _Stage.WITHDRAWN:
                 raise WithdrawnError
             turn.stage = _Stage.COMMITTING
 
     def ends(self, turn: Turn) -> bool:
-        """Leave the thread to the next turn; say whether COMMIT had been sent."""
+        """Free the thread for the next turn. Return whether COMMIT had been sent."""
         with self._lock:
             committing = turn.stage is _Stage.COMMITTING
             self._running = None
@@ -289,14 +294,14 @@ class SqliteThread:
         stage = self._withdraw(turn)
         if stage is _Stage.COMMITTING:
             turn.answer.set_exception(OutcomeUnknown(f"{self.path}: no answer to COMMIT in time"))
-        elif stage is not _Stage.DONE:  # a done one has its answer on the way
+        elif stage is not _Stage.DONE:  # the answer of a finished turn is already on its way
             turn.answer.set_exception(
                 BackendUnavailable("sqlite", f"{self.path}: no answer in time; rolled back")
             )
 
     def _withdraw(self, turn: Turn) -> _Stage:
-        """Make sure that the turn never lands, unless it is too late for that; return the stage it
-        was found in.
+        """Make sure that the turn never lands, unless it is too late for that. Return the stage
+        that it was in.
         """
         with self._lock:
             stage = turn.stage
@@ -315,7 +320,7 @@ class SqliteThread:
             turn.run()
         if self._connection is not None:
             self._connection.close()
-        with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+        with contextlib.suppress(RuntimeError):  # the loop that waited may be closed
             self._closed()
 
 
@@ -325,7 +330,7 @@ def _identity_of(path: str) -> tuple[int, int]:
 
 
 def translate(exc: BaseException, path: str, *, committing: bool) -> BaseException:
-    """Return what the caller may do next about a failure in the thread."""
+    """Return the error that tells the caller what to do next about a failure in the thread."""
     if isinstance(exc, KvError):
         return exc
     ours = _sorted(exc, path, committing=committing)
@@ -348,8 +353,8 @@ def _sorted(exc: BaseException, path: str, *, committing: bool) -> KvError:
         return InvariantViolated(f"{path}: {exc!r}")
     code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if committing and code == sqlite3.SQLITE_IOERR:
-        # The commit record may already be in the write-ahead log: a recovery after a crash could
-        # still bring it back.
+        # The commit record may already be in the write-ahead log: recovery after a crash could
+        # still restore it.
         return OutcomeUnknown(f"{path}: {exc} during COMMIT")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return BackendUnavailable("sqlite", f"{path}: another process holds the lock")

@@ -1,7 +1,6 @@
-"""Say what a store writes to the SQLite file, and what pruning takes out of it again.
+"""Write to the SQLite file what a store changes, and prune it.
 
-Every function here runs on a store's writing thread, within one write transaction, and never
-commits it.
+Every function runs on a store's writing thread, within one write transaction, and never commits it.
 """
 
 # ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
@@ -24,11 +23,11 @@ from kv.model import GENESIS, Group, LedgerRow, Reference, Version, value_hash
 from kv.ports import Appended, Fenced, Identity, Pruning, Retention
 
 ROWS_MAX: Final = 128
-"""Rows inserted by one statement."""
+"""The number of rows inserted by one statement."""
 BLOBS_SWEPT_MAX: Final = 64
 
 _TOMBSTONE, _INLINE, _STAGED = 0, 1, 2
-"""versions.kind"""
+"""The values of versions.kind."""
 
 pack = msgspec.msgpack.Encoder().encode
 
@@ -40,8 +39,8 @@ _INSERT_ROW_FIRST: Final = f"""INSERT INTO ledger ({ROW}) SELECT ?, ?, ?, ?, ?, 
     WHERE NOT EXISTS (SELECT 1 FROM ledger)"""
 _RECORD_STAGED: Final = """UPDATE blobs SET state = 1
     WHERE state = 0 AND +op_id IN (SELECT value FROM json_each(?))"""
-"""Its + makes SQLite walk the few values that wait to be recorded, not look for each op_id of the
-group.
+"""The + makes SQLite walk the few values that wait to be recorded, instead of looking up each op_id
+of the group.
 """
 _MISSING: Final = "SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?"
 _STAGE: Final = """INSERT INTO blobs (op_id, hash, state, seq, reference, value)
@@ -55,7 +54,7 @@ MOVE_CURSOR: Final = """INSERT INTO cursors (name, position) VALUES (?, ?)
 
 
 def stage(turn: Turn, reference: Reference, value: bytes, bytes_max: int) -> None:
-    """Keep a value, or one claim more of one that is kept already. Raises NotApplied."""
+    """Stage a value, or add one claim to a value that is staged already. Raises NotApplied."""
     if turn.execute(_CLAIM, (1, reference.op_id, reference.hash)).rowcount:
         return
     check_room(turn.fetch(_WAITING)[0][0], len(value), bytes_max)
@@ -63,7 +62,9 @@ def stage(turn: Turn, reference: Reference, value: bytes, bytes_max: int) -> Non
 
 
 def unstage(turn: Turn, reference: Reference) -> None:
-    """Take one claim back; the value goes with the last, unless its op_id is recorded."""
+    """Take one claim back. The value is deleted with the last claim, unless its op_id is
+    recorded.
+    """
     turn.execute(_CLAIM, (-1, reference.op_id, reference.hash))
     turn.execute(_UNCLAIMED, (reference.op_id, reference.hash))
 
@@ -101,7 +102,9 @@ def append(
 
 
 def claim(turn: Turn, identity: Identity) -> Identity:
-    """Make a store that is nobody's the given cluster's; return whose it is."""
+    """Claim an unclaimed store for the given cluster; return the identity that the store has
+    then.
+    """
     turn.execute(
         """UPDATE identity SET cluster = ?1, history = ?2
             WHERE cluster = '' OR (cluster = ?1 AND history = x'' AND ?2 <> x'')""",
@@ -112,7 +115,7 @@ def claim(turn: Turn, identity: Identity) -> Identity:
 
 
 def adopt(turn: Turn, last: int, identity: Identity | None) -> None:
-    """Do what adopting does besides the row, in its transaction."""
+    """Apply the effects of an adoption besides its row, in the same transaction."""
     turn.execute("UPDATE identity SET adopted = ?", (last,))
     if identity is not None:
         turn.execute(
@@ -121,7 +124,7 @@ def adopt(turn: Turn, last: int, identity: Identity | None) -> None:
 
 
 def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
-    """Return the rows of `versions` for these, numbered within each revision."""
+    """Return the rows of the table `versions` for these versions, numbered within each revision."""
     rows: list[tuple[Any, ...]] = []
     revision, place = -1, 0
     for version in sorted(versions, key=lambda version: version.revision):
@@ -147,7 +150,7 @@ def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
 
 
 def row_values(row: LedgerRow) -> tuple[Any, ...]:
-    """Return a ledger row's columns but for its body."""
+    """Return a ledger row's columns except its body."""
     return (row.seq, row.term, row.committer, row.first, row.last, row.digest, row.log_time_ms)
 
 
@@ -162,7 +165,7 @@ def _insert(turn: Turn, table: str, width: int, rows: Sequence[tuple[Any, ...]])
 
 @functools.cache
 def _insert_sql(table: str, width: int, size: int) -> str:
-    """Return an INSERT of up to `size` rows; those whose first column is NULL are padding."""
+    """Return an INSERT of up to `size` rows. Rows whose first column is NULL are padding."""
     row = f"({', '.join('?' * width)})"
     rows = ", ".join([row] * size)
     return f"INSERT INTO {table} SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL"
@@ -195,11 +198,11 @@ def prune(turn: Turn, retention: Retention) -> Pruning:
 def _prune_versions(
     turn: Turn, floor: int, walked: int, below: int, limit: int
 ) -> tuple[int, int, bool]:
-    """Walk the next versions at or below revision `below`, in order, and delete what each of them
-    supersedes.
+    """Process the next versions at or below revision `below`, in order, and delete what each of
+    them supersedes.
 
-    A walked tombstone goes with them. Reads at the floor or above cannot tell: each key keeps its
-    newest version there.
+    A processed tombstone is deleted too. Reads at or above the floor return the same as before,
+    because each key keeps its newest version there.
     """
     if below <= floor:
         return 0, floor, False
@@ -228,11 +231,11 @@ def _prune_versions(
 
 
 def _sweep(turn: Turn, before_ms: int, limit: int) -> tuple[int, bool]:
-    """Look at staged values whose op_id is recorded, or too old to be ordered ever; delete those
-    without a version.
+    """Check staged values whose op_id is recorded, or that are too old to be ordered ever; delete
+    those that no version refers to.
 
-    When one was staged is bounded by the log time of the row that came next: the head itself may be
-    days old then.
+    The age of a value is bounded by the log time of the row that came next, because the head at the
+    time of staging may already have been days old.
     """
     found = turn.fetch(
         """SELECT rowid, EXISTS (

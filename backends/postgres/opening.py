@@ -125,8 +125,8 @@ async def _check_logged(connection: Connection) -> None:
 
 
 async def _check_columns(connection: Connection, version: int) -> set[str]:
-    """Return which of our tables are there. Raises BadRequest for one whose columns are not
-    ours.
+    """Return the names of our tables that exist. Raises BadRequest for a table whose columns are
+    not ours.
     """
     wanted = schema.columns(version)
     found: dict[str, dict[str, str]] = {}
@@ -145,8 +145,8 @@ async def _check_columns(connection: Connection, version: int) -> set[str]:
 
 
 async def _repeated(step: Callable[[], Awaitable[object]], *, times: int = 5) -> None:
-    """Do a DDL step that may be repeated: two sessions that create at once may refuse each
-    other.
+    """Run a repeatable DDL step, and retry it when it fails: two sessions that create something at
+    the same time may get an error.
     """
     for left in reversed(range(times)):
         try:
