@@ -1,4 +1,4 @@
-"""What a member keeps on its disk: the journal of its log, its vote, and its snapshots.
+"""A member's storage: the journal of its log, its vote, and its snapshots.
 
-It knows nothing of the protocol above it and never speaks with another member.
+It knows nothing of the protocol above it and never communicates with another member.
 """

@@ -1,7 +1,7 @@
-"""Name the one port through which `coordinator.raft` reads, writes, syncs and renames files.
+"""Define the port through which `coordinator.raft` reads, writes, syncs and renames files.
 
-`RealDisk` (real_disk.py) implements it on the operating system, `SimDisk` for tests; both pass one
-suite. It never decides what a file holds. Only a method whose name ends in `_now` blocks.
+`RealDisk` (real_disk.py) implements it on the operating system, `SimDisk` in tests; both pass one
+suite. It never decides what a file holds. Only methods whose name ends in `_now` block.
 """
 
 from __future__ import annotations
@@ -10,62 +10,60 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 WRITE_BYTES_MAX: Final = 1 << 20
-"""Bytes to give to one `append` of a large file, so that what waits behind it does not wait
-long.
+"""Bytes to pass to one `append` of a large file, so that other calls on the file do not wait long.
 """
 
 T = TypeVar("T")
 
 
 class SyncError(OSError):
-    """A sync failed: what of the file is on the disk is unknown, and asking again would not tell.
-
-    So all later syncs of the same open file fail too.
+    """A failed sync: it is unknown which part of the file is on the disk, and a retry would not
+    tell. All later syncs of the same open file therefore fail too.
     """
 
 
 class File(Protocol):
-    """One open file that only grows at its end, or is cut.
+    """One open file that is only appended to or truncated.
 
-    Operations on one file take effect in the order of the calls, sync and async ones together. All
-    raise OSError. Guarantee: once `sync` returned, content and size survive a power cut; the *name*
-    does only after `Disk.sync_directory`. Non-guarantee: after an OSError part of the bytes may be
-    there.
+    Operations on one file take effect in the order of the calls, blocking and async ones together.
+    All raise OSError. Guarantee: once `sync` has returned, content and size survive a power cut;
+    the *name* does so only after `Disk.sync_directory`. Non-guarantee: after an OSError, part of
+    the bytes may have been written.
     """
 
     @property
     def name(self) -> str:
-        """What it is called in its directory."""
+        """The file's name in its directory."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes in the file, those of writes still under way not counted."""
+        """Bytes in the file, not counting writes that are still under way."""
         ...
 
     def read_now(self, offset: int, length: int) -> bytes:
-        """Return less than asked only at the end of the file."""
+        """Read `length` bytes from `offset`; return fewer only at the end of the file."""
         ...
 
     def append_now(self, content: bytes) -> None:
-        """Write to the page cache: survives the death of the process, not a power cut."""
+        """Append to the page cache; this survives the death of the process, but not a power cut."""
         ...
 
     def truncate_now(self, size: int) -> None:
-        """Cut it to that size."""
+        """Truncate the file to that size."""
         ...
 
     def sync_now(self) -> None:
         """Block until everything written is on the disk. Raises SyncError.
 
-        For start-up, and for what is small and rare.
+        Use this at start-up, and for small and rare writes.
         """
         ...
 
     async def append(self, content: bytes | memoryview, *, sync: bool) -> None:
-        """Write, then fdatasync if `sync`, off the event loop.
+        """Append off the event loop, and fdatasync if `sync`.
 
-        Raises SyncError if it was the latter that failed.
+        Raises SyncError if the fdatasync failed.
         """
         ...
 
@@ -74,20 +72,20 @@ class File(Protocol):
         ...
 
     def close(self) -> None:
-        """Close it, behind all that it was given."""
+        """Close the file after all earlier operations on it."""
         ...
 
 
 class Disk(Protocol):
-    """One directory of flat files, made with mode 0600. All methods raise OSError."""
+    """One directory of files, created with mode 0600. All methods raise OSError."""
 
     @property
     def directory(self) -> str:
-        """How messages to people name it."""
+        """The directory's path, for messages."""
         ...
 
     def names(self) -> list[str]:
-        """Return the files' names, sorted, the lock excepted."""
+        """Return the sorted names of the files, except the lock file."""
         ...
 
     def exists(self, name: str) -> bool:
@@ -99,11 +97,11 @@ class Disk(Protocol):
         ...
 
     def load_now(self, name: str, *, sync: bool = True) -> bytes:
-        """Read a whole file, for start-up.
+        """Read a whole file; for start-up.
 
-        With `sync`, what is returned is on the disk and not in the page cache alone: a predecessor
-        that was killed between write and fsync leaves content there that a power cut would take
-        back, and nothing must be built upon it.
+        With `sync`, the returned content is on the disk and not only in the page cache. An earlier
+        process that was killed between write and fsync leaves content in the cache that a power cut
+        would undo; building on that content would leave later writes without what they follow.
         """
         ...
 
@@ -116,14 +114,14 @@ class Disk(Protocol):
         ...
 
     def rename_now(self, old: str, new: str) -> None:
-        """Give a file another name, replacing what had it.
+        """Rename a file, replacing one that has the new name.
 
-        It survives a power cut after `sync_directory`.
+        The rename survives a power cut only after `sync_directory`.
         """
         ...
 
     def remove_now(self, name: str) -> None:
-        """Remove a file. It may come back by a power cut until `sync_directory`."""
+        """Remove a file. Until `sync_directory`, a power cut may bring it back."""
         ...
 
     async def remove(self, name: str) -> None:
@@ -131,7 +129,7 @@ class Disk(Protocol):
         ...
 
     def sync_directory_now(self) -> None:
-        """Block until every name made, changed or removed so far is durable."""
+        """Block until every creation, rename and removal so far is durable."""
         ...
 
     async def sync_directory(self) -> None:
@@ -143,12 +141,15 @@ class Disk(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the directory free. Files are closed by who opened them."""
+        """Release the directory. Open files must be closed by those who opened them."""
         ...
 
 
 def write_whole_now(disk: Disk, name: str, content: bytes, *, sync: bool = True) -> None:
-    """Replace a small file so that at any moment either the old or the new one is there, whole."""
+    """Replace a small file atomically: at any moment either the old or the new content is there.
+
+    With `sync`, the new content is durable when this returns. Raises OSError.
+    """
     new = disk.create(name + ".new")
     try:
         new.append_now(content)

@@ -1,4 +1,4 @@
-"""Keep the Raft log, term and vote on the disk, and say how far the log is durable.
+"""Keep the Raft log, term and vote on the disk, and report how far the log is durable.
 
 It never acknowledges anything, never rewrites a byte in place, and never retries a failed fsync.
 """
@@ -22,9 +22,7 @@ from coordinator.raft.storage.writer import Writer
 from kv.errors import BadRequest
 
 SEGMENT_BYTES_MAX: Final = 16 << 20
-"""A segment that has reached this is followed by a new one: it is overshot by one record at
-most.
-"""
+"""Size at which a new segment is begun; a segment exceeds it by at most one record."""
 
 Policy: TypeAlias = Literal["always", "interval", "off"]
 
@@ -34,19 +32,19 @@ _log = structlog.get_logger("acordo.raft.journal")
 class Journal:
     """The log of one member, with the interface that PySyncObj's core calls on its journal.
 
-    Append-only: a conflict, a trim and a clear are records too, so death at any byte leaves a state
-    that was intended. The log is a chain of segments; compaction removes whole ones from its front
-    and never copies an entry.
+    It is append-only: a conflict, a trim and a clear are records too, so a process that dies at any
+    byte leaves a state that was intended. The log is a chain of segments; compaction removes whole
+    segments from its front and never copies an entry.
 
-    `synced_index` says how far the log is durable. Policy `always`: what is added is held in memory
-    until `maybe_sync()` starts one group (write, then fdatasync, in the file's thread); then
-    `on_synced` is called. Policies `interval` and `off`: written at once, so that it survives kill
-    -9, and `synced_index` is the last index.
+    `synced_index` says how far the log is durable. Under policy `always`, added entries are held in
+    memory until `maybe_sync()` writes and fdatasyncs them as one group, in the file's thread;
+    `on_synced` is called afterwards. Under policies `interval` and `off`, entries are written at
+    once, so that they survive kill -9, and `synced_index` is the last index.
 
-    Called with a path alone it is a drop-in for the library's FileJournal (policy off; `flush()`
-    syncs). It reads the disk in its constructor because the library asks for a journal that is
-    ready then. Raises BadRequest, naming the file, for a journal that is damaged, of another
-    cluster or member, or of a newer format; the file stays as it is.
+    With only a path it is a drop-in replacement for the library's FileJournal (policy off;
+    `flush()` syncs). The constructor reads the disk, because the library expects a journal that is
+    ready. It raises BadRequest, naming the file, for a journal that is damaged, belongs to another
+    cluster or member, or has a newer format; the file is left unchanged.
     """
 
     def __init__(
@@ -71,11 +69,11 @@ class Journal:
         self._fsync: Policy = fsync
         self._interval_s, self._segment_bytes_max = interval_s, segment_bytes_max
         self.on_synced: Callable[[int], None] = _ignore
-        """Called on the loop after each group with the new `synced_index`."""
+        """Called on the event loop after each group with the new `synced_index`."""
         self.on_fatal: Callable[[BaseException], None] = _report
-        """Called once when the log cannot be made durable any more: stop the process."""
+        """Called once when the log can no longer be made durable; it must stop the process."""
         self._obsolete: list[Segment] = []
-        """Segments to remove once the record that made them so is durable."""
+        """Segments to remove once the record that made them obsolete is durable."""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -90,14 +88,17 @@ class Journal:
     # ----------------------------------------------------------------------- what the library calls
 
     def add(self, command: bytes, idx: int, term: int) -> None:
-        """Append one entry; durable once `synced_index` has reached it."""
+        """Append one entry; it is durable once `synced_index` has reached its index.
+
+        Raises ValueError if the index does not follow the last one.
+        """
         if len(self._log.entries) and idx != self._log.last_index + 1:
             raise ValueError(f"entry {idx} does not follow {self._log.last_index}")
         self._write(Record(Kind.ENTRY, idx, term, command))
         self._log.append((command, idx, term))
 
     def clear(self) -> None:
-        """Drop all entries. The next one added may have any index."""
+        """Drop all entries. The next entry added may have any index."""
         if self._log.entries:
             self._write(Record(Kind.CLEAR, 0))
             self._log.clear()
@@ -112,14 +113,15 @@ class Journal:
         index = self._log.entries[entryFrom][1]
         self._write(Record(Kind.CUT, index))
         self._log.cut(index)
-        # Also for the group under way. It makes durable what stood from `index` on, which is no
-        # longer the log; counted, the leader would take the replacement for durable before it is.
+        # The group under way is lowered too: it makes the entries durable that were just cut. If
+        # its old index counted, the leader would believe that the replacements are durable before
+        # they are.
         self._synced_index = min(self._synced_index, index - 1)
         self._group_index = min(self._group_index, index - 1)
         self._hinted = min(self._hinted, self._log.committed)
 
     def deleteEntriesTo(self, entryTo: int) -> None:
-        """Drop the entries before that position: a snapshot that is durable holds what they did."""
+        """Drop the entries before that position, which a durable snapshot must cover."""
         if entryTo >= len(self._log.entries):
             self.clear()
         elif entryTo > 0:
@@ -139,10 +141,11 @@ class Journal:
         return len(self._log.entries)
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
-        """Block until term and vote are durable, whatever the policy: two fsyncs. Raises OSError.
+        """Block until term and vote are durable, under every policy (two fsyncs). Raises OSError.
 
-        No message of the new term may leave before. Else a member that loses its power right after
-        it votes comes back, votes for another one in the same term, and both are elected.
+        No message of the new term may be sent before this returns. Otherwise a member that loses
+        power right after it voted restarts, votes for another candidate in the same term, and both
+        candidates are elected.
         """
         if (term, votedForNodeId) == (self._term, self._voted_for):
             return
@@ -158,27 +161,27 @@ class Journal:
         return self._term
 
     def getVotedForNodeId(self) -> str | None:
-        """Return the vote that was stored with it; None: nobody has it."""
+        """Return the vote that was stored with the term; None: no vote was given."""
         return self._voted_for
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
-        """Remember a hint, worth no fsync: it goes along with what is written next."""
+        """Remember the commit index as a hint; it is not synced for its own sake."""
         self._log.committed = raftCommitIndex
 
     def getRaftCommitIndex(self) -> int:
-        """Return the hint: at least so much is committed."""
+        """Return the hint: at least the entries up to this index are committed."""
         return self._log.committed
 
     def onOneSecondTimer(self) -> None:
-        """Write the hint down, and sync if that is due."""
+        """Write the hint, and start a sync if one is due."""
         self._hint()
         self.maybe_sync()
 
     def flush(self) -> None:
-        """Write and sync everything, blocking, whatever the policy. Raises OSError, which is fatal.
+        """Write and sync everything, blocking, under every policy. Raises OSError, which is fatal.
 
-        A group that is under way is taken over, so that nothing of it comes behind what is written
-        here.
+        A group that is under way is finished here first; otherwise parts of it could be written
+        after newer records.
         """
         self._refuse_after_failure()
         try:
@@ -189,7 +192,7 @@ class Journal:
         self._synced_index = self._group_index = self._log.last_index
 
     def _destroy(self) -> None:
-        """Write, sync unless the policy is off, and close. It blocks; `aclose` does not."""
+        """Write, sync unless the policy is off, and close. This blocks; `aclose` does not."""
         if self._closed:
             return
         if not self._writer.failed:
@@ -204,34 +207,33 @@ class Journal:
     def synced_index(self) -> int:
         """The index up to which every entry is as durable as the policy promises.
 
-        It falls when entries are cut.
+        It decreases when entries are cut.
         """
         return self._synced_index if self._fsync == "always" else self._log.last_index
 
     @property
     def waits_for_room(self) -> bool:
-        """Say whether the disk is full, or no descriptor left, and writes wait for it to pass."""
+        """Say whether writes wait because the disk is full or no file descriptor is left."""
         return self._writer.waits_for_room
 
     @property
     def policy(self) -> Policy:
-        """When what is written is synced."""
+        """The sync policy: `always`, `interval` or `off`."""
         return self._fsync
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all segments, unwritten ones included: compact when it grows."""
+        """Bytes of all segments, including bytes not written yet; compact when this grows."""
         return sum(segment.end for segment in self._log.segments)
 
     @property
     def unsynced_bytes(self) -> int:
-        """Bytes that wait in memory for the disk: take in no more commands when it grows."""
+        """Bytes that wait in memory for the disk; accept no more commands when this grows."""
         return sum(len(piece) for _, pieces in self._writer.waiting for piece in pieces)
 
     def maybe_sync(self) -> bool:
-        """Start one group sync if anything is unsynced and none is running or due.
-
-        Returns whether it did.
+        """Start a sync if anything is unsynced and no sync is running or scheduled; say whether one
+        was started or scheduled.
         """
         if self._closed or self._writer.failed or self._task is not None or self._timer is not None:
             return False
@@ -281,8 +283,8 @@ class Journal:
         segment.end += len(content)
 
     def _begin(self, number: int, previous_bytes: int) -> Segment:
-        # Sealed means that the segment before was durable when this one was made: `always` sees to
-        # that, the other policies promise no such order.
+        # Sealed means that the previous segment was durable when this one was created. Only policy
+        # `always` writes in that order.
         header = self._files.header(number, previous_bytes, sealed=self._fsync == "always")
         segment = Segment(header, self._files.segment_name(number))
         content = encode_segment(header)
@@ -314,16 +316,17 @@ class Journal:
             newest = self._log.segments[-1]
             newest.file = newest.file or self._disk.open(newest.name)
             if newest.header.sealed != (self._fsync == "always"):
-                # It was written under another policy. A segment is all promised or not at all, and
-                # its header tells which: what is promised now begins a segment of its own.
+                # The segment was written under another policy. The header tells recovery whether
+                # all of a segment was promised to be durable, so the new policy needs a new one.
                 self._begin(newest.header.number + 1, newest.end)
         self._retire()
 
     def _retire(self) -> None:
-        """Set aside the oldest segments without a live entry.
+        """Mark the oldest segments that hold no live entry for removal.
 
-        They go once all that was written so far is durable: what made them obsolete is written
-        behind them, and a power cut must not take it and leave the gap.
+        They are removed only when everything written so far is durable. The record that made them
+        obsolete is in a later segment: if a power cut took that record after they were gone, the
+        log would have a gap.
         """
         self._obsolete.extend(self._log.retire())
         if self._fsync == "off":
@@ -338,18 +341,18 @@ class Journal:
         try:
             await syncing()
         except asyncio.CancelledError:
-            # What it had begun may not be whole: nothing must come behind it, closing included.
+            # The write may be incomplete, so nothing may be written after it, not even on closing.
             self._writer.failed = True
             raise
-        except Exception as exc:  # noqa: BLE001  whatever it is, nothing more can be called durable
+        except Exception as exc:  # noqa: BLE001  after any failure nothing more counts as durable
             self._fail(exc)
         finally:
             self._task = None
 
     async def _sync_groups(self) -> None:
-        """Make durable, group after group, all that was added.
+        """Make all added entries durable, group after group.
 
-        What arrives during one group makes the next.
+        Entries that arrive while one group is written form the next group.
         """
         while self._writer.waiting and not self._closed:
             obsolete, self._obsolete = self._obsolete, []
@@ -387,7 +390,7 @@ class Journal:
 
 
 def _ignore(index: int) -> None:
-    """Stand in until a listener is set."""
+    """Do nothing; the default until a listener is set."""
 
 
 def _report(exc: BaseException) -> None:

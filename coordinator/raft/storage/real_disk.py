@@ -1,7 +1,7 @@
 """Implement the port of disk.py on the operating system, with one thread for each file that blocks.
 
-It never calls fsync on the event loop except where a method's name ends in `_now`, and never asks
-again for a sync that has failed.
+It never calls fsync on the event loop, except in methods whose name ends in `_now`, and never
+retries a failed sync.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 READ_BYTES_MAX: Final = 1 << 30
 RESERVE: Final = 4
-"""Descriptors kept in hand: a vote, the next segment and a snapshot need one when connections have
-taken the rest.
+"""File descriptors kept in reserve: a vote, the next segment and a snapshot need one each even when
+connections have taken all others.
 """
 
 T = TypeVar("T")
 
 
 def make_directory_now(path: Path) -> None:
-    """Make a directory and what is missing above it, durably.
+    """Make a directory and its missing parents, durably.
 
-    What is synced in it later rests on its name: a power cut that takes the name takes it all.
+    Files that are synced in it later depend on its name: a power cut that loses the name loses them
+    all.
     """
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
@@ -60,26 +61,28 @@ class _Lane:
         return self._pool
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run work behind all that was given before."""
-        # Shielded: when the waiter is cancelled, the write under way goes on. Without it the next
-        # call on this file would overtake or drop that write.
+        """Run work after everything that was submitted before."""
+        # The shield lets a write that is under way finish when the waiter is cancelled. Without it
+        # the next call on this file could overtake or drop that write.
         return await asyncio.shield(
             asyncio.get_running_loop().run_in_executor(self._started(), work)
         )
 
     def run_now(self, work: Callable[[], T]) -> T:
-        """Run behind all that was given before; on this very thread if nothing ever was."""
+        """Run work after everything that was submitted before, and block. If the thread was never
+        started, run it on the calling thread.
+        """
         return work() if self._pool is None else self._pool.submit(work).result()
 
     def close(self) -> None:
-        """Wait for what it was given, and end the thread."""
+        """Wait for the submitted work, and end the thread."""
         if self._pool is not None:
             self._pool.shutdown(wait=True)
             self._pool = None
 
 
 class Reserve:
-    """Descriptors that are open for nothing, to be given up to whoever finds that none is left."""
+    """A reserve of open file descriptors, closed one by one to open a file when none is left."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -87,7 +90,7 @@ class Reserve:
         self._refill()
 
     def open(self, path: Path, flags: int) -> int:
-        """Open a file, with one of the reserve if there is no other way. Raises OSError."""
+        """Open a file, using up a descriptor of the reserve if no other is left. Raises OSError."""
         try:
             fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
         except OSError as exc:
@@ -102,7 +105,7 @@ class Reserve:
         return fd
 
     def close(self) -> None:
-        """Give them all back to the operating system."""
+        """Close the whole reserve."""
         self._count = 0
         while self._held:
             os.close(self._held.pop())
@@ -114,7 +117,7 @@ class Reserve:
 
 
 class RealFile:
-    """A file of the operating system, with one thread for what blocks (disk.py: File)."""
+    """A file of the operating system, with one thread for blocking calls (disk.py: File)."""
 
     def __init__(self, path: Path, flags: int, reserve: Reserve) -> None:
         self._path = path
@@ -122,8 +125,8 @@ class RealFile:
         self._size = os.fstat(self._fd).st_size
         self._lane = _Lane(f"raft-{path.name}")
         self._sync_failed = False
-        """Remembered, because the kernel forgets: it calls the pages clean after a failed sync, and
-        the next sync would succeed though the disk lacks them.
+        """Whether a sync has failed. This must be remembered, because the kernel marks the pages
+        clean after a failed sync: the next sync would succeed although the disk lacks them.
         """
 
     @property
@@ -191,12 +194,12 @@ class RealFile:
 
 
 class RealDisk:
-    """A directory of the operating system, held by one process at a time.
+    """A directory of the operating system, locked by one process at a time.
 
-    The lock is a POSIX record lock: children do not inherit it (a forked or spawned one can neither
-    hold the directory nor give it free). The constructor makes the directory and takes the lock:
-    the library asks for a journal that is ready when its constructor returns. Raises BadRequest
-    "data_directory_in_use" naming directory and holder.
+    The lock is a POSIX record lock, which child processes do not inherit: they can neither hold nor
+    release it. The constructor makes the directory and takes the lock, because the library expects
+    a journal that is ready when its constructor returns. It raises BadRequest
+    "data_directory_in_use", naming the directory and the holder.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, lock: bool = True) -> None:
@@ -205,8 +208,8 @@ class RealDisk:
         self._reserve = Reserve(RESERVE)
         self._directory_fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock_fd = -1
-        # Two threads: else a group sync that waits for the directory, and with it every write,
-        # would wait for a snapshot to be encoded.
+        # Two threads. With one, a group sync that needs the directory, and with it every write,
+        # would wait until a snapshot is encoded.
         self._lane, self._work = _Lane("raft-directory"), _Lane("raft-work")
         if lock:
             try:
@@ -244,8 +247,8 @@ class RealDisk:
         try:
             if sync:
                 os.fdatasync(fd)
-                # After a failed fsync of a predecessor the kernel keeps pages that it calls clean
-                # though the disk lacks them. So they are dropped, and what follows reads the disk.
+                # If an fsync failed in an earlier process, the kernel keeps pages that it marks
+                # clean although the disk lacks them. Drop them, so that we read from the disk.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             return _read(fd, 0, os.fstat(fd).st_size)
         finally:
@@ -311,7 +314,9 @@ class RealDisk:
 
 
 def _read(fd: int, offset: int, length: int) -> bytes:
-    """Read up to `length` bytes: one call may return less than asked, and never more than 2 GiB."""
+    """Read up to `length` bytes. This loops because one system call may return less than asked for,
+    and never returns more than 2 GiB.
+    """
     pieces: list[bytes] = []
     while length > 0 and (piece := os.pread(fd, min(length, READ_BYTES_MAX), offset)):
         pieces.append(piece)

@@ -1,8 +1,8 @@
-"""Lay the journal out in bytes: segment headers, records, and what a damaged end means.
+"""Encode and decode the journal: segment headers, records, and the search behind a damaged record.
 
 Pure: it never touches a file. Every checksum is salted with the segment's identity and the record's
-own offset, so a record is good at its own place only; bytes that merely look like one (a copy
-inside a value) never are.
+own offset, so a record is valid only at its own place; bytes that merely look like a record (a copy
+of one inside a value) are never valid.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from coordinator.raft.storage.spans import Spans
 
 FORMAT: Final = 1
 RECORD_BYTES_MAX: Final = 64 << 20
-"""Payload of one record. A longer one is a bad record."""
+"""Bytes of payload in one record. A record with more is bad."""
 
 _SEGMENT_MAGIC: Final = b"ACORDOLG"
 _VOTE_MAGIC: Final = b"ACORDOVT"
 _PREFIX: Final = struct.Struct("<8sHHI")
-"""Magic, format, length of the body, CRC32 over all of it but itself."""
+"""Magic, format, length of the body, CRC32 over prefix and body without the CRC32 itself."""
 _MARKER: Final = b"\xac\x0d"
 _RECORD: Final = struct.Struct("<2sBIIQQ")
 """Marker, kind, length of the payload, CRC32 over (index, term, payload), index, term."""
@@ -35,7 +35,7 @@ RECORD_HEAD_BYTES: Final = _RECORD.size
 
 
 class Kind(IntEnum):
-    """What a record does to the log that was read before it."""
+    """The effect of a record on the log that was read before it."""
 
     ENTRY = 1
     """Append one entry."""
@@ -50,7 +50,7 @@ class Kind(IntEnum):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One step of the log's history. `term` and `payload` belong to entries alone."""
+    """One step in the history of the log. Only entries have `term` and `payload`."""
 
     kind: Kind
     index: int
@@ -61,7 +61,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
     """The header of a segment.
 
-    `sealed`: the segment before was durable, whole, when this one was begun.
+    `sealed` says that all of the previous segment was durable when this one was begun;
+    `previous_bytes` is the length of that segment.
     """
 
     cluster: str
@@ -72,16 +73,16 @@ class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def salt(self) -> int:
-        """What the checksums of its records begin from.
+        """The initial value of the checksums of the segment's records.
 
-        It comes from identity and number alone, so that records are recognised also below a broken
-        header.
+        It depends only on cluster, member and number, so that records can be recognised even if the
+        rest of the header is broken.
         """
         return zlib.crc32(f"{self.cluster}\0{self.member}\0{self.number}".encode())
 
 
 class StoredVote(msgspec.Struct, frozen=True, array_like=True):
-    """A member's term, and whom it has voted for in it."""
+    """A member's term, and the id that it voted for in that term (None: nobody)."""
 
     cluster: str
     member: str
@@ -104,24 +105,24 @@ class BadHeaderError(Exception):
 
 
 def encode_segment(segment: SegmentHeader) -> bytes:
-    """Return the bytes with which a segment's file begins."""
+    """Return the bytes at the beginning of a segment's file."""
     return _with_prefix(_SEGMENT_MAGIC, msgspec.msgpack.encode(segment))
 
 
 def decode_segment(content: bytes) -> tuple[SegmentHeader, int]:
-    """Return the header and where the records begin. Raises BadHeaderError."""
+    """Return the header and the offset at which the records begin. Raises BadHeaderError."""
     body, end = _without_prefix(_SEGMENT_MAGIC, content)
     return _decode(body, SegmentHeader), end
 
 
 def is_torn_header(content: bytes, segment: SegmentHeader) -> bool:
-    """Say whether it begins that header and no more, whatever `previous_bytes` it had."""
+    """Say whether `content` is an incomplete start of that header, with any `previous_bytes`."""
     known = msgspec.msgpack.encode(msgspec.structs.replace(segment, previous_bytes=0))[:-2]
     magic, version, length = _PREFIX.unpack(content[: _PREFIX.size].ljust(_PREFIX.size, b"\0"))[:3]
     if len(content) < _PREFIX.size:
         return encode_segment(segment)[:_LENGTH_AT].startswith(content[:_LENGTH_AT])
     body = content[_PREFIX.size :]
-    fits = len(body) < length <= len(known) + 2 + 8  # previous_bytes takes up to nine
+    fits = len(body) < length <= len(known) + 2 + 8  # previous_bytes takes up to nine bytes
     return (
         (magic, version) == (_SEGMENT_MAGIC, FORMAT)
         and fits
@@ -130,12 +131,12 @@ def is_torn_header(content: bytes, segment: SegmentHeader) -> bool:
 
 
 def encode_vote(vote: StoredVote) -> bytes:
-    """Return the whole file that holds term and vote."""
+    """Return the content of the file that holds term and vote."""
     return _with_prefix(_VOTE_MAGIC, msgspec.msgpack.encode(vote))
 
 
 def decode_vote(content: bytes) -> StoredVote:
-    """Read the whole file that holds term and vote. Raises BadHeaderError."""
+    """Decode the content of the file that holds term and vote. Raises BadHeaderError."""
     body, end = _without_prefix(_VOTE_MAGIC, content)
     if end != len(content):
         raise BadHeaderError("broken", f"{len(content) - end} bytes too many")
@@ -143,7 +144,10 @@ def decode_vote(content: bytes) -> StoredVote:
 
 
 def encode_record(salt: int, offset: int, record: Record) -> bytes:
-    """Return the record as it stands at `offset` of the segment with that salt."""
+    """Return the bytes of a record that is to be at `offset` of the segment with that salt.
+
+    Raises ValueError if the payload exceeds RECORD_BYTES_MAX.
+    """
     size = len(record.payload)
     if size > RECORD_BYTES_MAX:
         raise ValueError(f"a log entry of {size} bytes; at most {RECORD_BYTES_MAX} are allowed")
@@ -154,19 +158,19 @@ def encode_record(salt: int, offset: int, record: Record) -> bytes:
 
 
 def read_records(salt: int, content: bytes, offset: int) -> Iterator[tuple[Record, int]]:
-    """Yield good records with the offset at which each ends, up to the first bad one or the end."""
+    """Yield good records, each with the offset at which it ends; stop at the first bad one."""
     while (found := _record_at(salt, content, offset)) is not None:
         yield found
         offset = found[1]
 
 
 def find_record(salt: int, content: bytes, offset: int) -> int | None:
-    """Return where the first good record at or after `offset` stands.
+    """Return the offset of the first good record at or after `offset`; None if there is none.
 
-    What follows a bad record decides what the bad one is: followed by a good one it is corruption,
-    else a torn end. A client may have stored a value full of beginnings of records, each claiming
-    to be as long as the rest. What is summed up stays in proportion to the content all the same
-    (spans.py).
+    It decides what a bad record means: if a good one follows, the bad one is corruption; otherwise
+    it is a torn end. A client may store a value full of record heads, each of which claims to be as
+    long as the rest of the file. `Spans` keeps the cost of the checksums proportional to the length
+    of the content even then (spans.py).
     """
     spans = Spans(content)
     while (offset := content.find(_MARKER, offset)) >= 0:
@@ -216,8 +220,8 @@ def _without_prefix(magic: bytes, content: bytes) -> tuple[bytes, int]:
     body = content[_PREFIX.size : end]
     if found != magic:
         raise BadHeaderError("broken", "it does not begin as one of ours")
-    # Looked at before the checksum: a newer format may sum otherwise, and would then be called
-    # damaged instead of newer.
+    # The version is checked before the checksum: a newer format may use a different checksum, and
+    # would then be reported as damaged instead of newer.
     if version > FORMAT:
         raise BadHeaderError("newer", f"format {version}; this version reads up to {FORMAT}")
     if len(body) < length or zlib.crc32(body, zlib.crc32(content[:_NOT_SUMMED])) != checksum:

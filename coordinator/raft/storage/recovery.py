@@ -1,8 +1,8 @@
-"""Read a journal back after any death: replay its records, tell a torn end from damage, and refuse
-what is not ours.
+"""Read a journal back after any crash: replay its records, tell a torn end from damage, and refuse
+files that are not ours.
 
-It changes nothing but a torn end, which it cuts, and what was never durable by its policy, which it
-sets aside.
+It changes only two things: it cuts a torn end, and it sets aside segments that were never durable
+under their policy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kv.errors import BadRequest
 MENDED_BY: Final = (
     "put the file back, or remove this member and add a new one with an empty directory"
 )
-"""What an operator can do about a file that a start refuses."""
+"""The advice to the operator for a file that the start refuses."""
 
 _log = structlog.get_logger("acordo.raft.journal")
 
@@ -38,9 +38,10 @@ _log = structlog.get_logger("acordo.raft.journal")
 def recover(journal: JournalFiles) -> tuple[LiveLog, int, str | None]:
     """Return the live log, the term and the vote. Raises BadRequest naming the file, and OSError.
 
-    With `sync`, everything returned is on the disk. Term and vote are whatever the policy: they are
-    answered by, and a process that was killed between a rename and the directory's sync leaves a
-    name that a power cut takes back. A journal that has no segments yet comes back without any.
+    With `sync`, everything returned is on the disk. Term and vote are so under every policy,
+    because this member answers others by them: a process that was killed between a rename and the
+    directory's sync leaves a name that a power cut would undo. The log of a new journal has no
+    segments.
     """
     spare = journal.vote_name + ".new"
     if journal.disk.exists(spare):
@@ -63,8 +64,8 @@ def recover(journal: JournalFiles) -> tuple[LiveLog, int, str | None]:
 def _read_vote(journal: JournalFiles, *, fresh: bool) -> StoredVote:
     name = journal.vote_name
     if not journal.disk.exists(name):
-        # It is made before the first segment. So a log without it has lost which vote was given in
-        # its term, and the member might vote twice.
+        # The vote file is created before the first segment. A log without it has therefore lost
+        # the vote that was given in its term, and the member might vote twice.
         if not fresh:
             raise _corrupt(journal, name, "the file is missing, and with it which vote was given")
         journal.store_vote(0, None)
@@ -77,7 +78,9 @@ def _read_vote(journal: JournalFiles, *, fresh: bool) -> StoredVote:
 
 
 def _replay_segment(journal: JournalFiles, live: LiveLog, number: int, *, newest: bool) -> bool:
-    """Replay one segment; False: it, and what follows, never was durable and is out of the way."""
+    """Replay one segment. Return False if it was never durable; it and all later segments have then
+    been removed or set aside.
+    """
     name = journal.segment_name(number)
     content = journal.disk.load_now(name, sync=journal.sync)
     previous_bytes = live.segments[-1].end if live.segments else 0
@@ -87,7 +90,7 @@ def _replay_segment(journal: JournalFiles, live: LiveLog, number: int, *, newest
         if newest and _was_never_begun(journal, live, number, content, exc):
             journal.disk.remove_now(name)
             if live.segments:
-                # It is the newest now: what is written next follows its last good record.
+                # The previous segment is now the newest: new records follow its last good one.
                 _truncate(journal, live.segments[-1])
             return False
         raise _refused(journal, name, exc) from exc
@@ -111,8 +114,7 @@ def _replay_segment(journal: JournalFiles, live: LiveLog, number: int, *, newest
 def _was_never_begun(
     journal: JournalFiles, live: LiveLog, number: int, content: bytes, exc: BadHeaderError
 ) -> bool:
-    """Say whether a file without a good header is a segment of which only a piece of the header was
-    written.
+    """Say whether a file without a good header is a segment whose header was only partly written.
 
     Header and first records are one write, so nothing in such a segment was acknowledged.
     """
@@ -121,14 +123,14 @@ def _was_never_begun(
     made = [journal.header(number, previous_bytes, sealed=sealed) for sealed in (True, False)]
     if any(encode_segment(header).startswith(content) for header in made):
         return True
-    # The one before may never have been promised either. A power cut took its end then, so this
-    # one's header speaks of more bytes than are there now.
+    # The previous segment may never have been promised to be durable either. If a power cut took
+    # its end, `previous_bytes` in this header is larger than the previous segment is now.
     unpromised = before is not None and not before.header.sealed
     return exc.reason == "broken" and unpromised and is_torn_header(content, made[0])
 
 
 def _judge_end(journal: JournalFiles, segment: Segment, content: bytes, *, newest: bool) -> None:
-    """Cut what follows the last good record, if a write that was torn explains it; else refuse."""
+    """Cut what follows the last good record if a torn write explains it; else raise BadRequest."""
     good = find_record(segment.header.salt, content, segment.end + 1)
     if good is not None:
         detail = f"the record at byte {segment.end} is damaged, one at byte {good} is good"
@@ -162,10 +164,11 @@ def _replay(journal: JournalFiles, live: LiveLog, record: Record, place: str) ->
 
 
 def _set_aside(journal: JournalFiles, before: Segment, header: SegmentHeader) -> None:
-    """Deal with a segment whose predecessor is shorter than it was.
+    """Handle a segment whose predecessor is shorter than this segment's header says it was.
 
-    If that was durable, it is damage. Else a power cut took what was never synced, and what follows
-    stands on a hole.
+    If the predecessor was durable, it is damaged: this raises BadRequest. Otherwise a power cut
+    took bytes that were never synced, so this segment and all later ones follow a gap; they are
+    renamed out of the way.
     """
     if header.sealed:
         were = header.previous_bytes

@@ -1,6 +1,6 @@
-"""Keep what a journal is made of: its segments, the live log that they hold, and their names.
+"""Model the parts of a journal: its segments, the live log that they hold, and their files' names.
 
-It decides nothing about the disk: recovery reads the segments back, the writer fills them.
+It does not read or write segments: recovery reads them back, and the writer fills them.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from coordinator.raft.storage.disk import Disk, File, write_whole_now
 from coordinator.raft.storage.records import SegmentHeader, StoredVote, encode_vote
 
 JournalEntry: TypeAlias = tuple[bytes, int, int]
-"""(command, index, term): the library's order."""
+"""(command, index, term), in the library's order."""
 
 _DIGITS: Final = 10
 
 
 class Segment:
-    """One segment of a journal, as it is kept while the journal is open."""
+    """One segment of an open journal."""
 
     def __init__(self, header: SegmentHeader, name: str) -> None:
         self.header, self.name = header, name
         self.file: File | None = None
         self.end = 0
-        """Bytes that it has once everything given to it is written."""
+        """Length in bytes once everything that was added to the segment is written."""
         self.last = 0
-        """Highest live index in it; 0: none."""
+        """The highest index in the segment that was not cut; 0: none."""
         self.dirty = False
-        """Written but not synced (policies interval and off)."""
+        """Whether bytes were written but not synced (policies interval and off)."""
 
     def shut(self) -> None:
-        """Close its file, if it is open."""
+        """Close the segment's file if it is open."""
         if self.file is not None:
             self.file.close()
             self.file = None
 
 
 class LiveLog:
-    """The log that replaying every record so far has left. Entries have consecutive indexes."""
+    """The log that results from all records so far. Its entries have consecutive indexes."""
 
     def __init__(self) -> None:
         self.entries: list[JournalEntry] = []
@@ -47,16 +47,16 @@ class LiveLog:
 
     @property
     def last_index(self) -> int:
-        """Index of the last entry; 0: there is none."""
+        """The index of the last entry; 0: there is none."""
         return self.entries[-1][1] if self.entries else 0
 
     def append(self, entry: JournalEntry) -> None:
-        """Add one entry, which the newest segment holds."""
+        """Add one entry, whose record is in the newest segment."""
         self.entries.append(entry)
         self.segments[-1].last = entry[1]
 
     def cut(self, index: int) -> None:
-        """Drop the entries from `index` on: they conflict with the leader's."""
+        """Drop the entries from `index` on, which conflict with the leader's."""
         if self.entries:
             del self.entries[max(0, index - self.entries[0][1]) :]
         for segment in self.segments:
@@ -64,7 +64,7 @@ class LiveLog:
         self.committed = max(1, min(self.committed, index - 1))
 
     def trim(self, index: int) -> None:
-        """Drop the entries before `index`: a snapshot holds what they did."""
+        """Drop the entries before `index`, which a snapshot covers."""
         if self.entries:
             del self.entries[: max(0, index - self.entries[0][1])]
 
@@ -76,10 +76,7 @@ class LiveLog:
         self.committed = 1
 
     def retire(self) -> list[Segment]:
-        """Take out, and return, the oldest segments that have no live entry.
-
-        The newest always stays.
-        """
+        """Remove and return the oldest segments without a live entry; the newest always stays."""
         first = self.entries[0][1] if self.entries else self.segments[-1].last + 1
         count = 0
         while count < len(self.segments) - 1 and self.segments[count].last < first:
@@ -90,7 +87,7 @@ class LiveLog:
 
 
 class JournalFiles:
-    """Where a journal is and whose it is: `cluster` and `member` stand in every file.
+    """The location and the owner of a journal's files. Every file contains `cluster` and `member`.
 
     `sync` is false for policy off.
     """
@@ -101,7 +98,7 @@ class JournalFiles:
 
     @property
     def vote_name(self) -> str:
-        """The file that holds term and vote."""
+        """The name of the file that holds term and vote."""
         return f"{self.name}.vote"
 
     def segment_name(self, number: int) -> str:
@@ -109,24 +106,25 @@ class JournalFiles:
         return f"{self.name}.{number:0{_DIGITS}}"
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the segments that are there, in order."""
+        """Return the numbers of the segments on the disk, sorted."""
         prefix = self.name + "."
         names = self.disk.names()
         tails = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
         return sorted(int(tail) for tail in tails if len(tail) == _DIGITS and tail.isdecimal())
 
     def path(self, name: str) -> str:
-        """Return how messages to people name a file."""
+        """Return the path of a file, for messages."""
         return os.path.join(self.disk.directory, name)
 
     def header(self, number: int, previous_bytes: int, *, sealed: bool) -> SegmentHeader:
-        """Return the header of a segment that is to be made."""
+        """Return the header for a new segment."""
         return SegmentHeader(self.cluster, self.member, number, previous_bytes, sealed)
 
     def store_vote(self, term: int, voted_for: str | None) -> None:
-        """Block until term and vote are on the disk, whatever the policy. Raises OSError.
+        """Block until term and vote are on the disk, under every policy. Raises OSError.
 
-        Elections are rare, and a torn vote keeps a node down.
+        The syncs cost little, because elections are rare; a torn vote file would keep the node from
+        starting.
         """
         vote = StoredVote(self.cluster, self.member, term, voted_for)
         write_whole_now(self.disk, self.vote_name, encode_vote(vote), sync=True)

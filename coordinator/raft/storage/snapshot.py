@@ -1,7 +1,7 @@
-"""Keep a snapshot of the machine's state on the disk, and move it between members.
+"""Keep a snapshot of the machine's state on the disk, and transfer it between members.
 
-It never hands over a snapshot that it has not verified, and never gives up the one in place before
-the next is durable.
+It never returns a snapshot that it has not verified, and never removes the current one before the
+next is durable.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from coordinator.raft.storage.snapshot_format import (
 from kv.errors import BadRequest
 
 SNAPSHOT_BYTES_MAX: Final = 4 << 30
-"""A larger snapshot is neither saved nor received."""
+"""Size above which a snapshot is neither saved nor received."""
 CHUNK_BYTES_MAX: Final = 4 << 20
 
 _log = structlog.get_logger("acordo.raft.snapshot")
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """Part of a transfer: `offset`, `total` count bytes of the whole file, `id` is its digest."""
+    """A part of a transfer. `offset` and `total` count bytes of the snapshot's file; `id` is its
+    digest.
+    """
 
     id: bytes
     offset: int
@@ -43,8 +45,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotStore:
-    """The snapshots of one member: one in place, at most one being saved, at most one being
-    received. The constructor does no I/O.
+    """The snapshots of one member: one in place (the current one), at most one being saved, and at
+    most one being received. The constructor does no I/O.
     """
 
     def __init__(
@@ -60,31 +62,31 @@ class SnapshotStore:
         self._newest: SnapshotHeader | None = None
         self._id = b""
         self._epoch = 0
-        """Raised when the snapshot in place is replaced or discarded: a save that began before is
-        no longer wanted.
+        """A counter, increased when the snapshot in place is replaced or discarded. A save that
+        began before that is obsolete.
         """
 
     @property
     def newest(self) -> SnapshotHeader | None:
-        """Header of the snapshot in place; known after `load_now`."""
+        """The header of the snapshot in place; None before `load_now`, or if there is none."""
         return self._newest
 
     def load_now(self) -> Snapshot | None:
-        """Verify and return the snapshot in place, or None.
+        """Verify and return the snapshot in place; None if there is none. Files of unfinished saves
+        and transfers are removed.
 
-        It blocks: for start-up, and after the log was overwritten.
-
-        Raises BadRequest "snapshot_corrupt", "snapshot_foreign" or "snapshot_newer", naming the
-        file and keeping it.
+        This blocks; use it at start-up, and after the log was overwritten. Raises BadRequest
+        "snapshot_corrupt", "snapshot_foreign", "snapshot_newer" or "snapshot_unreadable", naming
+        the file, which is kept.
         """
-        self._epoch += 1  # what is being saved meanwhile is of a state that is given up
+        self._epoch += 1  # a save that is under way holds a state that is being dropped
         for spare in (self._spare, self._part):
             if self._disk.exists(spare):
                 self._disk.remove_now(spare)
         if not self._disk.exists(self._name):
             return None
-        # A process that was killed may have renamed it and not have synced the name. The log is
-        # cut because this snapshot is there: a power cut must not take the name back.
+        # A process that was killed may have renamed the file without syncing the name. The log will
+        # be cut because this snapshot exists, so a power cut must not undo the rename afterwards.
         self._disk.sync_directory_now()
         try:
             found = decode(self._disk.load_now(self._name))
@@ -108,10 +110,12 @@ class SnapshotStore:
     async def save(
         self, index: int, term: int, config: bytes, encode: Callable[[], bytes]
     ) -> SnapshotHeader:
-        """Encode off the loop, write a spare file, sync, rename, sync the directory.
+        """Save a snapshot: encode it off the event loop, write a spare file, sync it, rename it,
+        and sync the directory.
 
-        Only when it returns may the log up to `index` go. Raises OSError with the old snapshot in
-        place: no room, or ESTALE when another one came in meanwhile.
+        The log up to `index` may be dropped only after this has returned. Raises OSError and keeps
+        the old snapshot if there is no room, or (ESTALE) if another snapshot was installed or the
+        old one discarded meanwhile.
         """
         epoch = self._epoch
 
@@ -140,20 +144,22 @@ class SnapshotStore:
         return header
 
     def outgoing(self) -> Outgoing:
-        """Begin to send the snapshot in place; a newer one does not disturb it.
+        """Open the snapshot in place for sending; a newer snapshot does not affect the transfer.
 
-        Raises FileNotFoundError.
+        Raises FileNotFoundError if there is none.
         """
         if self._newest is None:
             raise FileNotFoundError(errno.ENOENT, "there is no snapshot", self._path)
         return Outgoing(self._disk.open(self._name), self._newest, self._id)
 
     def incoming(self) -> Incoming:
-        """Begin to receive into a spare file; one at a time."""
+        """Return a receiver that writes to a spare file; only one may be in use at a time."""
         return Incoming(self, self._disk, self._part, self._cluster, self._bytes_max)
 
     def discard_now(self) -> None:
-        """Remove the snapshot in place. The log must not begin behind it when this is called."""
+        """Remove the snapshot in place; this blocks. The log must not begin after the snapshot's
+        end when this is called; otherwise the next start finds entries missing and refuses.
+        """
         self._epoch += 1
         self._newest, self._id = None, b""
         if self._disk.exists(self._name):
@@ -180,14 +186,14 @@ class SnapshotStore:
 
 
 class Outgoing:
-    """The sending side of one transfer of the snapshot that was in place when it began."""
+    """The sending side of one transfer, of the snapshot that was in place when it began."""
 
     def __init__(self, file: File, header: SnapshotHeader, id: bytes) -> None:
         self._file, self.header = file, header
         self.id, self.total = id, file.size
 
     def chunk(self, offset: int, length: int) -> Chunk:
-        """Return up to `length` bytes (at most CHUNK_BYTES_MAX) from `offset`."""
+        """Return a chunk of at most `length` bytes, and at most CHUNK_BYTES_MAX, from `offset`."""
         return Chunk(
             self.id, offset, self.total, self._file.read_now(offset, min(length, CHUNK_BYTES_MAX))
         )
@@ -211,11 +217,11 @@ class Incoming:
         self._verified: Snapshot | None = None
 
     def accept(self, chunk: Chunk) -> int:
-        """Take a chunk; return the offset wanted next (the chunk's `total`: complete, call
-        `finish`).
+        """Accept a chunk; return the offset wanted next. When that is the chunk's `total`, all
+        bytes have arrived: call `finish`.
 
-        A chunk out of place (repeated, or after a lost one) changes nothing. One of another
-        snapshot, one that cannot be of any snapshot, or a disk without room, starts again at 0.
+        A chunk that is out of order (repeated, or after a lost one) changes nothing. A chunk of a
+        different snapshot, an invalid chunk, or a full disk makes the transfer start again at 0.
         """
         end = chunk.offset + len(chunk.content)
         if (
@@ -239,9 +245,9 @@ class Incoming:
         return self._offset
 
     async def finish(self) -> Snapshot:
-        """Sync and verify what arrived.
+        """Sync and verify the received snapshot.
 
-        Raises ValueError, and has started clean, when it is not what it should be.
+        Raises ValueError if it is incomplete or not the announced one; an invalid one is dropped.
         """
         file, id = self._file, self._id
         if file is None or self._offset != self._total:
@@ -264,7 +270,7 @@ class Incoming:
         return found
 
     async def install(self) -> None:
-        """Put the finished one in the place of the old one. Raises OSError."""
+        """Replace the snapshot in place by the one that `finish` verified. Raises OSError."""
         if self._verified is None or self._file is None:
             raise ValueError("only a finished snapshot can be installed")
         found = self._verified
@@ -273,7 +279,7 @@ class Incoming:
         await self._store._put_in_place(self._name, found.header, found.id)
 
     def reset(self) -> None:
-        """Drop what came so far: the transfer was interrupted."""
+        """Drop what has been received so far, because the transfer was interrupted."""
         if self._file is not None:
             self._file.close()
             self._file = None

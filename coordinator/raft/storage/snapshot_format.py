@@ -1,6 +1,6 @@
-"""Lay a snapshot out in bytes, and verify that bytes are one.
+"""Encode a snapshot, and decode and verify one.
 
-Pure: it never touches a file, and never hands out a body whose digest it has not checked.
+Pure: it never touches a file, and never returns a body whose digest it has not checked.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ DIGEST_BYTES: Final = 32
 
 _MAGIC: Final = b"ACORDOSN"
 _PREFIX: Final = struct.Struct("<8sHxxII")
-"""Magic, format, length of the header, CRC32 of the header. Then header, body, and BLAKE2b over all
-before it.
+"""Magic, format, length of the header, CRC32 of the header. The header, the body, and a BLAKE2b
+digest over everything before it follow.
 """
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot says of itself.
+    """The header of a snapshot.
 
-    `index` and `term` are those of the last entry that it contains; `config` is whatever else its
-    owner keeps with it.
+    `index` and `term` are those of the last entry that the snapshot contains; `config` is opaque
+    data that the owner keeps with it.
     """
 
     cluster: str
@@ -38,16 +38,16 @@ class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A snapshot that was verified."""
+    """A verified snapshot."""
 
     header: SnapshotHeader
     body: bytes
     id: bytes
-    """Its digest; names it in a transfer."""
+    """The digest, which identifies the snapshot in a transfer."""
 
 
 class NotASnapshotError(ValueError):
-    """Bytes that are no snapshot of ours. `code`: snapshot_corrupt, _newer or _foreign."""
+    """Bytes that are not a usable snapshot. `code`: snapshot_corrupt, _newer or _foreign."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -55,12 +55,12 @@ class NotASnapshotError(ValueError):
 
 
 def encode(header: SnapshotHeader, body: bytes) -> bytes:
-    """Return the whole file."""
+    """Return the content of a snapshot's file."""
     return b"".join(pieces_of(header, body))
 
 
 def decode(content: bytes) -> Snapshot:
-    """Verify a whole file. Raises NotASnapshotError."""
+    """Verify and decode the content of a snapshot's file. Raises NotASnapshotError."""
     if len(content) < _PREFIX.size + DIGEST_BYTES:
         raise NotASnapshotError("snapshot_corrupt", f"{len(content)} bytes are too few")
     magic, version, length, checksum = _PREFIX.unpack_from(content)
@@ -90,7 +90,7 @@ def decode(content: bytes) -> Snapshot:
 
 
 def pieces_of(header: SnapshotHeader, body: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the whole file in its pieces: head, body, digest."""
+    """Return the content of a snapshot's file in three pieces: head, body, digest."""
     packed = msgspec.msgpack.encode(header)
     head = _PREFIX.pack(_MAGIC, FORMAT, len(packed), zlib.crc32(packed)) + packed
     digest = hashlib.blake2b(head, digest_size=DIGEST_BYTES)

@@ -1,7 +1,7 @@
-"""Sum up any piece of a long content in bounded time, whatever its length.
+"""Compute the CRC32 of any slice of a long content in bounded time, whatever the slice's length.
 
-Pure. It gives what `zlib.crc32` gives, by the way CRCs combine: the sum of a piece follows from
-those of the two prefixes that end at its ends.
+Pure. The results are those of `zlib.crc32`: the CRC of a slice follows from the CRCs of the two
+prefixes of the content that end where the slice begins and ends.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from functools import cache
 from typing import Final
 
 GRID_BYTES: Final = 512
-"""Prefixes are summed up to every so many bytes, once; a piece then costs at most twice so many."""
+"""Distance in bytes between the prefixes whose CRCs are computed once; the CRC of a slice then
+reads at most twice as many bytes.
+"""
 _POLYNOMIAL: Final = 0xEDB88320
 
 _Tables = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 class Spans:
-    """One content and the sums of its prefixes."""
+    """One content with the CRC32s of its prefixes."""
 
     def __init__(self, content: bytes) -> None:
         self._content = memoryview(content)
@@ -41,7 +43,7 @@ class Spans:
 
 
 def _shifted(crc: int, count: int) -> int:
-    """Return what a sum's share in the whole becomes when `count` bytes follow."""
+    """Return the share of a CRC in the CRC of a longer content, in which `count` bytes follow."""
     power = 0
     while count:
         if count & 1:
@@ -54,7 +56,7 @@ def _shifted(crc: int, count: int) -> int:
 
 @cache
 def _doubled(power: int) -> _Tables:
-    """Return, by byte of the sum, what 2 ** power bytes behind it make of it."""
+    """Return four tables, one per byte of a CRC: what it becomes after 2 ** power more bytes."""
 
     def through(crc: int) -> int:
         if power:

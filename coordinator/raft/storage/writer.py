@@ -1,7 +1,7 @@
-"""Give what a journal has to say to the files of its segments, in order, and make it durable.
+"""Write a journal's records to the files of its segments, in order, and make them durable.
 
-It never decides what a record means, never lets a byte come behind one that was lost, and never
-retries a failed fsync.
+It never decides what a record means, never writes a byte after one that was lost, and never retries
+a failed fsync.
 """
 
 from __future__ import annotations
@@ -18,61 +18,66 @@ from coordinator.raft.storage.segments import JournalFiles, Segment
 
 FULL_PAUSE_S: Final = 0.5
 FULL_PATIENCE_S: Final = 60.0
-"""How long writes wait for room on a full disk, nothing being acknowledged meanwhile; then it is
-fatal.
+"""Seconds that writes wait for room on a full disk before it is fatal; nothing is acknowledged
+meanwhile.
 """
 _PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
-"""What of a machine runs out and comes back."""
+"""Errors that may pass by themselves: the disk is full, or no file descriptor is left."""
 
 _log = structlog.get_logger("acordo.raft.journal")
 
 
 class Flight:
-    """What a file is being given just now."""
+    """The one write to a file that is under way."""
 
     def __init__(self, segment: Segment, content: bytes, before: int) -> None:
         self.segment, self.content = segment, content
         self.before = before
-        """Bytes that the file had."""
+        """Bytes in the file before the write."""
         self.landed = False
-        """Somebody else has seen to it (`flush_now`)."""
+        """Whether `flush_now` has completed the write in place of the group."""
 
 
 class Writer:
-    """The hand that writes a journal's segments: each byte once, in the order it was given."""
+    """The writer of a journal's segments: it writes each byte once, in the order it was given."""
 
     def __init__(self, files: JournalFiles) -> None:
         self._files, self._disk = files, files.disk
         self.failed = False
-        """Set by the journal: something was lost, and nothing may come behind it."""
+        """Set by the journal when a write was lost: nothing may be written after it."""
         self.closing = False
-        """Set by the journal: room that is missing is no longer waited for."""
+        """Set by the journal on closing: writes no longer wait for room on the disk."""
         self.waits_for_room = False
-        """The disk is full, or no descriptor is left: writes wait, at most FULL_PATIENCE_S."""
+        """Whether writes wait, for at most FULL_PATIENCE_S, because the disk is full or no file
+        descriptor is left.
+        """
         self.waiting: list[tuple[Segment, list[bytes]]] = []
-        """What is held in memory until a group is written, in order."""
+        """Bytes held in memory for the next group, in order."""
         self._group: list[tuple[Segment, list[bytes]]] = []
-        """What of the group under way its files have not got yet, in order …"""
+        """The part of the group under way that has not been passed to its files yet, in order."""
         self.flight: Flight | None = None
-        """… and what a file is getting just now."""
+        """The write of the group under way that a file is doing now."""
         self._names_dirty = False
-        """A segment was made whose name a power cut may still take: nothing in it is durable."""
+        """Whether a new segment's name may still be lost in a power cut; until the directory is
+        synced, nothing in that segment is durable.
+        """
 
     def hold(self, segment: Segment, content: bytes) -> None:
-        """Keep it in memory; `write_group` or `flush_now` writes it."""
+        """Keep `content` in memory until `write_group` or `flush_now` writes it."""
         if not self.waiting or self.waiting[-1][0] is not segment:
             self.waiting.append((segment, []))
         self.waiting[-1][1].append(content)
 
     def append_now(self, segment: Segment, content: bytes) -> None:
-        """Write it to the page cache. Raises OSError."""
+        """Write `content` to the page cache. Raises OSError."""
         self._opened(segment).append_now(content)
         segment.dirty = True
 
     async def write_group(self) -> None:
-        """Write and sync all that waits, file after file. What comes meanwhile waits.
+        """Write and sync everything that waits, file after file. Bytes that arrive meanwhile wait
+        for the next group.
 
-        Raises OSError, which is final; returns early when the journal has failed.
+        Raises OSError, which is final; returns early if the journal has failed.
         """
         self._group, self.waiting = self.waiting, []
         while self._group:
@@ -82,8 +87,8 @@ class Writer:
     def flush_now(self, segments: Iterable[Segment]) -> None:
         """Write and sync everything, blocking. Raises OSError.
 
-        A group that is under way is taken over, so that nothing of it comes behind what is written
-        here.
+        A group that is under way is finished here first; otherwise parts of it could be written
+        after newer records.
         """
         if self.flight is not None:
             self._land_now(self.flight)
@@ -94,7 +99,7 @@ class Writer:
         self._sync_now(segments)
 
     async def sync_dirty(self, segments: Iterable[Segment]) -> None:
-        """Sync what was written at once, off the event loop. Raises OSError."""
+        """Sync what `append_now` has written, off the event loop. Raises OSError."""
         for segment in list(segments):
             if segment.dirty and segment.file is not None:
                 segment.dirty = False
@@ -103,10 +108,10 @@ class Writer:
         self._names_dirty = False
 
     async def remove(self, obsolete: Iterable[Segment]) -> None:
-        """Remove segments, oldest first, each for good before the next.
+        """Remove segments, oldest first, and make each removal durable before the next.
 
-        Else a power cut might bring an older one back and not a newer one: a gap, which a start
-        takes for damage.
+        Otherwise a power cut could bring an older segment back but not a newer one. The next start
+        would take that gap for damage.
         """
         for segment in obsolete:
             segment.shut()
@@ -114,8 +119,8 @@ class Writer:
             await self._disk.sync_directory()
 
     async def _append(self, segment: Segment, content: bytes) -> None:
-        """Write and sync. Want of room or of descriptors is waited for; every other error, a failed
-        fsync among them, is final.
+        """Write and sync. If the disk is full or no file descriptor is left, wait and try again;
+        every other error, including a failed fsync, is final.
         """
         before = 0 if segment.file is None else segment.file.size
         flight = self.flight = Flight(segment, content, before)
@@ -147,12 +152,12 @@ class Writer:
             self._names_dirty = False
 
     def _land_now(self, flight: Flight) -> None:
-        """Do what a file is doing for the group, unless it has done it by the time it is asked.
+        """Complete the write that is under way for the group, unless the file has completed it.
 
         Raises OSError.
         """
         file = self._opened(flight.segment)
-        file.sync_now()  # behind the write under way; if that one's sync failed, so does this one
+        file.sync_now()  # waits for the write under way; fails if that one's sync has failed
         if file.size != flight.before + len(flight.content):  # there was no room
             file.truncate_now(flight.before)
             file.append_now(flight.content)
