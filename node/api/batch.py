@@ -1,4 +1,4 @@
-"""POST /v1/batch: many independent operations in one request, each with its own outcome; not
+"""POST /v1/batch: run many independent operations in one request, each with its own outcome; not
 atomic.
 """
 

@@ -1,5 +1,5 @@
-"""GET, PUT, DELETE /v1/kv/{key}: raw bytes, ETag = revision, preconditions, ttl, read levels,
-history.
+"""GET, PUT, DELETE /v1/kv/{key}: read, set and delete one key as raw bytes (ETag = revision), with
+preconditions, ttl, read levels and history.
 """
 
 from __future__ import annotations

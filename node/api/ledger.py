@@ -1,4 +1,6 @@
-"""GET /v1/ledger: the ledger's rows by `seq`, so that anyone can recompute the chain of digests."""
+"""GET /v1/ledger: list the ledger's rows by `seq`, so that anyone can recompute the chain of
+digests.
+"""
 
 from __future__ import annotations
 

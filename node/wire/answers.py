@@ -24,30 +24,32 @@ from node.wire.byte_forms import json_form
 
 
 class WrittenAnswer(Struct, frozen=True):
-    """A write of one key took effect."""
+    """A write of one key that took effect."""
 
     revision: int
     existed: bool
-    """The key was present before."""
+    """Whether the key was present before."""
     again: bool
-    """An earlier attempt with this op_id had done it; this is its outcome."""
+    """Whether an earlier attempt with this op_id took effect; this is that attempt's outcome."""
     op_id: str
 
 
 class ReadAnswer(Struct, frozen=True, omit_defaults=True):
-    """One key as a read saw it; `revision` 0: absent."""
+    """One key as a read saw it; `revision` 0 means absent."""
 
     key: str | dict[str, str]
     revision: int
     value: str | dict[str, str] | UnsetType | None = UNSET
-    """Left out when it can no longer be had (pruned), or with `keys_only`; null: absent."""
+    """Left out when the value is no longer kept (pruned), or with `keys_only`; null: the key is
+    absent.
+    """
     expires_ms: int | None = None
-    """Log time at which it will be deleted."""
+    """Log time at which the key will be deleted."""
 
 
 class TransactionAnswer(Struct, frozen=True):
-    """A transaction took effect by `writes` ("then") or by `otherwise`, or (reads alone) saw one
-    snapshot.
+    """A transaction that took effect by `writes` ("then") or by `otherwise`, or, with reads alone,
+    read one snapshot.
     """
 
     revision: int
@@ -58,7 +60,7 @@ class TransactionAnswer(Struct, frozen=True):
 
 
 class ItemAnswer(Struct, frozen=True, omit_defaults=True):
-    """How one operation of a batch ended, or what is known of an op_id."""
+    """The outcome of one operation of a batch, or what is known of an op_id."""
 
     op_id: str
     outcome: Literal[
@@ -84,13 +86,13 @@ class ItemAnswer(Struct, frozen=True, omit_defaults=True):
 
 
 class BatchAnswer(Struct, frozen=True):
-    """How each operation of a batch ended, in their order."""
+    """The outcome of each operation of a batch, in their order."""
 
     results: list[ItemAnswer]
 
 
 class ListingAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
-    """One page of keys in byte order; every page of a listing shows `revision`."""
+    """One page of keys in byte order; all pages of a listing show the same `revision`."""
 
     revision: int
     items: list[ReadAnswer]
@@ -99,7 +101,7 @@ class ListingAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_"
 
 
 class LeaderAnswer(Struct, frozen=True):
-    """Who leads, as the answering node knows it."""
+    """The leader, as the answering node knows it."""
 
     id: str
     url: str | None
@@ -109,7 +111,7 @@ class LeaderAnswer(Struct, frozen=True):
 
 
 class LedgerAnswer(Struct, frozen=True):
-    """Rows of the ledger, and the `seq` to go on from (null: the end)."""
+    """Rows of the ledger, and the `seq` at which to continue (null: the end)."""
 
     rows: list[dict[str, Any]]
     next: int | None

@@ -26,7 +26,7 @@ class Base64(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Bytes: TypeAlias = str | Base64
-"""A key or value: a string when it is UTF-8, else `{"base64": "…"}`; both are taken."""
+"""A key or value: a string when it is UTF-8, otherwise `{"base64": "…"}`."""
 
 
 def bytes_from(form: Bytes, what: str) -> bytes:

@@ -29,7 +29,7 @@ TYPE_PREFIX: Final = "urn:acordo:problem:"
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """RFC 9457 problem document; the members after `instance` are ours."""
+    """An RFC 9457 problem document; the members after `instance` are Acordo's own."""
 
     type: str
     title: str
@@ -46,25 +46,25 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     advice: str
     op_id: str | None = None
     allowed: str | None = None
-    """What would be accepted."""
+    """What would be accepted instead."""
     reason: str | None = None
     revision: int | None = None
-    """The revision that this attempt was given."""
+    """The revision given to this attempt."""
     guard: int | None = None
     """Index of the first guard that did not hold."""
     current: int | None = None
-    """Revision of that guard's key, 0 when absent."""
+    """Revision of that guard's key; 0 when absent."""
     again: bool = False
-    """An earlier attempt with this op_id had this outcome."""
+    """Whether this is the outcome of an earlier attempt with this op_id."""
     floor: int | None = None
     """Lowest revision that is still kept."""
     undone_after: int | None = None
-    """Newest revision that an adoption kept of what was acknowledged before it."""
+    """The newest revision, of those acknowledged before an adoption, that the adoption kept."""
     newest: int | None = None
     lookup: str | None = None
-    """Where the outcome can be looked up."""
+    """Path at which the outcome can be looked up."""
     lookup_until_ms: int | None = None
-    """Log time up to which a look-up can make it definite."""
+    """Log time until which a look-up can make the outcome definite."""
     node: str | None = None
     leader: str | None = None
     request_id: str | None = None

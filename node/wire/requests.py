@@ -44,7 +44,7 @@ class GuardForm(Struct, frozen=True, forbid_unknown_fields=True, rename={"at": "
     absent: Literal[True] | UnsetType = UNSET
     exists: Literal[True] | UnsetType = UNSET
     at: RevisionForm | list[RevisionForm] | UnsetType = UNSET
-    """The key's newest version has this revision, or one of these; 0 alone: absent."""
+    """The key's newest version has this revision, or one of these; 0 alone means absent."""
     value: Bytes | UnsetType = UNSET
     """The key is present with this value."""
 
@@ -59,15 +59,15 @@ class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TransactionForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """If all `guards` hold then `writes`, else `otherwise`; without `otherwise` it is refused. All
-    at one revision.
+    """Executes `writes` if all `guards` hold, else `otherwise`; without `otherwise` it is then
+    refused. Everything happens at one revision.
     """
 
     guards: list[GuardForm] = []
     writes: list[WriteForm] = []
     otherwise: list[WriteForm] | None = None
     reads: list[Bytes] = []
-    """Keys that come back as they were when the guards were evaluated."""
+    """Keys whose values are returned as they were when the guards were evaluated."""
     op_id: str | None = None
 
 
@@ -78,27 +78,27 @@ class BatchForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LegacyPair(Struct, frozen=True, forbid_unknown_fields=True):
-    """Key and value of `/kv`."""
+    """The key and the value of `/kv`."""
 
     key: Bytes
     value: Bytes
 
 
 class LegacyForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `PUT /kv`, and answer of `GET /kv`."""
+    """The body of `PUT /kv`, and the answer of `GET /kv`."""
 
     data: LegacyPair
 
 
 class TransferForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to hand leadership to; nothing: the most advanced voter."""
+    """The member that takes over the leadership; without `to`, the most advanced voter."""
 
     to: str | None = None
 
 
 class AdoptForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator knows to be given up: the number of settled revisions that /v1/cluster shows
-    as `gives_up`.
+    """The operator's consent to a loss: the number of settled revisions to be given up, which
+    /v1/cluster shows as `gives_up`.
     """
 
     gives_up: Annotated[int, Meta(ge=0)] | None = None

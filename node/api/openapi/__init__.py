@@ -1,1 +1,3 @@
-"""GET /openapi.json: OpenAPI 3.1, made from the very types that validate and answer."""
+"""GET /openapi.json: OpenAPI 3.1, generated from the types that validate requests and encode
+answers.
+"""

@@ -10,7 +10,7 @@ from kv.ports import Member
 
 
 class ClusterView(msgspec.Struct, frozen=True):
-    """How the answering node sees the cluster; more fields may come."""
+    """The cluster as the answering node sees it; more fields may be added."""
 
     node: str
     role: str
@@ -40,7 +40,7 @@ class ClusterView(msgspec.Struct, frozen=True):
     broadcast_lag: int | None
     unsynced_age_s: float
     conflicts: list[str]
-    """What keeps members apart, for people."""
+    """Conflicts between members, described for people."""
     counts: dict[str, int]
     stamped: bool
     store_trouble: str | None
@@ -48,13 +48,15 @@ class ClusterView(msgspec.Struct, frozen=True):
     url: str
     version: str
     now_ms: int
-    """Log time now: what `expires_ms` is held against."""
+    """The current log time, which `expires_ms` is compared with."""
     unready: list[dict[str, str]]
-    """Why the answering node is not ready: `check`, `code`, `why`. Empty: it is."""
+    """Why the answering node is not ready: `check`, `code`, `why` of each reason. Empty: it is
+    ready.
+    """
 
 
 class HealthView(msgspec.Struct, frozen=True):
-    """How this node is."""
+    """The health of this node."""
 
     status: str
     node: str
@@ -64,32 +66,32 @@ class HealthView(msgspec.Struct, frozen=True):
 
 
 class TransferAnswer(msgspec.Struct, frozen=True):
-    """Who leads after a transfer."""
+    """The leader after a transfer."""
 
     leader: str
 
 
 class AmendAnswer(msgspec.Struct, frozen=True):
-    """Which limits were amended."""
+    """The limits that were amended."""
 
     changed: tuple[str, ...]
 
 
 class AdoptAnswer(msgspec.Struct, frozen=True):
-    """What is settled after an adoption."""
+    """The settled revision after an adoption."""
 
     settled: int
 
 
 class AcceptedAnswer(msgspec.Struct, frozen=True):
-    """A write that the broker has, and where its outcome is looked up."""
+    """A write that the broker has accepted, and where to look up its outcome."""
 
     op_id: str
     operation: str
 
 
 class LegacyAnswer(msgspec.Struct, frozen=True):
-    """Key and value as /kv answers them."""
+    """Key and value in the form of /kv."""
 
     data: dict[str, Any]
     revision: int

@@ -67,7 +67,7 @@ class Endpoint(NamedTuple):
     refusals: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     body: Any = None
-    """A type (JSON), or bytes."""
+    """The body: a type for JSON, or `bytes`."""
     body_required: bool = True
 
 
