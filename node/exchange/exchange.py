@@ -141,7 +141,7 @@ class Exchange:
     # -------------------------------------------------------------------------------- what is asked
 
     def params(self, *allowed: str) -> dict[str, bytes]:
-        """Return the query's parameters. Raises BadRequest for one that is unknown or doubled."""
+        """Return the query's parameters. Raises BadRequest for an unknown or repeated one."""
         return parameters.query_params(self.raw_query, allowed)
 
     def text_params(self, *allowed: str) -> dict[str, str]:
@@ -149,7 +149,7 @@ class Exchange:
         return parameters.as_texts(self.params(*allowed))
 
     def read_options(self, params: Mapping[str, str]) -> ReadOptions:
-        """Return how a key is to be read. Raises BadRequest."""
+        """Return the read options of a key. Raises BadRequest."""
         return parameters.read_options(params, self.request.headers.get("Acordo-Revision"))
 
     @property
@@ -272,7 +272,7 @@ class Exchange:
         at: int | None = None,
         **fields: object,
     ) -> web.Response:
-        """Return the problem document of a code; `at`: revision for Acordo-Revision."""
+        """Return the problem document of a code. `at`: the revision for Acordo-Revision."""
         return self.refuse(problem(code, detail, **fields), more=more, at=at)  # type: ignore[arg-type]  # as there
 
     def refuse(

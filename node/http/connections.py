@@ -113,7 +113,7 @@ class HttpConnections(web.Server):
         self._logged_at: float | None = None
 
     def __call__(self) -> web.RequestHandler:
-        """Make the protocol of one connection."""
+        """Return the protocol of a new connection."""
         return HttpConnection(self, loop=self._loop, **self._kwargs)
 
     def __len__(self) -> int:
@@ -366,6 +366,6 @@ def body_bytes(response: web.StreamResponse) -> int:
 
 
 class HeadTooLarge(HttpProcessingError):
-    """An error about a whole head beyond its bound."""
+    """An error about a request head beyond its bound."""
 
     code = 431

@@ -22,7 +22,7 @@ class NodeLoad:
     """Requests not answered yet."""
     refused: int = 0
     draining: bool = False
-    """No new work is admitted."""
+    """The node admits no new work."""
     leaving: bool = False
     """The node reports not ready, but still takes work."""
     pages: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PAGES_MAX))

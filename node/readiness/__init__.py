@@ -1,1 +1,1 @@
-"""Whether this node should get traffic, and why not."""
+"""Readiness: whether this node should get traffic, and why not."""

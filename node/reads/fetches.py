@@ -24,7 +24,7 @@ FETCHES_MAX: Final = 2
 """Batches in progress at a time."""
 FETCH_KEYS_MAX: Final = 256
 WAITING_MAX: Final = 4096
-"""Reads waiting for a batch; beyond: NotApplied("overloaded")."""
+"""Reads that may wait for a batch; beyond: NotApplied("overloaded")."""
 
 
 class Need(IntEnum):

@@ -23,7 +23,7 @@ from coordinator.raft.net.security import Certificates, Open, Security, read_sec
 from coordinator.raft.sockets import TransportFactory, over_sockets
 from kv.ports import Broadcast, Cache, Store
 
-if TYPE_CHECKING:  # it is loaded only where the settings name a broker
+if TYPE_CHECKING:  # loaded only when the settings name a broker
     from backends.rabbitmq.async_writes import RabbitAsyncWrites
 
 _log = structlog.get_logger("acordo.node")

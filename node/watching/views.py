@@ -44,7 +44,7 @@ class Views(Generic[T]):
         return view
 
     def leave(self, member: T, prefix: bytes) -> None:
-        """Remove a member, if it is one."""
+        """Remove a member. Does nothing if it is not one."""
         view = self._by_prefix.get(prefix)
         if view is None:
             return
