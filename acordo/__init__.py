@@ -135,15 +135,15 @@ _HOMES: Final = (
     "acordo._client",
     "acordo._base_client",
 )
-"""The modules that define the public names, those that load fast first."""
+"""The modules that define the public names; those that load fast come first."""
 
-if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+if not TYPE_CHECKING:  # a type checker would accept every name otherwise
 
     def __getattr__(name: str) -> object:
-        """Load a public name where it is first asked for.
+        """Load a public name when it is first used.
 
-        Importing the client takes a third of a second, most of it aiohttp. The command line
-        imports this package before it listens for Ctrl-C, and a Ctrl-C in that time would end in a
+        Importing the client takes a third of a second, most of it aiohttp. The command line imports
+        this package before it listens for Ctrl-C, and a Ctrl-C during that time would end in a
         traceback instead of exit code 130.
         """
         if name in __all__:

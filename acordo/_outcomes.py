@@ -21,7 +21,7 @@ class Certainty(enum.StrEnum):
     OK = "ok"
     """It took effect, or was evaluated and observed something, between its start and its end."""
     FAIL = "fail"
-    """It has no effect and never will, and observed nothing."""
+    """It has no effect, never will, and observed nothing."""
     UNKNOWN = "info"
     """It may have taken effect, may still take effect, or never will."""
 

@@ -55,7 +55,9 @@ class Reading(_Result, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Return the value as UTF-8. Raises UnicodeDecodeError, or ValueError when absent."""
+        """Return the value decoded as UTF-8. Raises UnicodeDecodeError, or ValueError when it is
+        None.
+        """
         if self.value is None:
             raise ValueError("the key is absent")
         return self.value.decode()
@@ -68,7 +70,7 @@ class Found(Reading, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Return the value as UTF-8. Raises UnicodeDecodeError."""
+        """Return the value decoded as UTF-8. Raises UnicodeDecodeError."""
         return self.value.decode()
 
 
@@ -151,7 +153,7 @@ class Item(_Result, frozen=True, kw_only=True):
 
 
 class Operation(_Result, frozen=True, kw_only=True):
-    """What is known of an op_id."""
+    """The known state of the operation with an op_id."""
 
     op_id: str
     outcome: Literal["applied", "refused", "expired", "pending", "unknown"]
@@ -287,4 +289,4 @@ class LedgerRow(_Result, frozen=True, kw_only=True):
     log_time_ms: int
     """Log time in milliseconds since 1970 (approximately)."""
     body: tuple[dict[str, object], ...] = ()
-    """The intents: op_id, body hash and outcome of each."""
+    """Its intents: op_id, body hash and outcome of each."""

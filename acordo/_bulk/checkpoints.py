@@ -94,7 +94,7 @@ def write_point(checkpoint: Path, point: LoadPoint | DumpPoint) -> None:
     fresh.replace(checkpoint)
     descriptor = os.open(checkpoint.parent, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # without it a power cut may take the new name back
+        os.fsync(descriptor)  # else a power cut may undo the renaming
     finally:
         os.close(descriptor)
 

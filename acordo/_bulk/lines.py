@@ -158,7 +158,7 @@ class LineReader:
         return Mark(self._number, self._offset, self._hash.hexdigest())
 
     def _read_some(self) -> list[bytes]:
-        """Read up to about READ_BYTES of lines, in a thread: a pipe may be slow."""
+        """Read up to about READ_BYTES of lines. It runs in a thread, because a pipe may be slow."""
         lines, size = [], 0
         while size < READ_BYTES:
             line = self._source.readline(LINE_BYTES_MAX + 1)

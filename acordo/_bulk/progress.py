@@ -21,4 +21,4 @@ OnProgress: TypeAlias = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """Show nothing."""
+    """Ignore progress."""

@@ -81,7 +81,7 @@ class Sender:
                 self._tally.applied(item)
             case "unknown":
                 raise OutcomeUnknown(detail, op_id=line.op_id)
-            case "not_applied" | "expired":  # the latter was dealt with before
+            case "not_applied" | "expired":  # `send` renews expired ones before this
                 raise NotApplied(detail, reason=item.outcome, op_id=line.op_id, advice=RUN_AGAIN)
             case "bad_request" | "mismatch" | "refused":
                 self._tally.reject(line.number, item.detail or item.outcome)

@@ -39,7 +39,7 @@ _FOR_READS: Final = _ELSEWHERE | {
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """The decision that there is no further attempt."""
+    """The decision to make no further attempt."""
 
 
 class TryAgain(msgspec.Struct, frozen=True):

@@ -69,7 +69,7 @@ class _Attempt:
 
 
 class Transport:
-    """An aiohttp session that sends each request once."""
+    """An aiohttp session that sends each request exactly once."""
 
     def __init__(
         self,

@@ -84,7 +84,7 @@ async def get_messages(channel: Any, dead: str, limit: int) -> list[Any]:
                 break
             messages.append(message)
     except aiormq.exceptions.ChannelNotFoundEntity:
-        pass  # no worker was ever here
+        pass  # no worker has declared the queue yet
     return messages
 
 

@@ -149,7 +149,7 @@ def _say_interrupted(output: Output, path: Path | None) -> None:
         output.interrupted("run the same command again to go on; nothing will be doubled")
         return
     output.interrupted("what came from standard input cannot be gone on with")
-    # A thread still waits for standard input; Python would wait for it.
+    # A thread still reads standard input, and a normal exit of Python would wait for it.
     with suppress(OSError):
         sys.stdout.flush()
     os._exit(INTERRUPTED)

@@ -1,5 +1,5 @@
-"""What every command shares: the typer app, the client it opens, errors into exit codes, arguments
-into bytes.
+"""The common part of every command: the typer app, the client it opens, exit codes of errors,
+arguments as bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from acordo._wire import forms
 URLS_DEFAULT: Final = "http://127.0.0.1:8001 http://127.0.0.1:8002 http://127.0.0.1:8003"
 INPUT_BYTES_MAX: Final = 16 * 1024 * 1024
 SILENCE_S: Final = 1.0
-"""After so long without any answer it is said that none comes."""
+"""After this time without any answer the user is told that no node answers."""
 
 _EPILOG = "\n\n".join(
     [
@@ -126,7 +126,7 @@ def run(
                 telling = asyncio.create_task(_tell_silence(client, output, options))
                 try:
                     code = await work(client, output)
-                    output.op_id = None  # how it ended was said
+                    output.op_id = None  # its outcome has been shown
                     return code
                 except AcordoError as error:
                     failures.append(error)  # Ctrl-C may yet come while the client is closed

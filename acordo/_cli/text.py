@@ -38,7 +38,7 @@ def _visible(ch: str) -> str:
     if ch == " " or unicodedata.category(ch)[0] not in "CZ":
         return ch
     code = ord(ch)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if 0x80 <= code < 0x100 else ch.encode("unicode_escape").decode()
 

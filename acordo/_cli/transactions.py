@@ -18,7 +18,7 @@ from acordo._results import TransactionDone
 from acordo._wire import forms
 
 Given: TypeAlias = Sequence[str] | None
-"""What an option that may be repeated was given."""
+"""The values of a repeatable option."""
 _TO_SETTLE: Final = (
     "ask again, repeat the write with this op_id, or give it up for good with --settle"
 )

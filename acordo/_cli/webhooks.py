@@ -139,7 +139,7 @@ async def replay(client: Client, letter: dict[str, Any]) -> None:
             ),
         )
     except (Refused, PreconditionFailed):
-        return  # somebody else did it
+        return  # someone else has already moved it
 
 
 def _object(value: bytes) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def parse_keys(reply: Reply) -> results.KeyPage:
 
 
 def parse_page(reply: Reply) -> results.Page:
-    """Return a page of keys with their values."""
+    """Return a page of keys with their values. Raises Damaged."""
     who, answer = served(reply), _object(reply)
     found = []
     for form in json_list(answer.get("items")):
@@ -129,21 +129,21 @@ def _token(answer: dict[str, Any]) -> str | None:
 
 
 def parse_operation(reply: Reply, op_id: str) -> results.Operation:
-    """Return what is known of an op_id."""
+    """Return what is known of an op_id. Raises Damaged."""
     served(reply)
     answer = _object(reply)
     return _converted({**answer, "op_id": op_id}, results.Operation)
 
 
 def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
-    """Return the receipt of an asynchronous write."""
+    """Return the receipt of an asynchronous write. Raises Damaged."""
     who, answer = served(reply), _object(reply)
     url = (
         answer.get("operation")
         or reply.headers.get("Location")
         or f"/v1/operations/{quote(op_id, safe='')}"
     )
-    named = answer.get("op_id")  # the node may have put something before it
+    named = answer.get("op_id")  # the node may have added a prefix
     return results.Accepted(
         op_id=named if isinstance(named, str) else op_id, url=str(url), served=who
     )
@@ -190,7 +190,7 @@ def parse_ledger(reply: Reply) -> tuple[tuple[results.LedgerRow, ...], int | Non
 
 
 def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
-    """Return one change of a watch."""
+    """Return one change of a watch. Raises Damaged."""
     form = json_object(data)
     key, revision = from_json(form.get("key")), integer(form.get("revision"))
     op_id = form.get("op_id")

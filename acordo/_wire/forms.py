@@ -165,7 +165,9 @@ def json_list(value: object) -> list[Any]:
 
 
 def integer(value: object) -> int:
-    """Return a whole number, given as JSON or as text. Raises Damaged."""
+    """Return an integer of 0 or more given as text, or any integer given as JSON. Raises
+    Damaged.
+    """
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):

@@ -22,7 +22,7 @@ _DOTS: Final = {b".": "%2E", b"..": "%2E%2E"}
 
 
 def path_of(key: bytes) -> str:
-    """Return the path of a key."""
+    """Return the path of a key, percent-encoded."""
     return "/v1/kv/" + (_DOTS.get(key) or quote(key, safe=""))
 
 
@@ -58,7 +58,7 @@ def get_request(
     max_age_s: float | None = None,
     revision: int | None = None,
 ) -> Request:
-    """Return a read of one key."""
+    """Return a request to read one key."""
     path = with_query(
         path_of(key),
         # The default level is left out, which saves the node parsing a query.
@@ -140,7 +140,7 @@ def batch_request(intents: Sequence[Intent]) -> Request:
 
 
 def async_request(intent: Intent) -> Request:
-    """Return a transaction for the broker."""
+    """Return a request to hand a transaction to the broker."""
     return Request(
         method="POST",
         path="/v1/async",
@@ -192,7 +192,7 @@ def watch_request(prefix: bytes, after: int) -> Request:
 
 
 def plain_get(path: str) -> Request:
-    """Return a GET without options."""
+    """Return a GET of a path without headers or a body."""
     return Request(method="GET", path=path)
 
 
