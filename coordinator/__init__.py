@@ -1,1 +1,1 @@
-"""Give all writes one order and commit them to the store; `consensus.Coordinator` is the way in."""
+"""One order for all writes, committed to the store; `consensus.Coordinator` is the entry point."""

@@ -1,7 +1,8 @@
-"""Declare what the coordinator needs of a replicated log, and what the log asks of the machine.
+"""Declare what the coordinator needs from a replicated log, and what the log needs from the state
+machine that it drives.
 
-`coordinator.raft.member` provides `Log` on PySyncObj; tests and the simulation may provide others.
-Log indexes stay below this seam: nothing above it but `Position` ever sees one.
+`coordinator.raft.member` implements `Log` on PySyncObj; tests and the simulation may use others.
+Log indexes stay behind this interface: outside the log they appear only in `Position`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class CoordinatorSettings:
     reports where its own differ.
     """
 
-    # Admission: beyond these a submit is refused, definitely (INV-4).
+    # Admission: beyond these bounds a submit is refused, definitely (INV-4).
     pending_intents_max: int = 20_000
     pending_bytes_max: int = 64 * 1024 * 1024
     stall_s: float = 3.0

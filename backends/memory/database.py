@@ -341,7 +341,7 @@ class MemoryDatabase:
         self._cursors = {name: min(position, last) for name, position in self._cursors.items()}
         return self.head()
 
-    # --------------------------------------------------------------------------------------- inside
+    # ------------------------------------------------------------------------------------ internals
 
     def _whole(self, version: Version | None) -> Version | None:
         return None if version is None else self._sound(version)

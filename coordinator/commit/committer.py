@@ -75,7 +75,7 @@ class Committer:
         self.taken: int | None = None
         """The newest term in which this member has taken over."""
 
-    # -------------------------------------------------------------------------- from the log's side
+    # ---------------------------------------------------------------------------- called by the log
 
     def led(self, term: int) -> None:
         """Start: this member leads `term`."""
@@ -90,7 +90,7 @@ class Committer:
         """Wake the loop: intents were ordered, or a command was applied."""
         self._context.leadership.wake()
 
-    # ------------------------------------------------------------------------------ what it is like
+    # --------------------------------------------------------------------------------------- status
 
     @property
     def name(self) -> str:

@@ -1,1 +1,1 @@
-"""Hold the replicated state machine, which is pure: commands, state, what follows from them."""
+"""The replicated state machine, which is pure: commands, state, and what follows from them."""

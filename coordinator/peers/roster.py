@@ -66,7 +66,7 @@ class Roster:
         self._synced = False
         """Whether what this member's log acknowledges is on its disk, as far as is known yet."""
 
-    # --------------------------------------------------------------------------------- what we tell
+    # --------------------------------------------------------------------------- this member's note
 
     def note(self) -> bytes:
         """Return this member's note to the others; see `log.Replica.note`."""
@@ -96,7 +96,7 @@ class Roster:
     def _note_of(self, peer: PeerStatus) -> Note | None:
         return read_note(self.note() if peer.id == self._node else peer.note)
 
-    # ------------------------------------------------------------------------------- what they tell
+    # --------------------------------------------------------------------------- the members' notes
 
     def look(self, raft: RaftStatus) -> None:
         """Adopt what the leader reports about itself."""

@@ -28,8 +28,8 @@ class Facts(msgspec.Struct, frozen=True):
     operations: Mapping[str, RecordedOperation]
     """Those of the requested op_ids that are known."""
     versions: Mapping[bytes, Version]
-    """The newest version (tombstones too) of each requested key that has one. `value` is meaningful
-    only for the keys in `hashed`; for others it may be empty. `present` is always right.
+    """The newest version (tombstones too) of each requested key that has one. `value` may be empty,
+    because guards compare `hashes`; `present` is always right.
     """
     hashes: Mapping[bytes, bytes]
     """value_hash of the newest version of each requested `hashed` key that is present."""
