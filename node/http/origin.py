@@ -1,8 +1,8 @@
 """Judge whether a request may come from where it comes: its Host must name this node, and no page
 of another origin may have sent it. Pure.
 
-A browser sends requests for any page. Clients that are not browsers send none of these headers, and
-pass.
+A browser sends requests for any page, and says so in Sec-Fetch-Site and Origin. Clients that are
+not browsers send neither header and pass that check.
 """
 
 from __future__ import annotations

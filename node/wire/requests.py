@@ -59,8 +59,8 @@ class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TransactionForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """Executes `writes` if all `guards` hold, else `otherwise`; without `otherwise` it is then
-    refused. Everything happens at one revision.
+    """A transaction: `writes` if all `guards` hold, else `otherwise`; without `otherwise` it is
+    then refused. All of it happens at one revision.
     """
 
     guards: list[GuardForm] = []
