@@ -52,7 +52,7 @@ class _Stage(enum.Enum):
 
 
 class WithdrawnError(Exception):
-    """Raised to leave a transaction that nobody waits for any more."""
+    """The way out of a transaction that nobody waits for any more."""
 
 
 class Turn:

@@ -13,7 +13,7 @@ class KvError(Exception):
 
 
 class BadRequest(KvError):
-    """The request can never succeed as it is: change it.
+    """A request that can never succeed as it is: change it.
 
     `code` is a stable snake_case name, `allowed` says what would be accepted.
     """
@@ -24,8 +24,8 @@ class BadRequest(KvError):
 
 
 class NewerCommand(BadRequest):
-    """The log holds a command that a later version made. This member can neither apply nor skip it,
-    so it stops.
+    """A command in the log that a later version made. This member can neither apply nor skip it, so
+    it stops.
 
     Members that know the command go on. This one applies it, and what follows, once it is upgraded
     to their version.
@@ -41,7 +41,7 @@ class NewerCommand(BadRequest):
 
 
 class NotApplied(KvError):
-    """The attempt has no effect and never will (INV-4): it may be retried freely.
+    """An attempt that has no effect and never will (INV-4): retry freely.
 
     Each `reason` has one cause and one remedy: no_leader (an election is under way), no_quorum
     (voters are away), not_leader, deposed, not_taken_over (the leadership moves), starting (not
@@ -65,8 +65,8 @@ def store_refused(refusal: str) -> NotApplied:
 
 
 class OutcomeUnknown(KvError):
-    """The attempt may have taken effect, or still may: look the op_id up, or retry with the same
-    op_id.
+    """An attempt that may have taken effect, or still may: look the op_id up, or retry with the
+    same op_id.
     """
 
     def __init__(self, detail: str, *, op_id: str | None = None) -> None:
@@ -75,7 +75,7 @@ class OutcomeUnknown(KvError):
 
 
 class BackendUnavailable(KvError):
-    """A back end did not answer, and this call changed nothing there: degrade or retry."""
+    """A back end that did not answer. This call changed nothing there: degrade or retry."""
 
     def __init__(self, backend: str, detail: str) -> None:
         super().__init__(f"{backend}: {detail}")
@@ -83,8 +83,8 @@ class BackendUnavailable(KvError):
 
 
 class StoreDamaged(BackendUnavailable):
-    """What the store holds is not what was written, and is never served: restore it, or write the
-    key again.
+    """Data in the store that is not what was written. It is never served: restore it, or write
+    the key again.
     """
 
     def __init__(self, backend: str, key: bytes, revision: int, detail: str = "") -> None:
@@ -95,7 +95,7 @@ class StoreDamaged(BackendUnavailable):
 
 
 class Pruned(KvError):
-    """The requested revision is below the floor of what is kept (HTTP 410)."""
+    """A requested revision below the floor of what is kept (HTTP 410)."""
 
     def __init__(self, floor: int) -> None:
         super().__init__(f"revisions below {floor} are no longer kept")
@@ -103,8 +103,9 @@ class Pruned(KvError):
 
 
 class Undone(Pruned):
-    """An operator adopted a restored store (HTTP 410): what was published after revision `after` is
-    undone, and a position below `floor` cannot be continued from.
+    """A position that an operator's adoption of a restored store made void (HTTP 410): what was
+    published after revision `after` is undone, and a position below `floor` cannot be continued
+    from.
     """
 
     def __init__(self, after: int, floor: int) -> None:
@@ -121,4 +122,6 @@ class Undone(Pruned):
 
 
 class InvariantViolated(KvError):
-    """Something impossible was observed: stop the process; the supervisor restarts it."""
+    """An observation that is impossible by the invariants: stop the process; the supervisor
+    restarts it.
+    """

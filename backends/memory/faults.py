@@ -12,16 +12,18 @@ import msgspec
 
 
 class Lands(msgspec.Struct, frozen=True):
-    """The transaction runs, and its answer arrives."""
+    """The fate of a transaction that runs, and whose answer arrives."""
 
 
 class Fails(msgspec.Struct, frozen=True):
-    """The transaction is rolled back, and the caller learns it: BackendUnavailable."""
+    """The fate of a transaction that is rolled back, and whose caller learns it:
+    BackendUnavailable.
+    """
 
 
 class AnswerLost(msgspec.Struct, frozen=True):
-    """The answer is lost: OutcomeUnknown. The transaction runs after this many seconds of loop
-    time; None: never.
+    """The fate of a transaction whose answer is lost: OutcomeUnknown. It runs after this many
+    seconds of loop time; None: never.
     """
 
     lands_after_s: float | None
@@ -54,7 +56,7 @@ class Faults(Protocol):
 
 
 class NoFaults:
-    """No faults: everything lands at once."""
+    """The faults of a store that has none: every write lands at once."""
 
     async def before(self, session: str, call: str) -> None:
         """Yield to the event loop once."""

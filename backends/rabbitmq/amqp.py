@@ -48,8 +48,8 @@ _log = structlog.get_logger("acordo.amqp")
 
 
 class Gone(ConnectionError):
-    """The connection ended during a call, and aiormq raised something that is not a failure by its
-    type.
+    """The end of the connection during a call for which aiormq raised something that is not a
+    failure by its type.
     """
 
 

@@ -141,7 +141,7 @@ class RabbitBroadcast:
 
 
 class _Refused(Exception):
-    """The broker did not accept a message (nack, or returned)."""
+    """A message that the broker did not accept (nack, or returned)."""
 
 
 async def _confirmed(channel: AbstractChannel, exchange: str, changes: Sequence[Change]) -> None:

@@ -20,7 +20,7 @@ _log = structlog.get_logger("acordo.committer")
 
 
 class Fence:
-    """The leader's empty rows in the ledger."""
+    """The empty rows by which a leader fences off other committers, and its own lost commits."""
 
     def __init__(self, context: CommitContext, refusal: StoreRefusal) -> None:
         self._context, self._refusal = context, refusal

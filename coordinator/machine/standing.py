@@ -18,15 +18,15 @@ from kv.ports import Identity
 
 
 class Level(NamedTuple):
-    """The head is exactly what is settled: continue."""
+    """A head that is exactly what is settled: continue."""
 
 
 class Ahead(NamedTuple):
-    """The head is past what is settled: the rows between are to be adopted, if they continue it."""
+    """A head past what is settled: adopt the rows between, if they continue it."""
 
 
 class Refuse(NamedTuple):
-    """The head is not what was settled: refuse writes and reads of the store until an operator
+    """A head that is not what was settled: refuse writes and reads of the store until an operator
     adopts it.
     """
 
