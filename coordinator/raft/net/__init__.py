@@ -1,4 +1,4 @@
-"""What a member speaks with others: sockets, handshakes, frames, and the codec of its messages.
+"""A member's network: sockets, handshakes, frames, and the codec of its messages.
 
-It carries messages and judges who may send them; what they mean is the protocol's matter.
+It carries messages and judges who may send them, but does not interpret them.
 """

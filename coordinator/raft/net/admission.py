@@ -1,7 +1,7 @@
 """Decide which unknown peers may try to prove themselves: how many at a time, and how often from
 one host.
 
-Pure: time arrives as an argument. It never says no to a peer that has proved itself.
+Pure: time arrives as an argument. It never refuses a peer that has proved itself.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import OrderedDict
 from typing import Final, Generic, Literal, TypeVar
 
 UNPROVED_MAX: Final = 64
-"""Connections that have not proved themselves. One more puts out the oldest: a handshake takes
-milliseconds, so those that wait long are not members.
+"""Number of connections that may be unproved at a time. One more evicts the oldest: a handshake
+takes milliseconds, so a connection that has waited long is not a member.
 """
 CONNECTIONS_PER_S: Final = 50.0
 CONNECTIONS_BURST: Final = 100.0
@@ -21,20 +21,22 @@ T = TypeVar("T")
 
 
 class Admission(Generic[T]):
-    """The unknown peers of one port, counted. `T` stands for a connection."""
+    """The limiter of unknown peers on one port. `T` is the type of a connection."""
 
     def __init__(self) -> None:
         self._unproved: OrderedDict[T, None] = OrderedDict()
         self._hosts: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """host → (connections left, when that was so), least recently heard first."""
+        """By host: (connections left, time of that count), least recently seen host first."""
 
     @property
     def unproved(self) -> int:
-        """How many are in and have not proved themselves."""
+        """The number of admitted connections that have not proved themselves."""
         return len(self._unproved)
 
     def admit(self, connection: T, host: str, now_s: float) -> T | Literal["too_often"] | None:
-        """Let one in; return whom to put out for it. "too_often": it is not let in."""
+        """Admit a connection. Return an older connection to close in its favour, None if there is
+        none to close, or "too_often" if the new one is not admitted.
+        """
         left, since = self._hosts.pop(host, (CONNECTIONS_BURST, now_s))
         left = min(CONNECTIONS_BURST, left + (now_s - since) * CONNECTIONS_PER_S)
         allowed = left >= 1
@@ -47,5 +49,5 @@ class Admission(Generic[T]):
         return self._unproved.popitem(last=False)[0] if len(self._unproved) > UNPROVED_MAX else None
 
     def leave(self, connection: T) -> None:
-        """Forget one: it has proved itself, or is gone."""
+        """Stop counting a connection that has proved itself or is closed."""
         self._unproved.pop(connection, None)

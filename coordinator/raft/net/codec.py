@@ -1,7 +1,7 @@
-"""Turn the core's messages into bytes and back, by an allow-list of types and fields.
+"""Encode the core's messages and decode them, by an allow-list of types and fields.
 
-Pure. It never runs code that a peer names, and what it decodes has the types that it should have,
-or it is refused.
+Pure. It never runs code that a peer names, and refuses a message whose fields do not have their
+declared types.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from msgspec import UNSET, Meta
 
 COMMAND_BYTES_MAX: Final = 32 << 20
 ENTRIES_MAX: Final = 100_000
-"""Entries in one message."""
+"""Number of entries in one message."""
 NAME_CHARS_MAX: Final = 128
 
 UNKNOWN: Final = "unknown"
-"""The type of what a newer member says and this one has no word for."""
+"""The type given to a message whose type only a newer version knows."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _shape_decoder: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(
     list[msgspec.Raw]
@@ -35,25 +35,24 @@ Name = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
 
 
 class WireError(ValueError):
-    """A message that is none of ours, received or about to be sent."""
+    """A message, received or about to be sent, that is not in the allow-list or not valid."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """The base of every message type: a subclass names its type by `tag`.
+    """The base of every message type; a subclass names its type by `tag`.
 
-    Fields have concrete, bounded types.
-    A field that may be left out has `UNSET` among its types and as its default. Fields are only
-    ever appended, with a default: a member of the version before is understood, and one of the
-    version behind ignores them.
+    Fields have concrete, bounded types. An optional field has `UNSET` among its types and as its
+    default. New fields are only appended, with a default, so that messages of older members can be
+    decoded, and older members ignore the new fields.
     """
 
 
 class Codec:
-    """The translator between messages in bytes and the dicts with a "type" that the core speaks.
+    """The translator between messages as bytes and as dicts with a "type", which the core uses.
 
-    `types` is the allow-list. A later type of the same name replaces an earlier one, so
-    `Codec(*older, *newer)` extends. Nesting is bounded by the types themselves: none of them refers
-    to itself or holds `Any`.
+    `types` is the allow-list. A later type replaces an earlier one of the same name, so
+    `Codec(*older, *newer)` extends the list. Nesting is bounded by the types: none of them refers
+    to itself or contains `Any`.
     """
 
     def __init__(self, *types: type[Message]) -> None:
@@ -73,9 +72,9 @@ class Codec:
         return tuple(self._types)
 
     def encode(self, message: Mapping[str, Any]) -> bytes:
-        """Return the bytes of a message.
+        """Encode a message.
 
-        Raises WireError for a type or a field that is not in the list, or a field that is missing.
+        Raises WireError for an unknown type, an unknown field, or a missing field.
         """
         kind = self._types.get(message.get("type", ""))
         if kind is None:
@@ -88,10 +87,10 @@ class Codec:
             raise WireError(f"{message['type']}: {exc}") from exc
 
     def decode(self, payload: bytes | bytearray | memoryview) -> dict[str, Any]:
-        """Return the message as the core takes it. Raises WireError.
+        """Decode a message into the dict that the core expects. Raises WireError.
 
-        One of a type that is not in the list has the type UNKNOWN and nothing else: a newer member
-        sent it.
+        A message of a type that is not in the list (a newer member sent it) is returned with the
+        type UNKNOWN and no other field.
         """
         try:
             found = self._decoder.decode(payload)
@@ -108,9 +107,8 @@ class Codec:
         return message
 
     def _is_unknown(self, payload: bytes | bytearray | memoryview) -> bool:
-        """Say whether it is a message by its shape, of a type that this version does not know.
-
-        Its fields are not looked at.
+        """Say whether the payload has the shape of a message, but of an unknown type. The fields
+        are not examined.
         """
         try:
             name = _head_decoder.decode(_shape_decoder.decode(payload)[0])

@@ -1,7 +1,7 @@
-"""Drive one connection: its session, what waits to be sent, and when to give it up.
+"""Drive one connection: its session, its send queue, and its end.
 
-It never decodes a message and never drops one that it took: on overflow it closes, and both ends
-start clean.
+It never decodes a message, and never drops a single message that it accepted: on overflow it closes
+the connection, and both ends start afresh.
 """
 
 from __future__ import annotations
@@ -21,61 +21,61 @@ from coordinator.raft.net.hello import FrameError
 
 QUEUE_BYTES_MAX: Final = 64 << 20
 QUEUE_FRAMES_MAX: Final = 20_000
-"""What may wait for one peer. One frame more closes the connection."""
+"""Bytes and frames that may wait for one peer. Exceeding either closes the connection."""
 WRITE_BYTES_HIGH: Final = 1 << 20
-"""What the socket may owe us before we keep frames ourselves."""
+"""Bytes in the socket's write buffer above which frames are kept in our own queue."""
 JOIN_BYTES_MAX: Final = 256 << 10
-"""Small frames are joined into writes of about this size; a larger one is written in its pieces."""
+"""Bytes up to which small frames are joined into one write; a larger frame is written in pieces."""
 
 
 class TransportLimits(msgspec.Struct, frozen=True):
-    """The bounds in time and size that a transport and its connections go by."""
+    """The limits in time and size of a transport and its connections."""
 
     frame_bytes_max: int = FRAME_BYTES_MAX
     handshake_s: float = 2.0
-    """From accepting (or beginning to dial) until proved."""
+    """Time from accepting (or starting to dial) until the peer must have proved itself."""
     keepalive_s: float = 0.3
-    """A connection that has sent nothing for so long sends an empty frame."""
+    """Time without sending after which an empty frame is sent."""
     dead_after_s: float = 1.5
-    """A connection on which nothing came for so long is closed."""
+    """Time without receiving after which a connection is closed."""
     retry_s: float = 0.05
     """The first pause before dialling again; it doubles with every failure, up to `retry_max_s`,
     and is then multiplied by a random number between 0.5 and 1.
     """
     retry_max_s: float = 1.0
     probe_s: float = 0.25
-    """Pause before the higher id dials too: the lower one would have dialled by then, unless it
-    does not know where we are.
+    """Pause before the higher id dials too. By then the lower id has dialled, unless it does not
+    know our address.
     """
 
 
 def host_of(transport: asyncio.BaseTransport) -> str:
-    """Return the peer's address, "" when the network has none."""
+    """Return the peer's address without port; "" if the network has no addresses."""
     peername = transport.get_extra_info("peername")
     return str(peername[0]) if isinstance(peername, (tuple, list)) and peername else ""
 
 
 class Owner(Protocol):
-    """Who a connection reports to. None of these may raise."""
+    """The receiver of a connection's events. None of these methods may raise."""
 
     def on_proved(self, connection: Connection, peer: str) -> None:
-        """Judge a peer that has shown who it is: call `admit` or `refuse`, now or later."""
+        """Judge a peer that has proved its id: call `admit` or `refuse`, now or later."""
         ...
 
     def on_ready(self, connection: Connection, peer: str) -> None:
-        """Use it from now on: both ends have let each other in."""
+        """Start to use a connection that both ends have admitted."""
         ...
 
     def on_frame(self, connection: Connection, content: memoryview) -> None:
-        """Take one frame; its content is valid until this returns."""
+        """Handle one frame; its content is valid only until this returns."""
         ...
 
     def on_read(self, connection: Connection) -> None:
-        """Note that all that was there to be read has been given on."""
+        """Note that all frames read so far have been passed to `on_frame`."""
         ...
 
     def on_closed(self, connection: Connection, reason: str) -> None:
-        """Use it no longer. It is called once, ready or not."""
+        """Stop using a connection. This is called exactly once, even if it never became ready."""
         ...
 
 
@@ -86,28 +86,28 @@ class Connection(asyncio.BufferedProtocol):
         self.session, self.dialer = session, dialer
         self.transport: asyncio.Transport | None = None
         self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """True once ready, False if it closed before."""
+        """Resolves to True when the connection is ready, False if it is closed before."""
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the socket is closed too."""
+        """Done when the socket is closed."""
         self.host = self.detail = ""
-        """Where the peer is, and in words why the connection ended, if that is known."""
+        """The peer's address, and a message that says why the connection ended, if known."""
         self.last_received_s = self.last_sent_s = self.ready_at_s = 0.0
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[bytes, ...]] = deque()
-        """Frames, each in its pieces."""
+        """Frames that wait to be sent, each as its pieces."""
         self._queue_bytes = 0
         self._flushing: asyncio.Handle | None = None
         self._paused = self._over = False
         self.reason = "lost"
-        """Why it ended, by name."""
+        """The name of the reason why the connection ended."""
 
     # --------------------------------------------------------------------------- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with the hello, if we dialled."""
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
+        """Configure the socket, and send our hello if we dialled."""
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self.host = host_of(transport)
         transport.set_write_buffer_limits(high=WRITE_BYTES_HIGH)
         raw = transport.get_extra_info("socket")
@@ -122,14 +122,14 @@ class Connection(asyncio.BufferedProtocol):
             transport.write(hello)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where the next bytes belong."""
+        """Return the buffer for the next bytes."""
         if self._over:
-            # asyncio may ask once more between abort and the end; what comes is thrown away.
+            # asyncio may ask once more between the abort and the end; these bytes are discarded.
             return memoryview(bytearray(1024))
         return self.session.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
-        """Take the bytes that have come."""
+        """Process `count` bytes that were read into the buffer."""
         if self._over or self.transport is None:
             return
         self.last_received_s = self._loop.time()
@@ -161,20 +161,20 @@ class Connection(asyncio.BufferedProtocol):
             self._owner.on_read(self)
 
     def eof_received(self) -> bool:
-        """Let the transport close: a peer that sends no more is gone."""
+        """Let the transport close: a peer that has stopped sending is gone."""
         return False
 
     def pause_writing(self) -> None:
-        """Keep frames here: the socket owes enough."""
+        """Keep frames in our queue, because the socket's write buffer is full."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Give the socket what waited."""
+        """Write the queued frames to the socket."""
         self._paused = False
         self._flush()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End, whoever closed it."""
+        """Report the end of the connection, whichever side closed it."""
         self._end()
         if not self.gone.done():
             self.gone.set_result(None)
@@ -183,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes that the peer has not taken yet, as far as we can see."""
+        """Bytes that wait in our queue and in the socket's write buffer."""
         owed = (
             self.transport.get_write_buffer_size()
             if self.transport is not None and not self._over
@@ -192,9 +192,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._queue_bytes + owed
 
     def send(self, content: bytes) -> bool:
-        """Queue one frame; all of one loop iteration are written together.
+        """Queue one frame; all frames of one loop iteration are written together.
 
-        False: the connection is over.
+        Return False if the connection is not ready or over. A frame that is too long or that does
+        not fit in the queue closes the connection.
         """
         if self._over or not self.session.ready:
             return False
@@ -213,21 +214,21 @@ class Connection(asyncio.BufferedProtocol):
         return True
 
     def admit(self) -> None:
-        """Let a peer in that has proved itself. A dialer waits for its listener to do so."""
+        """Admit a peer that has proved itself. On a dialer this does nothing: listeners admit."""
         if not self.dialer and not self._over and self.transport is not None:
             self._take(self.session.proceed())
 
     def refuse(self, reason: str, detail: str) -> None:
-        """End a connection whose peer has proved itself, and tell a dialer why."""
+        """End a connection whose peer has proved itself; a listener sends the reason first."""
         self.detail = detail
         if not self.dialer and not self._over and self.transport is not None:
             self.transport.write(self.session.refusal(f"{reason}: {detail}" if detail else reason))
-        # Aborted at once, the refusal might not arrive, and the dialer would try for ever without
-        # a reason to show.
+        # If the connection were aborted, the refusal might not arrive, and the dialer would retry
+        # for ever without being able to show a reason.
         self.finish(reason)
 
     def close(self, reason: str) -> None:
-        """Give it up at once. Nothing that waits is sent; `on_closed` is called before this
+        """Abort the connection. Queued frames are not sent; `on_closed` is called before this
         returns.
         """
         if not self._over:
@@ -237,9 +238,9 @@ class Connection(asyncio.BufferedProtocol):
             self._end()
 
     def finish(self, reason: str) -> None:
-        """Let what waits be sent, if the peer takes it, and end.
+        """End the connection, but send the queued frames if the peer still reads.
 
-        `gone` is done when it has, or when it is abandoned.
+        `gone` is done when they are sent, or after `abandon`.
         """
         if self._over or self.transport is None:
             self.close(reason)
@@ -251,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
         self._end()
 
     def abandon(self) -> None:
-        """Wait no longer for what `finish` lets be sent."""
+        """Abort a connection that `finish` left open to send its queue."""
         if self.transport is not None:
             self.transport.abort()
 

@@ -1,6 +1,6 @@
-"""Look up the name of a peer and connect to it.
+"""Resolve the name of a peer and connect to it.
 
-It never keeps what a name stood for longer than one dial, and never judges who answers.
+It never caches an address beyond one dial, and never judges who answers.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Callable
 from typing import Any, Final
 
 ADDRESSES_MAX: Final = 8
-"""Of what a name stands for, so many are tried."""
+"""Number of addresses of one name that are tried."""
 
 
 class Dialer:
-    """Connects to one peer after another.
+    """A connector to peers.
 
-    A name is looked up at every dial: a peer that moved to another machine keeps its name and has
-    another address.
+    It resolves a name at every dial, because a peer that moved to another machine keeps its name
+    but has another address.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, timeout_s: float, tls: ssl.SSLContext | None = None
     ) -> None:
-        """`timeout_s`: what a dial has in all; each address of a name gets its share."""
+        """`timeout_s` is the time for a whole dial, divided equally among the addresses tried."""
         self._loop, self._timeout_s, self._tls = loop, timeout_s, tls
         self._lookups: dict[str, asyncio.Future[Any]] = {}
 
@@ -36,7 +36,7 @@ class Dialer:
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
         """Connect to the first address of the host that answers.
 
-        Raises OSError, of the last address that was tried.
+        Raises the OSError of the last address that was tried.
         """
         found = await self._look_up(host)
         share_s = self._timeout_s / len(found)
@@ -50,11 +50,11 @@ class Dialer:
         raise refused
 
     async def _look_up(self, host: str) -> list[str]:
-        """Return the addresses of a name.
+        """Return the addresses of a name, at most ADDRESSES_MAX.
 
-        A resolver that hangs outlasts the patience of one dial. Its answer then serves the next
-        one, which joins the look-up that is under way: else a resolver that takes a minute would
-        collect a thread for every dial of that minute.
+        A slow resolver may take longer than one dial may. The next dial therefore joins the look-up
+        that is under way. Otherwise a resolver that takes a minute would occupy one more thread for
+        every dial of that minute.
         """
         with contextlib.suppress(ValueError):
             return [str(ipaddress.ip_address(host))]
@@ -71,12 +71,12 @@ class Dialer:
     def _looked_up(self, host: str, ended: asyncio.Future[Any]) -> None:
         self._lookups.pop(host, None)
         if not ended.cancelled():
-            # Whoever waited has got it. If nobody did, asyncio would complain of an exception that
+            # Retrieve the exception. If no dial waits any more, asyncio would otherwise log that it
             # was never retrieved.
             ended.exception()
 
     def close(self) -> list[asyncio.Future[Any]]:
-        """Give up what is being looked up; return it, to be awaited."""
+        """Cancel the look-ups that are under way; return them, to be awaited."""
         for lookup in (left := list(self._lookups.values())):
             lookup.cancel()
         return left

@@ -1,9 +1,9 @@
-"""Cut a byte stream into authenticated frames, after a handshake that proves who is at its other
+"""Split a byte stream into authenticated frames, after a handshake that proves who is at the other
 end.
 
-Sans I/O, as h11 is: bytes come in, events come out. It never decodes a frame's content, keeps at
-most HANDSHAKE_BYTES_MAX of a peer that has proved nothing, and compares a MAC before it gives
-anything on.
+Sans I/O, as h11 is: bytes come in, events come out. It never decodes a frame's content, holds at
+most HANDSHAKE_BYTES_MAX bytes of a peer that has proved nothing, and verifies the MAC before it
+passes a frame on.
 
     dialer                                    listener
       hello(nonce, cluster, member, facts) ──►
@@ -12,13 +12,13 @@ anything on.
                                            ◄──   an empty frame, or one that says why not
       frames                               ◄─►   frames
 
-Facts are bytes that the owner gives and judges once the peer has proved itself (peer_identity.py);
-proofs cover them.
+Facts are bytes that the owner of each end supplies (peer_identity.py). The other owner judges them
+once the peer has proved itself; the proofs cover them.
 
-With a shared secret a proof is a keyed BLAKE2b over both hellos and the prover's role, and each
-direction of each connection has its own key and a counter that never repeats: a frame that is
-replayed, reflected, reordered or left out fails. With TLS the certificates prove it, and with
-neither nobody does (loopback only); proofs and MACs are then empty.
+With a shared secret, a proof is a keyed BLAKE2b over both hellos and the prover's role. Each
+direction of each connection has its own key, and a counter that never repeats, so a frame that is
+replayed, reflected, reordered or left out fails verification. With TLS, the certificates prove the
+identity; with neither, nothing does (loopback only). Proofs and MACs are empty in both cases.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from coordinator.raft.net.hello import (
 
 FRAME_BYTES_MAX: Final = 64 << 20
 REASON_BYTES_MAX: Final = 1024
-"""Of what a refusal says."""
+"""Bytes of the reason in a refusal."""
 
 _LENGTH: Final = struct.Struct("!I")
 _COUNTED: Final = struct.Struct("!QI")
@@ -55,35 +55,35 @@ Role: TypeAlias = Literal["dialer", "listener"]
 
 
 class Reply(NamedTuple):
-    """Bytes that are to be sent."""
+    """Bytes to send to the peer."""
 
     content: bytes
 
 
 class Proved(NamedTuple):
-    """The news that the peer is who it says, as far as anything proves it.
+    """The event that the peer has proved its identity, as far as the mode proves anything.
 
-    `peer` and `facts` may be believed. Whoever does not want it closes; a listener says why first
-    (`refusal`). Else the session goes on.
+    The session's `peer` and `facts` may now be believed. An owner that does not want this peer
+    closes the connection, a listener after sending `refusal`; otherwise a listener calls `proceed`.
     """
 
     member: str
 
 
 class Ready(NamedTuple):
-    """The news that the handshake is complete, for both ends: frames may be sent."""
+    """The event that the handshake is complete at both ends, so frames may be sent."""
 
     member: str
 
 
 Event: TypeAlias = Reply | Proved | Ready | memoryview
-"""A memoryview is a frame's content, valid until the next event is asked for; an empty one is a
-sign of life.
+"""An event of a session. A memoryview is the content of a frame, valid until the next event is
+requested; an empty one is a sign of life.
 """
 
 
 class Session:
-    """The protocol's state of one connection. `nonce` must never have been used before."""
+    """The protocol state of one connection. `nonce` must never have been used before."""
 
     def __init__(
         self,
@@ -98,7 +98,10 @@ class Session:
         facts: bytes = b"",
         frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
-        """`facts`: at most FACTS_BYTES_MAX bytes that go to the peer with the hello."""
+        """Prepare the hello; `facts` (at most FACTS_BYTES_MAX bytes) are sent with it.
+
+        Raises ValueError for a missing or unexpected key, or a nonce of the wrong length.
+        """
         if (mode is Mode.SECRET) != bool(key) or len(nonce) != NONCE_BYTES:
             raise ValueError("a key belongs to mode SECRET alone, and a nonce has 32 bytes")
         self._role: Role = role
@@ -110,11 +113,11 @@ class Session:
         self._state: Literal["hello", "proof", "proved", "confirm", "ready", "dead"] = "hello"
         self._proof_due = b""
         self.peer: str | None = None
-        """Who the other end says it is; believe it after `Proved`."""
+        """The id that the other end claims; believe it only after `Proved`."""
         self.facts = b""
-        """What the other end says with it."""
+        """The facts in the other end's hello; believe them only after `Proved`."""
         self.version = VERSION_MAX
-        """What both speak, once the peer's hello has come."""
+        """The protocol version that both ends use, once the peer's hello has arrived."""
         self._send_mac, self._receive_mac = hashlib.blake2b(), hashlib.blake2b()
         self._sent = self._received = 0
         self._buffer = bytearray(HANDSHAKE_BYTES_MAX)
@@ -127,21 +130,21 @@ class Session:
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory that is held for what the peer sends."""
+        """Bytes of memory held for data from the peer."""
         return len(self._buffer)
 
     def start(self) -> bytes:
-        """Return what is to be sent first (the dialer's hello)."""
+        """Return the bytes to send first: the dialer's hello, or nothing for a listener."""
         return self._hello if self._role == "dialer" else b""
 
     def get_buffer(self) -> memoryview:
-        """Return where the next bytes belong."""
+        """Return the buffer for the next bytes."""
         return memoryview(self._buffer)[self._filled :]
 
     def received(self, count: int) -> Iterator[Event]:
-        """Take `count` bytes that were put into the buffer.
+        """Process `count` bytes that were put into the buffer, and yield the events.
 
-        Raises FrameError: the session is over then.
+        Raises FrameError, after which the session is over.
         """
         if self._state == "dead":
             raise FrameError("dead")
@@ -169,9 +172,9 @@ class Session:
         return (length, content, mac)
 
     def refusal(self, reason: str) -> bytes:
-        """Return what tells a dialer that has just proved itself why it is not let in.
+        """Return the frame that tells a dialer, which has just proved itself, why it is refused.
 
-        The session is over then.
+        The session is over afterwards.
         """
         assert self._role == "listener"
         assert self._state == "proved"
@@ -188,8 +191,8 @@ class Session:
             taken, events = (
                 self._maybe_hello(view) if self._state == "hello" else self._maybe_proof(view)
             )
-            # Before any event is given: its receiver may go on with this session at once, by
-            # `proceed`, and would read the same bytes again.
+            # The bytes are consumed before an event is yielded: its receiver may call `proceed` at
+            # once, which would otherwise read the same bytes again.
             self._keep(taken, HANDSHAKE_BYTES_MAX)
             if not taken:
                 return
@@ -200,8 +203,8 @@ class Session:
             yield from self._frames(0)
 
     def _maybe_hello(self, view: memoryview) -> tuple[int, list[Event]]:
-        """Read the peer's hello (and, as dialer, the proof that comes with it), if it is there
-        whole.
+        """Read the peer's hello (and, as dialer, the proof that follows it) once it is complete.
+        Return the bytes consumed, 0 if it is not, and the events.
         """
         end = hello_bytes(view, self._mode)
         proof_bytes = self._mac_bytes if self._role == "dialer" else 0
@@ -214,12 +217,12 @@ class Session:
         return end + proof_bytes, self._on_hello(content, bytes(view[end : end + proof_bytes]))
 
     def _recognise(self, hello: Hello) -> str:
-        """Return the member that a hello names. Raises FrameError: it is not whom we look for."""
+        """Return the id of the member in a hello. Raises FrameError if it is not acceptable."""
         if hello.cluster != self._cluster.encode():
             name = hello.cluster.decode("utf-8", "replace")
             raise FrameError("foreign_cluster", f"it is of cluster {name!r}")
-        # Our own hello may come back, from a mirror or by a route that ends here. The nonce gives a
-        # mirror away, the id also one that makes a nonce of its own.
+        # Our own hello may come back, from an attacker that reflects it or by a route that leads
+        # here. The nonce reveals a reflection; the id also reveals a peer with its own nonce.
         if hello.nonce == self._nonce or hello.member == self._member.encode():
             raise FrameError("reflected", "it says that it is this very member")
         try:
@@ -237,8 +240,8 @@ class Session:
             if not hmac.compare_digest(proof, theirs):
                 raise FrameError("bad_proof", "it does not know the secret")
             self._state = "confirm"
-            # The proof goes also to a listener that we do not want: it is to learn who we are, and
-            # to judge for itself.
+            # The proof is sent even if we will refuse this listener, so that it learns who we are
+            # and can judge us in turn.
             return [*([Reply(mine)] if mine else []), Proved(self.peer)]
         mine, self._proof_due = self._derive(hello + self._hello)
         self._state = "proof" if self._mac_bytes else "proved"
@@ -255,9 +258,10 @@ class Session:
         return MAC_BYTES, [Proved(self.peer)]
 
     def proceed(self) -> Iterator[Event]:
-        """Let a dialer in that has proved itself. Frames that it sent already follow."""
-        # The empty frame shows the dialer that it was let in. Without it a dialer that is refused
-        # would believe for a moment that it was connected, and might count the peer in a quorum.
+        """Admit a dialer that has proved itself. Events of frames that it sent already follow."""
+        # The empty frame shows the dialer that it was admitted. Without it, a dialer that is about
+        # to be refused would believe for a moment that it was connected, and might count the peer
+        # towards a quorum.
         assert self._state == "proved"
         assert self.peer is not None
         self._state = "ready"
@@ -266,9 +270,9 @@ class Session:
         yield from self.received(0)
 
     def _derive(self, transcript: bytes) -> tuple[bytes, bytes]:
-        """Set this connection's keys; return our proof and the one that is due.
+        """Set this connection's keys; return our proof and the one expected from the peer.
 
-        Without a secret there are none: both are empty.
+        Without a secret there are no keys, and both proofs are empty.
         """
         if not self._mac_bytes:
             return b"", b""
@@ -283,7 +287,7 @@ class Session:
     # --------------------------------------------------------------------------------------- frames
 
     def _frames(self, used: int) -> Iterator[Event]:
-        """Give on every whole frame from `used` on, then make room for the next one."""
+        """Yield every complete frame from offset `used` on, then make room for the next one."""
         head, tail = _LENGTH.size, self._mac_bytes
         needed = head + tail
         while self._filled - used >= head:
@@ -316,9 +320,10 @@ class Session:
         self._keep(used, needed)
 
     def _keep(self, used: int, needed: int) -> None:
-        """Move what is unread to the front of a buffer that fits what is needed next.
+        """Move the unread bytes to the front of a buffer that fits the `needed` bytes.
 
-        Memory follows what has really arrived: an announced length alone at most doubles it.
+        The buffer grows only with bytes that have arrived: an announced length alone can at most
+        double it.
         """
         left = self._filled - used
         fits = left < len(self._buffer) <= max(needed, _BUFFER_BYTES)
@@ -326,7 +331,8 @@ class Session:
             if used:
                 self._buffer[:left] = self._buffer[used : self._filled]
         else:
-            # Never resized in place: whoever reads into the old one may still hold it.
+            # The buffer is never resized in place, because the event loop may still hold the old
+            # one for reading.
             buffer = bytearray(max(_BUFFER_BYTES, min(needed, 2 * left)))
             buffer[:left] = memoryview(self._buffer)[used : self._filled]
             self._buffer = buffer

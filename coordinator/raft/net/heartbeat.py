@@ -1,6 +1,6 @@
-"""Show every peer that this member lives, and give up those that do not show it.
+"""Send signs of life to every peer, and close the connections on which none arrive.
 
-It never dials: a connection that it closes is the dialling half's to replace.
+It never dials: the dialling half replaces a connection that was closed here.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ class Heartbeat:
     def __init__(
         self, peers: Mapping[str, Peer], limits: TransportLimits, counters: Counter[str]
     ) -> None:
-        """`peers` may change between two beats."""
+        """`peers` is read at every beat, so it may change in between."""
         self._peers, self._limits, self._counters = peers, limits, counters
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
 
     def start(self) -> None:
-        """Beat from now on, twice in each keep-alive interval."""
+        """Start to beat, twice in each keep-alive interval."""
         loop = asyncio.get_running_loop()
         self._due_s = loop.time() + self._limits.keepalive_s / 2
         self._timer = loop.call_at(self._due_s, self._beat)
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Stop beating."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _beat(self) -> None:
         now = asyncio.get_running_loop().time()
-        # A beat that comes late means that this very process stood still. What the peers sent
-        # meanwhile is yet to be read, and their silence proves nothing.
+        # A late beat means that this process itself was stalled. Data that the peers sent meanwhile
+        # has not been read yet, so they only seem to be silent.
         late = now - self._due_s > self._limits.keepalive_s
         self.start()
         for peer in list(self._peers.values()):

@@ -1,7 +1,8 @@
-"""Lay out the first message of a handshake in bytes, and the keys and proofs that come from both.
+"""Encode and decode the hello, the first message of a handshake, and derive keys and proofs from
+the hellos of both ends.
 
-Pure. It refuses a hello by as little of it as shows that it is none of ours, and never decides who
-may come in.
+Pure. It refuses an invalid hello as soon as its first bytes show that it is one, and never decides
+who may connect.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ from typing import Final, NamedTuple
 
 VERSION_MIN: Final = 2
 VERSION_MAX: Final = 2
-"""The versions of the protocol that are spoken here. Two members speak the highest that both
-know.
+"""The range of protocol versions that this version speaks. Two members use the highest version that
+both speak.
 """
 NONCE_BYTES: Final = 32
 MAC_BYTES: Final = 32
 NAME_BYTES_MAX: Final = 128
-"""Of a cluster's or a member's id."""
+"""Bytes of a cluster's or a member's id."""
 FACTS_BYTES_MAX: Final = 512
 SECRET_BYTES_MIN: Final = 16
 
 _MAGIC: Final = b"ACRF"
 _HELLO: Final = struct.Struct("!4sBBBBHB32s")
-"""Magic, highest version, mode, length of the cluster's id, of the member's id, of the facts,
-lowest version, nonce; then both ids and the facts.
+"""Magic, highest version, mode, lengths of the cluster's id, the member's id and the facts, lowest
+version, nonce. Both ids and the facts follow.
 """
 HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + FACTS_BYTES_MAX + MAC_BYTES
-"""What a peer may send, and we hold, before it has proved anything."""
+"""Bytes that we hold at most of a peer that has not proved anything."""
 
 
 class _Head(NamedTuple):
-    """The part of a hello that is always there, as `_HELLO` lays it out."""
+    """The fixed-size part of a hello, in the layout of `_HELLO`."""
 
     magic: bytes
     highest: int
@@ -46,7 +47,7 @@ class _Head(NamedTuple):
 
 
 class Mode(IntEnum):
-    """What proves that a peer is who it says. Both ends must have the same."""
+    """The way in which peers prove their identity. Both ends must use the same."""
 
     OPEN = 0
     SECRET = 1
@@ -54,10 +55,7 @@ class Mode(IntEnum):
 
 
 class FrameError(Exception):
-    """The end of a session: the peer is not, or no longer, one of ours.
-
-    `reason` is a name to count by.
-    """
+    """The end of a session because of what the peer sent. `reason` is the name of its counter."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
@@ -65,30 +63,30 @@ class FrameError(Exception):
 
 
 class Hello(NamedTuple):
-    """What a hello says."""
+    """The decoded content of a hello."""
 
     cluster: bytes
     member: bytes
     nonce: bytes
     facts: bytes
     version: int
-    """The highest that both ends speak."""
+    """The highest version that both ends speak."""
 
 
 class Keys(NamedTuple):
-    """What both ends derive from the secret and the two hellos."""
+    """The proofs and keys that both ends derive from the secret and the two hellos."""
 
     dialer_proof: bytes
     listener_proof: bytes
     to_listener: bytes
     to_dialer: bytes
-    """The last two sum up the frames of one direction each."""
+    """The last two fields are the MAC keys for the frames of one direction each."""
 
 
 def key_of_secret(secret: bytes) -> bytes:
-    """Return the key that proofs and session keys come from.
+    """Return the key from which proofs and session keys are derived.
 
-    Raises ValueError for a secret that is too short.
+    Raises ValueError for a secret that is shorter than SECRET_BYTES_MIN.
     """
     if len(secret) < SECRET_BYTES_MIN:
         raise ValueError(f"a secret of {len(secret)} bytes; at least {SECRET_BYTES_MIN} are needed")
@@ -96,8 +94,8 @@ def key_of_secret(secret: bytes) -> bytes:
 
 
 def derive_keys(key: bytes, transcript: bytes) -> Keys:
-    """Return the proofs and keys of one connection; `transcript`: the dialer's hello, then the
-    listener's.
+    """Return the proofs and keys of one connection. `transcript` is the dialer's hello followed by
+    the listener's.
     """
 
     def keyed(person: bytes) -> bytes:
@@ -112,7 +110,7 @@ def derive_keys(key: bytes, transcript: bytes) -> Keys:
 
 
 def encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes, facts: bytes) -> bytes:
-    """Return a whole hello. Raises ValueError for ids or facts that are too long."""
+    """Return the bytes of a hello. Raises ValueError for ids or facts that are too long."""
     names = cluster.encode(), member.encode()
     if any(len(name) > NAME_BYTES_MAX for name in names) or not names[1]:
         raise ValueError(f"ids of a cluster and a member have at most {NAME_BYTES_MAX} bytes")
@@ -124,9 +122,9 @@ def encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes, facts: byt
 
 
 def hello_bytes(begun: memoryview, mode: Mode) -> int | None:
-    """Return the length of the hello that begins there; None: too little of it has come.
+    """Return the length of the hello that begins there; None: too few bytes have arrived to tell.
 
-    Raises FrameError for one that no more bytes could make one of ours.
+    Raises FrameError as soon as the bytes cannot be the beginning of an acceptable hello.
     """
     magic = bytes(begun[: len(_MAGIC)])
     if magic != _MAGIC[: len(magic)]:
@@ -148,7 +146,7 @@ def hello_bytes(begun: memoryview, mode: Mode) -> int | None:
 
 
 def decode_hello(hello: bytes) -> Hello:
-    """Return what a whole hello says (`hello_bytes` has taken it for one)."""
+    """Decode a complete hello, which `hello_bytes` must have accepted."""
     head = _Head(*_HELLO.unpack_from(hello))
     names = hello[_HELLO.size :]
     member_end = head.cluster_bytes + head.member_bytes

@@ -1,7 +1,7 @@
-"""Take connections in: accept, bound who has proved nothing, and set TLS up before the first byte.
+"""Accept connections, limit those that have proved nothing, and set up TLS before the first byte.
 
-The listening half of a transport. It never believes anybody: a connection is its concern until it
-has proved itself or is gone.
+This is the listening half of a transport. It trusts no connection: it handles each one until that
+has proved itself or is closed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from coordinator.raft.net.refusals import Refusals
 
 BACKLOG: Final = 128
 ACCEPT_PAUSE_S: Final = 0.1
-"""Pause after an accept that failed: without descriptors every one fails, and at once."""
+"""Seconds to pause after a failed accept: without free descriptors every accept fails at once."""
 
 
 class Inbound:
-    """The listening half of a transport: its port, and the connections that are yet to be proved.
+    """The listening half of a transport: its port, and the connections that are not proved yet.
 
-    Sockets are accepted by hand. Who is not let in then costs one accept and one close, where
-    asyncio's own server would shake hands over TLS with everybody first.
+    It accepts sockets itself, so that a connection that is not admitted costs one accept and one
+    close. asyncio's own server would first do a TLS handshake with everyone.
     """
 
     def __init__(
@@ -35,20 +35,20 @@ class Inbound:
         handshake_s: float,
         on_task_done: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        """`handshake_s`: a connection that has not proved itself by then is closed."""
+        """`handshake_s` is the time after which an unproved connection is closed."""
         self._new_connection, self._refusals = new_connection, refusals
         self._handshake_s, self._on_task_done = handshake_s, on_task_done
         self.admission: Admission[Connection] = Admission()
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
-        """What closes each connection that has not proved itself."""
+        """The timer that closes each unproved connection."""
         self.handshakes: dict[Connection, asyncio.Task[None]] = {}
-        """Accepted sockets that are becoming connections: TLS shakes hands meanwhile."""
+        """The tasks that turn accepted sockets into connections, including the TLS handshake."""
         self._listener: Listener | None = None
         self._tls: ssl.SSLContext | None = None
         self._over = False
 
     async def open(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-        """Listen from now on. Raises OSError."""
+        """Start to listen. Raises OSError."""
         self._tls = tls
         loop = asyncio.get_running_loop()
         sockets = await bind(loop, host, port)
@@ -58,32 +58,32 @@ class Inbound:
 
     @property
     def port(self) -> int | None:
-        """The port listened on; None: it does not listen."""
+        """The port that is listened on; None while there is no listener."""
         for listening in self._listener.sockets if self._listener is not None else ():
             return int(listening.getsockname()[1])
         return None
 
     @property
     def unproved(self) -> int:
-        """How many accepted connections have not proved themselves."""
+        """The number of accepted connections that have not proved themselves."""
         return len(self._timers)
 
     def proved(self, connection: Connection) -> None:
-        """Let a connection live on: it has proved itself in time."""
+        """Stop the time-out of a connection that has proved itself."""
         self.admission.leave(connection)
         timer = self._timers.pop(connection, None)
         if timer is not None:
             timer.cancel()
 
     def ended(self, connection: Connection) -> None:
-        """Forget a connection that is gone."""
+        """Forget a closed connection."""
         self.proved(connection)
         handshake = self.handshakes.pop(connection, None)
         if handshake is not None:
             handshake.cancel()
 
     def close(self) -> None:
-        """Listen no more, and end whoever has not proved itself."""
+        """Stop listening, and close the connections that have not proved themselves."""
         self._over = True
         if self._listener is not None:
             self._listener.close()
@@ -91,7 +91,7 @@ class Inbound:
             connection.close("closing")
 
     def tasks(self) -> list[asyncio.Future[Any]]:
-        """Return what is under way, to be awaited after `close`."""
+        """Return the tasks under way, to be awaited after `close`."""
         accepting = self._listener.tasks if self._listener is not None else []
         return [*self.handshakes.values(), *accepting]
 
@@ -106,7 +106,7 @@ class Inbound:
         task.add_done_callback(self._on_task_done)
 
     def _admit(self, connection: Connection, host: str) -> bool:
-        """Say whether an unknown peer may try to prove itself, and start its time."""
+        """Say whether an unknown peer may try to prove itself, and start its time-out."""
         self._refusals.counters["accepted"] += 1
         loop = asyncio.get_running_loop()
         verdict = self.admission.admit(connection, host, loop.time())
@@ -140,7 +140,7 @@ class Inbound:
 
 
 class Listener:
-    """Listening sockets, and one task for each that accepts on it."""
+    """The listening sockets of a port, with one accepting task for each."""
 
     def __init__(
         self,
@@ -150,9 +150,10 @@ class Listener:
         refuse: Callable[[str, str, str], None],
         on_done: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        """Begin to accept.
+        """Start to accept.
 
-        `accepted` gets each socket and its peer's host; `refuse` gets (host, reason, detail).
+        `accepted` is called with each socket and its peer's host, `refuse` with (host, reason,
+        detail).
         """
         self.sockets = sockets
         self._loop, self._accepted, self._refuse = loop, accepted, refuse
@@ -161,7 +162,7 @@ class Listener:
             task.add_done_callback(on_done)
 
     def close(self) -> None:
-        """Accept no more; the tasks end soon after."""
+        """Stop accepting; the tasks end soon after."""
         for task in self.tasks:
             task.cancel()
         for listening in self.sockets:
@@ -173,8 +174,9 @@ class Listener:
             try:
                 accepted, address = await self._loop.sock_accept(listening)
             except OSError as exc:
-                # Descriptors or memory ran out, or the peer was gone again. It passes; until then
-                # each try would fail at once, and the loop would do nothing else.
+                # Descriptors or memory ran out, or the peer is gone already. That passes, but until
+                # then every accept fails at once: without the pause the event loop would do nothing
+                # else.
                 self._refuse("", "accept_failed", str(exc))
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue

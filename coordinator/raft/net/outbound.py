@@ -1,7 +1,7 @@
 """Keep one connection with every peer: dial, wait until it ends, pause, dial again.
 
-The dialling half of a transport. It never gives up a peer that is still known, and never decides
-whether a connection may take another one's place.
+This is the dialling half of a transport. It never stops dialling a peer that is still known, and
+never decides whether a connection may replace another one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Connect: TypeAlias = Callable[
 
 
 class Outbound:
-    """The dialling half of a transport: one task for each peer that is to be reached.
+    """The dialling half of a transport, with one task for each peer.
 
-    The lower id of a pair dials. The higher one does too when nobody comes: the lower one may have
-    an address at which this member was, and only this member knows where it is now.
+    The lower id of a pair dials. The higher id dials too if the lower one does not connect: the
+    lower one may have an old address of this member, and only this member knows its new address.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Outbound:
         on_refused: Callable[[str, str], None],
         on_task_done: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        """`routes`: where peers are dialled from here, whatever address all others have for them.
+        """`routes` overrides the addresses at which this member dials peers.
 
-        `on_refused` gets (peer, what it said) when a peer does not let this member in.
+        `on_refused` is called with (peer, the reason it gave) when a peer refuses this member.
         """
         self._member, self._connect, self._new_connection = member, connect, new_connection
         self._limits, self._rng, self._routes = limits, rng, routes
@@ -54,7 +54,7 @@ class Outbound:
         self._on_task_done = on_task_done
 
     def reach(self, peer: Peer) -> None:
-        """See to it from now on that there is a connection with the peer, unless it rests."""
+        """Start to keep a connection with a peer, unless it is resting."""
         if peer.dialling is None and not peer.resting:
             peer.dialling = asyncio.get_running_loop().create_task(self._keep_connected(peer))
             peer.dialling.add_done_callback(self._on_task_done)
@@ -81,8 +81,8 @@ class Outbound:
         )
 
     def _where(self, peer: Peer, failures: int) -> str:
-        """Return where to look for it: by its route from here, or where the configuration says,
-        and, when that failed, in turn where it said itself.
+        """Return the address to dial: the peer's route if it has one. Otherwise the address in the
+        configuration, alternating after failures with the address that the peer reported itself.
         """
         route = self._routes.get(peer.node.id)
         if route is not None:
@@ -91,7 +91,7 @@ class Outbound:
         return peer.reported_address if peer.reported_address and failures % 2 else known
 
     async def _dial(self, peer: Peer, address: str) -> float:
-        """Dial once, and return when the connection is over: the seconds for which it was ready."""
+        """Dial once and wait until the connection is over; return the seconds it was ready for."""
         connection = self._new_connection(peer.node.id)
         try:
             async with asyncio.timeout(self._limits.handshake_s):

@@ -1,7 +1,8 @@
-"""Judge whether a peer is of this member's cluster, before a connection with it counts.
+"""Judge whether a peer belongs to this member's cluster, before a connection with it counts.
 
-It goes by first lists, histories and removals. It judges nobody who has not proved a membership,
-and never decides which of two histories is right: it keeps them apart and says so.
+It compares lists of first members and histories, and knows removals. It never judges a peer that
+has not proved its identity, and never decides which of two histories is right: it keeps the two
+apart and reports the conflict.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ from coordinator.raft.net.peer_identity import Origin, PeerIdentity, judge_origi
 from kv.errors import BadRequest
 
 CONTESTED_S: Final = 10.0
-"""A member whose log has not begun gives no vote for so long after it met one with another first
-list: one of the two lists is a mistake, and a vote by the wrong one may found a second cluster.
+"""Seconds for which a member whose log has not begun withholds its vote after it met a peer with a
+different list of first members. One of the two lists is a mistake, and a vote by the member that
+has the wrong one may found a second cluster.
 """
 CONFLICTS_MAX: Final = 64
 SAY_AGAIN_S: Final = 60.0
-"""A conflict is logged once in so long, however often the peer comes: it comes every second."""
+"""Seconds between two log entries about the same conflict: the peer connects every second."""
 REMOVED: Final = "removed"
 
 _log = structlog.get_logger("acordo.raft")
 
 
 class OwnCluster(Protocol):
-    """What the check asks of the protocol, and what it reports to it."""
+    """The part of the protocol that the check queries, and that it reports to."""
 
     @property
     def origin(self) -> Origin:
-        """What this member's log began from."""
+        """The origin of this member's log."""
         ...
 
     @property
@@ -44,20 +46,20 @@ class OwnCluster(Protocol):
         ...
 
     def contest(self, until: float) -> None:
-        """Give no vote until then, as long as no log says who the members are."""
+        """Withhold votes until `until`, as long as the log here does not name its members."""
         ...
 
     def retired(self, member: str) -> bool:
-        """Say whether the id was removed from the cluster."""
+        """Say whether a member was removed from the cluster."""
         ...
 
     def on_told_removed(self, by: str) -> None:
-        """Take note that a member says this one was removed."""
+        """Note that the member `by` says that this member was removed."""
         ...
 
 
 class PeerCheck:
-    """The judge of who may connect; one for each member."""
+    """The check by which one member decides which peers may connect."""
 
     def __init__(
         self,
@@ -67,22 +69,24 @@ class PeerCheck:
         incarnation: bytes,
         fault: Callable[[BaseException], None],
     ) -> None:
-        """`fault` gets what ends this member: it is the one that does not belong."""
+        """`fault` is called with an error that must end this member: it was configured with the
+        wrong list of members.
+        """
         self._core, self._fault = core, fault
         self._member, self._address, self._incarnation = member, address, incarnation
         self._conflicts: dict[str, tuple[str, float]] = {}
         self._said: dict[tuple[str, str], float] = {}
-        """When which (peer, detail) was logged, oldest first. Two processes may take turns under
-        one id.
+        """By (peer, detail): when it was last logged, oldest first. The detail is in the key
+        because two processes may connect in turns under one id.
         """
 
     def identity(self) -> PeerIdentity:
-        """Return what goes with this member's hello."""
+        """Return the identity to send with this member's hello."""
         return PeerIdentity(self._core.origin, self._incarnation, self._address)
 
     def judge(self, peer: str, identity: PeerIdentity) -> tuple[str, str] | None:
-        """Return (reason, detail) why a peer that has proved itself is not of our cluster; None: it
-        may be.
+        """Return (reason, detail) why a peer that has proved itself is not of our cluster; None if
+        it may be. Calls `fault` if this member is the one that does not belong.
         """
         mine, theirs = self._core.origin, identity.origin
         conflict = judge_origins(mine, theirs)
@@ -137,12 +141,12 @@ class PeerCheck:
             self._core.contest(now + CONTESTED_S)
 
     def on_refused(self, peer: str, said: str) -> None:
-        """Hear why a peer did not let us in: that this member was removed is for the protocol."""
+        """Handle a peer's refusal of our connection: pass a removal on to the protocol."""
         if said.startswith(REMOVED):
             self._core.on_told_removed(peer)
 
     @property
     def conflicts(self) -> tuple[str, ...]:
-        """What speaks against members that were met of late, in words for people."""
+        """Messages about the conflicts with members that were met in the last CONTESTED_S."""
         since = self._core.now() - CONTESTED_S
         return tuple(detail for _, (detail, at) in sorted(self._conflicts.items()) if at >= since)

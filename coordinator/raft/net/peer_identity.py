@@ -1,6 +1,8 @@
-"""Say with a hello who a member is and what its log began from, and compare what a peer says.
+"""Define what a member states about itself and its log's origin in a hello, and compare two such
+statements.
 
-Pure. It never refuses for what is unknown: only for two answers that cannot both be of one cluster.
+Pure. It never refuses a peer because something is unknown, only if the two statements cannot be of
+one cluster.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ ADDRESS_BYTES_MAX: Final = 256
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """What a log began from: two clusters of one name are told apart by it.
+    """The origin of a log. It distinguishes two clusters of the same name.
 
-    `history`: drawn by the first leader and carried by the log from its first entries on; empty:
-    none is known to be committed. `first`: the digest of the voters that the cluster began with, as
-    the log says it, or as this member's settings list them if it knows no history; empty: it makes
-    no claim (it joined later, or its log is older than origins are).
+    `history` is a random id that the first leader drew and that is among the log's first entries;
+    empty: none is known to be committed. `first` is the digest of the voters that the cluster began
+    with, from the log or, if no history is known, from this member's settings; empty: the member
+    makes no claim (it joined later, or its log was begun before origins were recorded).
     """
 
     history: bytes = b""
@@ -29,10 +31,10 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PeerIdentity(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of itself with its hello. Fields are only ever appended.
+    """A member's statement about itself in its hello. Fields are only ever appended.
 
-    `incarnation`: drawn at the start of the process. `address`: where it says it is reached; empty:
-    it does not say.
+    `incarnation` is drawn at random when the process starts. `address` is where the member says
+    that it can be reached; empty: it does not say.
     """
 
     origin: Origin = Origin()
@@ -47,14 +49,14 @@ _decoder = msgspec.msgpack.Decoder(PeerIdentity)
 
 
 def encode_identity(identity: PeerIdentity) -> bytes:
-    """Return it in at most 512 bytes: an address that is too long is left out."""
+    """Encode an identity in at most 512 bytes; an address that is too long is left out."""
     if len(identity.address.encode()) > ADDRESS_BYTES_MAX:
         identity = msgspec.structs.replace(identity, address="")
     return _encode(identity)
 
 
 def decode_identity(facts: bytes) -> PeerIdentity:
-    """Return what a peer says; what cannot be read says nothing."""
+    """Decode a peer's identity; return an empty one if it cannot be decoded."""
     try:
         return _decoder.decode(facts) if facts else PeerIdentity()
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -62,13 +64,15 @@ def decode_identity(facts: bytes) -> PeerIdentity:
 
 
 def digest_of_voters(voters: Iterable[str]) -> bytes:
-    """Return what two members compare of their first lists: the ids alone, for members move."""
+    """Return the digest by which members compare their lists of first members. It covers only the
+    ids, because addresses change.
+    """
     ids = sorted(voters)
     return hashlib.blake2b(msgspec.msgpack.encode(ids), digest_size=DIGEST_BYTES).digest()
 
 
 def judge_origins(mine: Origin, theirs: Origin) -> Conflict | None:
-    """Say why two members cannot be of one cluster; None: nothing speaks against it."""
+    """Return why two members cannot be of one cluster; None if they can."""
     if mine.history and theirs.history:
         return "other_history" if mine.history != theirs.history else None
     if mine.first and theirs.first and mine.first != theirs.first:
@@ -77,8 +81,7 @@ def judge_origins(mine: Origin, theirs: Origin) -> Conflict | None:
 
 
 def never_belonged(mine: Origin, theirs: Origin) -> bool:
-    """Say whether it is this member that is wrong.
-
-    It has no history, and met a peer of a cluster that began with other members than it was given.
+    """Say whether this member is the one that was configured wrongly: it knows no history, and the
+    peer's cluster began with other members than this member was given.
     """
     return not mine.history and bool(theirs.history) and judge_origins(mine, theirs) is not None

@@ -1,4 +1,4 @@
-"""Count what happened to connections, and log refusals without letting a flood fill the log.
+"""Count connection events, and log refusals without letting a flood fill the log.
 
 It never decides about a connection.
 """
@@ -13,7 +13,9 @@ import structlog
 
 WARN_EVERY_S: Final = 60.0
 WARNED_MAX: Final = 1000
-"""So many pairs of host and reason are remembered; one more, and all may be logged again."""
+"""Number of (host, reason) pairs that are remembered. One more clears all, so that each may be
+logged again.
+"""
 
 _UNREMARKABLE: Final = frozenset(
     {
@@ -27,28 +29,28 @@ _UNREMARKABLE: Final = frozenset(
         "wrong_direction",
     }
 )
-"""Ends of connections that were never ready, or no longer ours, of which no operator needs to hear:
-each restart of a peer makes some.
+"""Reasons for which a connection that was not ready, or had been replaced, may end without a log
+entry: each restart of a peer causes some of them.
 """
 
 _log = structlog.get_logger("acordo.raft.transport")
 
 
 class Refusals:
-    """The counters of one transport, and the log of whom it refused."""
+    """The counters of one transport, and the log of the connections that it refused."""
 
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
-        """What happened, by name: connected, closed_<reason>, refused_<reason>, frames_sent,
+        """Connection events by name: connected, closed_<reason>, refused_<reason>, frames_sent,
         frames_received, …
         """
         self._warned: dict[tuple[str, str], float] = {}
 
     def refuse(self, host: str, reason: str, detail: str = "") -> None:
-        """Count a refusal, and log it once a minute for each host and reason.
+        """Count a refusal, and log it at most once a minute for each host and reason.
 
-        A port scanner comes a hundred times a second: its hundredth refusal tells an operator
-        nothing that the first did not.
+        A port scanner may connect a hundred times a second, and its hundredth refusal tells an
+        operator nothing new.
         """
         self.counters[f"refused_{reason}"] += 1
         now = asyncio.get_running_loop().time()
@@ -61,6 +63,8 @@ class Refusals:
         _log.warning("connection_refused", host=host, reason=reason, detail=detail, so_far=count)
 
     def ended(self, host: str, reason: str, detail: str) -> None:
-        """Count a connection that ended before it was ready, unless that happens every day."""
+        """Treat a connection that ended before it was ready as a refusal, unless the reason is
+        unremarkable.
+        """
         if reason not in _UNREMARKABLE:
             self.refuse(host, reason, detail)

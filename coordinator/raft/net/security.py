@@ -1,7 +1,7 @@
-"""Say what proves to members who is at the other end: certificates, a shared secret, or nothing, on
-loopback alone.
+"""Configure how members prove their identity to each other: by certificates, a shared secret, or
+not at all, which is allowed on loopback only.
 
-It never makes a key or a certificate, and never binds anything by itself.
+It never creates a key or a certificate, and never binds a socket.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kv.errors import BadRequest
 
 
 class Open(msgspec.Struct, frozen=True):
-    """No proof at all: whoever reaches the port is believed. Loopback only."""
+    """No proof at all: every peer that reaches the port is believed. For loopback only."""
 
 
 class SharedSecret(msgspec.Struct, frozen=True):
-    """One secret that all members know. It shows that a peer is a member, not which one."""
+    """One secret that all members know. It proves that a peer is a member, but not which one."""
 
     secret: bytes
 
@@ -31,8 +31,8 @@ class SharedSecret(msgspec.Struct, frozen=True):
 
 
 class Certificates(msgspec.Struct, frozen=True):
-    """Mutual TLS, by paths of PEM files: every member has a certificate that names its id, signed
-    by `ca`.
+    """Mutual TLS with PEM files at these paths. Every member has a certificate that names its id
+    and is signed by `ca`.
     """
 
     cert: str
@@ -44,21 +44,21 @@ Security: TypeAlias = Open | SharedSecret | Certificates
 
 
 class Credentials(NamedTuple):
-    """What a transport proves itself by, read and checked."""
+    """The loaded and checked means by which a transport proves its identity."""
 
     mode: Mode
     key: bytes = b""
-    """Of mode SECRET; else empty."""
+    """The key in mode SECRET; otherwise empty."""
     listener_tls: ssl.SSLContext | None = None
     dialer_tls: ssl.SSLContext | None = None
-    """Of mode CERTIFICATE; else None."""
+    """The TLS contexts in mode CERTIFICATE; otherwise None."""
 
 
 def credentials_of(security: Security, address: str) -> Credentials:
-    """Read what a member that listens at the address proves itself by.
+    """Load the credentials of a member that listens at `address`.
 
-    Raises BadRequest for a secret or certificates that cannot be used, and for none at all where
-    others than this machine reach the address.
+    Raises BadRequest if the secret or the certificates cannot be used, or if there are none and the
+    address is not a loopback address.
     """
     match security:
         case Open():
@@ -76,8 +76,8 @@ def credentials_of(security: Security, address: str) -> Credentials:
 
 
 def read_secret(path: Path) -> SharedSecret:
-    """Read the file that all members share. Raises BadRequest when it is missing, short, or
-    readable by others.
+    """Read the secret from its file. Raises BadRequest if the file is missing, too short, or
+    readable by other users.
     """
     try:
         readable = path.stat().st_mode & 0o077
@@ -91,7 +91,7 @@ def read_secret(path: Path) -> SharedSecret:
 
 
 def check_secret(secret: bytes, where: str) -> bytes:
-    """Return the key that comes from it. Raises BadRequest."""
+    """Return the key that is derived from a secret. Raises BadRequest if it is too short."""
     try:
         return key_of_secret(secret)
     except ValueError as exc:
@@ -99,16 +99,16 @@ def check_secret(secret: bytes, where: str) -> bytes:
 
 
 def tls_contexts(files: Certificates) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return what a listener and what a dialer uses; both ask for the peer's certificate. Raises
-    BadRequest.
+    """Return the TLS contexts for listening and for dialling; both require the peer's certificate.
+    Raises BadRequest if a file cannot be used.
     """
     try:
         listener = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         dialer = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for context in (listener, dialer):
             context.minimum_version = ssl.TLSVersion.TLSv1_3
-            # The name is compared by us, whole, with the member's id: no wildcards, and ids need
-            # not be host names.
+            # We compare the name in the certificate with the member's id ourselves, without
+            # wildcards, because ids need not be host names.
             context.check_hostname = False
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_cert_chain(files.cert, files.key)
@@ -121,8 +121,8 @@ def tls_contexts(files: Certificates) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 def certified_names(certificate: dict[str, object] | None) -> frozenset[str]:
-    """Return the names that a verified certificate gives its owner: subject alternative names, else
-    common name.
+    """Return the names in a verified certificate: the subject alternative names, or the common name
+    if there are none.
     """
     if not certificate:
         return frozenset()
@@ -137,7 +137,7 @@ def certified_names(certificate: dict[str, object] | None) -> frozenset[str]:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of "host:port" or "[v6]:port". Raises BadRequest."""
+    """Split "host:port" or "[v6]:port" into host and port. Raises BadRequest."""
     host, port = host_of(address), address.rpartition(":")[2]
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadRequest("address_unusable", f"{address!r} is no address", allowed="host:port")

@@ -1,8 +1,8 @@
 """Carry messages between members on the event loop, through the library's public transport seam.
 
-No threads, no unbounded queue, nothing decoded before it is proved. It never drops a single
-message: a connection that cannot keep up closes, both ends see it, and the next one starts with
-nothing left over from it.
+It uses no threads and no unbounded queue, and decodes nothing that an unproved peer sent. It never
+drops a single message: a connection that cannot keep up is closed, both ends see that, and the next
+connection starts with empty queues.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ from coordinator.raft.net.security import (
 from kv.errors import BadRequest
 
 LINGER_S: Final = 0.2
-"""How long closing waits for what was sent before (a farewell) to leave."""
+"""Seconds that closing waits until messages sent before (a farewell) have been transmitted."""
 Judge: TypeAlias = Callable[[str, PeerIdentity], tuple[str, str] | None]
-"""(peer, its identity) -> (reason, detail) why it is not wanted; None: it is."""
+"""(peer, its identity) -> (reason, detail) for refusing the peer; None: it is accepted."""
 
 _log = structlog.get_logger("acordo.raft.transport")
 
 
 class AsyncioTransport(Transport):
-    """One member's connections with all others; one connection per pair.
+    """One member's connections with all others, one connection per pair.
 
-    Both ends of a pair may dial at once (outbound.py says why): then the connection that the lower
-    id dialled stays.
+    Both ends of a pair may dial at once (outbound.py says why); then the connection that the lower
+    id dialled is kept.
 
-    Nodes have `.id`, the member's id, and `.address`, "host:port". Of a node with `.readonly` true
-    the core is notified by the callbacks for read-only nodes. Messages are dicts as `codec` takes
-    them; one that was sent is not changed afterwards. After what has arrived was given to the core,
-    `wake()` is called once.
+    Nodes have `.id`, the member's id, and `.address`, "host:port". For a node with `.readonly` true
+    the callbacks for read-only nodes are used. Messages are dicts as `codec` expects them, and must
+    not be changed after they were sent. `wake()` is called once after all messages that have
+    arrived were passed to the core.
 
-    `entropy(n)` gives n bytes that nobody can guess and that never repeat (`os.urandom`); `rng`
-    spreads retries. `routes` says where members are dialled from here, whatever address all others
-    have for them. `on_fatal` gets what the core raised.
+    `entropy(n)` returns n bytes that nobody can guess and that never repeat (`os.urandom`); `rng`
+    spreads retries. `routes` overrides the addresses at which this member dials others. `on_fatal`
+    receives exceptions that the core raises.
 
-    Before it connects: set `identity` (what goes with our hello), `judge` and `on_refused` ((peer,
-    what it said) when a peer did not let us in).
+    Set these before `start`: `identity` (sent with our hello), `judge`, and `on_refused`, which is
+    called with (peer, the reason it gave) when a peer refuses our connection.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class AsyncioTransport(Transport):
         self._peers: dict[str, Peer] = {}
         self._refusals = Refusals()
         self.counters = self._refusals.counters
-        """What happened to connections, by name."""
+        """Counters of connection events, by name."""
         self._heartbeat = Heartbeat(self._peers, self.limits, self.counters)
         self._inbound = Inbound(
             lambda: self._connection("listener"),
@@ -102,14 +102,14 @@ class AsyncioTransport(Transport):
             self.limits.handshake_s,
             self._on_task_done,
         )
-        self._credentials: Credentials | None = None  # these four from `start` on
+        self._credentials: Credentials | None = None  # this and the next three: set by `start`
         self._dialer: Dialer | None = None
         self._outbound: Outbound | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: set[Connection] = set()
-        """Connections that were dropped and still send what waited."""
+        """Dropped connections that still send what was queued."""
         self._encoded: tuple[Mapping[str, Any] | None, bytes] = (None, b"")
-        """The last message and its bytes: the core sends one message to many peers in a row."""
+        """The last message and its bytes; the core often sends one message to many peers."""
         self._delivered = self._over = False
         for node in nodes:
             self.addNode(node)
@@ -117,9 +117,9 @@ class AsyncioTransport(Transport):
     # ----------------------------------------------------------------------------- opening, closing
 
     async def start(self) -> None:
-        """Listen, and begin to dial.
+        """Listen, and start to dial.
 
-        Raises BadRequest for an address, a secret or certificates that cannot be used.
+        Raises BadRequest if the address, the secret or the certificates cannot be used.
         """
         host, port = split_address(self._address)
         credentials = credentials_of(self._security, self._address)
@@ -151,16 +151,16 @@ class AsyncioTransport(Transport):
 
     @property
     def port(self) -> int:
-        """The port listened on, also when the address asked for any."""
+        """The port listened on; the real one if the address asks for any port (0)."""
         return self._inbound.port or split_address(self._address)[1]
 
     @property
     def ready(self) -> bool:
-        """Always: the library would busy-wait for it; `start` is awaited before the core ticks."""
+        """Always true. The library would busy-wait for this; `start` is awaited before any tick."""
         return True
 
     def destroy(self) -> None:
-        """Close everything now; `aclose` also waits until it is."""
+        """Close everything without waiting; `aclose` also waits until all is closed."""
         if self._over:
             return
         self._over = True
@@ -175,7 +175,7 @@ class AsyncioTransport(Transport):
         self._inbound.close()
 
     async def aclose(self) -> None:
-        """Close everything; what was sent before is given a moment to leave."""
+        """Close everything, and wait at most LINGER_S for queued messages to be transmitted."""
         tasks = self._inbound.tasks()
         tasks += [p.dialling for p in self._peers.values() if p.dialling is not None]
         if self._dialer is not None:
@@ -192,7 +192,7 @@ class AsyncioTransport(Transport):
     # ----------------------------------------------------------------------- what the library calls
 
     def addNode(self, node: Node) -> None:
-        """Know a member from now on, and dial it. A known id keeps its connection."""
+        """Add a member and start to dial it. A known id keeps its connection."""
         if node.id == self._member:
             return
         peer = self._peers.setdefault(node.id, Peer(node))
@@ -201,7 +201,7 @@ class AsyncioTransport(Transport):
             self._outbound.reach(peer)
 
     def rest(self, node: Node) -> None:
-        """Know it still, and dial it no longer: it comes if it is there."""
+        """Stop dialling a member, but keep it known, so that it may still connect to us."""
         peer = self._peers.setdefault(node.id, Peer(node))
         peer.resting = True
         if peer.dialling is not None:
@@ -209,7 +209,7 @@ class AsyncioTransport(Transport):
             peer.dialling = None
 
     def dropNode(self, node: Node) -> None:
-        """Know it no longer: its connection closes, and it is refused."""
+        """Remove a member: close its connection, and refuse it from now on."""
         peer = self._peers.pop(node.id, None)
         if peer is None:
             return
@@ -223,7 +223,7 @@ class AsyncioTransport(Transport):
             self._notify_disconnected(peer)
 
     def send(self, node: Node, message: Mapping[str, Any]) -> bool:
-        """Queue for the peer. False: it waits nowhere and will never be sent."""
+        """Queue a message for a peer. Return False if it was not queued and will never be sent."""
         peer = self._peers.get(node.id)
         if peer is None or peer.connection is None:
             return False
@@ -237,20 +237,20 @@ class AsyncioTransport(Transport):
     # ------------------------------------------------------------------------------ what others ask
 
     def connected(self, node: Node) -> bool:
-        """Say whether there is a connection with it that is ready."""
+        """Say whether there is a ready connection with a member."""
         peer = self._peers.get(node.id)
         return peer is not None and peer.connection is not None
 
     def last_seen_s(self, node: Node) -> float | None:
-        """Return the seconds since anything came from it; None: nothing yet."""
+        """Return the seconds since a member last sent anything; None: nothing yet."""
         peer = self._peers.get(node.id)
         at = None if peer is None else peer.last_heard_s
         return None if at is None or self._loop is None else self._loop.time() - at
 
     @property
     def duplicate_ids(self) -> tuple[str, ...]:
-        """Return the ids that two processes use, this member's own among them if others have said
-        so.
+        """The ids that two processes use, including this member's own if another member has
+        refused us for that reason.
         """
         twice = {name for name, peer in self._peers.items() if peer.id_use.duplicated}
         if any(
@@ -260,29 +260,29 @@ class AsyncioTransport(Transport):
         return tuple(sorted(twice))
 
     def reported_address(self, node: Node) -> str:
-        """Return where it last said that it is reached; empty: it did not say."""
+        """Return the address that a member last reported for itself; empty: none."""
         peer = self._peers.get(node.id)
         return "" if peer is None else peer.reported_address
 
     def trouble(self, node: Node) -> str:
-        """Return in words why there is no connection with it; empty: none is known."""
+        """Return a message that says why a member is not connected; empty: no reason is known."""
         peer = self._peers.get(node.id)
         return "" if peer is None else peer.trouble
 
     def queued_bytes(self, node: Node) -> int:
-        """Return the bytes that it has not taken yet, as far as can be seen here."""
+        """Return the bytes that wait here for a member, in our queue and in the socket's buffer."""
         connection = self._peers[node.id].connection if node.id in self._peers else None
         return 0 if connection is None else connection.queued_bytes
 
     @property
     def unproved(self) -> int:
-        """How many accepted connections have not proved themselves."""
+        """The number of accepted connections that have not proved themselves."""
         return self._inbound.unproved
 
     # -------------------------------------------------------------------- what a connection reports
 
     def on_proved(self, connection: Connection, peer: str) -> None:
-        """Let it in, or say why not. Only who has proved itself is judged, and hears a reason."""
+        """Admit or refuse a peer that has proved itself. Only such a peer is told the reason."""
         kept = self._peers.get(peer)
         refusal = self._judge(connection, peer, kept)
         if refusal is None:
@@ -295,7 +295,7 @@ class AsyncioTransport(Transport):
     def _judge(
         self, connection: Connection, peer: str, kept: Peer | None
     ) -> tuple[str, str] | None:
-        """Return (reason, detail) why a peer that has proved itself is not let in; None: it is."""
+        """Return (reason, detail) for refusing a peer that has proved itself; None: admit it."""
         assert self._loop is not None
         assert self._credentials is not None
         if self._credentials.mode is Mode.CERTIFICATE and connection.transport is not None:
@@ -311,14 +311,14 @@ class AsyncioTransport(Transport):
         return kept.judge(connection, identity, self._member, self._loop.time())
 
     def on_ready(self, connection: Connection, peer: str) -> None:
-        """Make it the connection with its peer, and tell the core."""
+        """Make this the connection with its peer, and notify the core."""
         if peer not in self._peers:
             connection.close("dropped")
             return
         self._inbound.proved(connection)
         kept = self._peers[peer]
         if kept.connection is not None:
-            # The old one is half-dead: its peer would not have come again.
+            # Either the old one is dead at the other end, or both dialled and this one is kept.
             old, kept.connection = kept.connection, None
             old.close("replaced")
             self._notify_disconnected(kept)
@@ -329,7 +329,7 @@ class AsyncioTransport(Transport):
         self._wake()
 
     def on_frame(self, connection: Connection, content: memoryview) -> None:
-        """Decode a message and give it to the core."""
+        """Decode a message and pass it to the core."""
         peer = self._peers.get(connection.session.peer or "")
         if peer is None or peer.connection is not connection:
             return
@@ -344,13 +344,13 @@ class AsyncioTransport(Transport):
         self._guarded(self._onMessageReceived, peer.node, message)
 
     def on_read(self, connection: Connection) -> None:
-        """Wake the core once for all that has just come."""
+        """Wake the core once for all messages that have just arrived."""
         if self._delivered and not self._over:
             self._delivered = False
             self._wake()
 
     def on_closed(self, connection: Connection, reason: str) -> None:
-        """Forget it, and tell the core if it was the connection with its peer."""
+        """Forget a connection, and notify the core if it was the ready one with its peer."""
         self._inbound.ended(connection)
         self.counters[f"closed_{reason}"] += 1
         peer = self._peers.get(connection.session.peer or "")
@@ -392,7 +392,7 @@ class AsyncioTransport(Transport):
     def _guarded(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
             callback(*arguments)
-        except Exception as exc:  # noqa: BLE001  the core's own failure is no connection's: whoever runs it must know
+        except Exception as exc:  # noqa: BLE001  the core's own fault: no connection ends for it
             self._on_fatal(exc)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
