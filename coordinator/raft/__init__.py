@@ -1,1 +1,1 @@
-"""One replicated log: the protocol, on what is kept (storage) and what is spoken (net)."""
+"""One replicated log: the protocol (core), on the storage and the network below it."""

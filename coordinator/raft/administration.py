@@ -1,6 +1,6 @@
-"""Do what an operator asks for: move the leadership, take members in, take them out.
+"""Serve an operator's requests: transfer the leadership, add and remove members.
 
-Never calls an attempt refused that may still take effect (INV-4). What is safe is decided by
+Never reports an attempt as refused that may still take effect (INV-4). What is safe is decided by
 core/rules/membership.py.
 """
 
@@ -22,16 +22,17 @@ from coordinator.raft.proposals import as_error
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 
 RETRY_S: Final = 0.05
-"""Pause before a membership change that was refused for the moment is asked again."""
+"""Seconds before a membership change that was refused for now is requested again."""
 UNKNOWN: Final = "unknown"
-"""The problem that a leader answers when it cannot tell whether a transfer will happen."""
+"""The problem in a leader's answer when it cannot tell whether a transfer will happen."""
 SERVED_MAX: Final = 64
-"""Transfers for other members under way here; beyond them a request is not answered."""
+"""Number of transfers for other members that may be under way here; further requests get no answer.
+"""
 SERVED_S_MAX: Final = 60.0
 
 
 class Administration:
-    """What one member does for its operator, itself or by asking the leader."""
+    """The administration of the cluster through one member, which acts or asks the leader."""
 
     def __init__(
         self,
@@ -41,8 +42,8 @@ class Administration:
         *,
         first_request: int,
     ) -> None:
-        """`first_request`: drawn at random, so that answers to an earlier process are not mistaken
-        for ours.
+        """`first_request` must be random, so that a late answer to an earlier process of this
+        member does not match one of our requests.
         """
         self._core, self._loop, self._spawn = core, loop, spawn
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -53,12 +54,12 @@ class Administration:
         core.handle("answer", self._on_answer)
 
     def look(self) -> None:
-        """Notify those who wait for a condition; called after each tick."""
+        """Notify the waiters whose condition holds now; must be called after each tick."""
         if self._watchers:
             self._watchers = [watcher for watcher in self._watchers if not _seen(*watcher)]
 
     def close(self) -> None:
-        """End what waits here: this member stops."""
+        """End all waits, because this member stops; transfers asked of a leader become unknown."""
         for _, future in self._watchers:
             future.cancel()
         for asked in self._asked.values():
@@ -68,11 +69,10 @@ class Administration:
     # ------------------------------------------------------------------------------- leadership
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
-        """Move the leadership to `to` or to the most advanced voter; return who leads then, as seen
-        here.
+        """Move the leadership to `to`, or to the most up-to-date voter if None; return the id of
+        the leader afterwards, as this member sees it.
 
-        May be asked of any member. Raises BadRequest (`to` is no voter), NotApplied,
-        OutcomeUnknown.
+        Works on any member. Raises BadRequest (`to` is not a voter), NotApplied, OutcomeUnknown.
         """
         core, deadline = self._core, self._core.now() + timeout_s
         if to is not None and not core.configuration.votes(to):
@@ -94,8 +94,8 @@ class Administration:
         if to == core.node_id:
             return core.node_id
         asked = False
-        """A voter was asked to stand: it may do so however late, so nothing is "not applied" any
-        more (INV-4).
+        """Whether a voter was asked to stand. It may do so at any later time, so from then on no
+        failure is "not applied" (INV-4).
         """
         try:
             while core.leads and core.term == term:
@@ -123,12 +123,12 @@ class Administration:
         return "" if leader is None else leader.id
 
     async def _ask_to_stand(self, target: Node, deadline: float) -> bool:
-        """Wait for a voter to hold our log, ask it to stand, and wait for it to lead; say whether
-        it was asked.
+        """Wait until a voter holds our log, ask it to stand, and wait until we no longer lead; say
+        whether it was asked.
         """
         core, asked = self._core, False
-        # New commands wait, unordered, until the target holds the log; then they follow the
-        # leadership.
+        # New commands wait in the queue until the target holds our log; otherwise the target might
+        # never catch up. They are forwarded to the new leader afterwards.
         core.commands.hold(core.election_max_s)
         attempt = min(deadline, core.now() + core.election_max_s)
         with contextlib.suppress(NotApplied):
@@ -142,7 +142,7 @@ class Administration:
         return asked
 
     async def _ask(self, leader: Node, to: str, deadline: float) -> str:
-        """Let the leader do it."""
+        """Ask the leader to transfer its leadership to `to` (empty: to any voter)."""
         self._next_request += 1
         request = self._next_request
         future: asyncio.Future[tuple[str, str]] = self._loop.create_future()
@@ -165,7 +165,7 @@ class Administration:
         return answer
 
     def _on_ask(self, node: Node, message: dict[str, Any]) -> None:
-        """Move the leadership for another member, and answer it."""
+        """Transfer the leadership at the request of another member, and answer it."""
 
         def answer(result: Any, exc: BaseException | None) -> None:
             problem, text = result or (UNKNOWN, repr(exc))
@@ -202,11 +202,11 @@ class Administration:
     # ---------------------------------------------------------------------------------- members
 
     async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
-        """Take in an observer; with `voter` promote it once it has caught up. Asking again is safe.
+        """Add an observer; with `voter`, promote it once it has caught up. Repeating this is safe.
 
-        Return "" when all of it was done, else in words what was not: there was nothing to do, or
-        it is a member now and not yet a voter. Raises BadRequest "membership_refused" or "unsafe"
-        with the reason, NotApplied, OutcomeUnknown.
+        Return "" if everything was done, otherwise a message that says what was not: there was
+        nothing to do, or the member was added but is not a voter yet. Raises BadRequest
+        "membership_refused" or "unsafe" with the reason, NotApplied, OutcomeUnknown.
         """
         deadline = self._core.now() + timeout_s
         added = await self._change(Add(member, address), deadline)
@@ -224,8 +224,9 @@ class Administration:
         return "" if added or promoted else f"{member} is a voter already: there was nothing to do"
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
-        """Take a member out for good; a leader hands its leadership over first. Return as
-        `add_member` does.
+        """Remove a member for good; if it leads, transfer the leadership first.
+
+        Returns and raises as `add_member` does.
         """
         core, deadline = self._core, self._core.now() + timeout_s
         leader = core.leader_node
@@ -235,12 +236,12 @@ class Administration:
         return "" if removed else f"{member} was removed before: there was nothing to do"
 
     async def _change(self, change: Change, deadline: float) -> bool:
-        """Ask until it is so, or is refused for good, or time is up: a change that is so already
-        changes nothing.
+        """Request a change until it is in force, is refused for good, or the deadline is near. A
+        change that is in force already changes nothing, so requesting it again is safe.
 
-        Say whether it was made now; an attempt whose answer was lost may have made it, so then it
-        counts as made. A refusal speaks of the attempt that it answers: once an attempt is unknown,
-        it may still take effect, so from then on only success is definite (INV-4).
+        Return whether it was made now; if the answer to an earlier attempt was lost, that attempt
+        may have made it, so this returns True. A refusal answers only one attempt: after an attempt
+        with an unknown outcome, which may still take effect, only success is definite (INV-4).
         """
         unknown: OutcomeUnknown | None = None
         while True:
@@ -257,7 +258,7 @@ class Administration:
             if isinstance(refusal, OutcomeUnknown):
                 unknown = refusal
             for_good = isinstance(result, Refusal) and not result.later
-            # The last moment while it is definite: another attempt could end without an answer.
+            # Stop while the refusal is definite: another attempt might get no answer in time.
             if for_good or deadline - self._core.now() < 2 * RETRY_S:
                 if unknown is None or unknown is refusal:
                     raise refusal
@@ -278,7 +279,9 @@ class Administration:
     # ---------------------------------------------------------------------------------- waiting
 
     async def _wait_until(self, holds: Callable[[], bool], deadline: float, reason: str) -> None:
-        """Wait for a condition that ticks may bring about. Raises NotApplied(reason)."""
+        """Wait for a condition that ticks may bring about. Raises NotApplied(reason) at the
+        deadline.
+        """
         if holds():
             return
         future: asyncio.Future[None] = self._loop.create_future()
@@ -297,7 +300,7 @@ def _seen(holds: Callable[[], bool], future: asyncio.Future[None]) -> bool:
 
 
 def _not_moved(asked: bool, reason: str, detail: str) -> NotApplied | OutcomeUnknown:
-    """Refuse a transfer; once a voter was asked to stand it is unknown."""
+    """Return the error for a failed transfer: unknown if a voter was asked to stand."""
     return (
         OutcomeUnknown(f"a voter was told to take over, and may yet: {detail}")
         if asked

@@ -1,7 +1,7 @@
-"""Be one member of the replicated log: `coordinator.log.Log` on the hardened core.
+"""Run one member of the replicated log: `coordinator.log.Log` on the hardened core.
 
-Never sends a command twice, never calls a time-out a failure (INV-4), never reads a clock, thread,
-file or random source but those it is given. Decides nothing: core/ does.
+Never sends a command twice, never reports a time-out as a failure (INV-4), and uses no clock,
+thread, file or random source but those it is given. It makes no protocol decision; core/ does.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ log = structlog.get_logger("acordo.raft")
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How this member behaves; timings are for a local network."""
+    """The tuning of one member; the default timings suit a local network."""
 
     fsync: Policy = "always"
     election_min_s: float = 0.3
     election_max_s: float = 0.6
     heartbeat_s: float = 0.05
     propose_timeout_s: float = 10.0
-    """After it a command without an answer is unknown."""
+    """Time after which the outcome of a command without an answer is unknown."""
     batch_bytes: int = 1 << 20
-    """Entries sent in one message."""
+    """Bytes of entries sent in one message."""
     chunk_bytes: int = 1 << 20
-    """Snapshot bytes sent in one message."""
+    """Bytes of a snapshot sent in one message."""
     compact_entries: int = 50_000
     compact_bytes: int = 32 << 20
-    """A snapshot is made when the log has grown by either since the last one."""
+    """Growth of the log since the last snapshot, in entries or bytes, at which one is made."""
 
 
 class Member:
@@ -73,10 +73,10 @@ class Member:
         on_fatal: Callable[[BaseException], None],
         settings: Settings = Settings(),  # noqa: B008 frozen
     ) -> None:
-        """`members`: the cluster as it was first made; once there is a log, its configuration
-        counts.
+        """`members` are the first members of the cluster; once there is a log, its configuration
+        counts instead. A member that joins later lists itself there as an observer.
 
-        A new member names itself in it as an observer.
+        Raises BadRequest if this member is not in the list.
         """
         self.id, self._members, self._cluster = member, tuple(members), cluster
         own = next((m for m in self._members if m.id == member), None)
@@ -101,7 +101,8 @@ class Member:
         self._notes: Notes
         self._applied_waiters: list[tuple[Position, asyncio.Future[None]]] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        """In the order of their start: nothing depends on the order of a set."""
+        """A dict as an ordered set, in the order of start: the order of a set is not reproducible.
+        """
         self._tick_pending = False
         self._timer: asyncio.TimerHandle | None = None
         self._running = False
@@ -169,7 +170,7 @@ class Member:
             connectionTimeout=max(1.5, settings.election_max_s),
             appendEntriesBatchSizeBytes=settings.batch_bytes,
             logCompactionBatchSize=settings.chunk_bytes,
-            # Staggered: members that snapshot at the same log index would be slow at the same time.
+            # Staggered, because members that snapshot at the same index would be slow together.
             logCompactionMinEntries=settings.compact_entries
             + order * max(1, settings.compact_entries // 10),
             commandsWaitLeader=False,
@@ -196,7 +197,7 @@ class Member:
             await self._journal.aclose()
 
     def _fail(self, exc: BaseException) -> None:
-        """Stop for good: a fault of ours, or a disk that does not keep."""
+        """Stop this member for good because of a bug or a failed disk, and call `on_fatal`."""
         if not self._running:
             return
         self._running = False
@@ -227,7 +228,7 @@ class Member:
     # ---------------------------------------------------------------------------------------- ticks
 
     def wake(self) -> None:
-        """Tick at the loop's next turn: all that happens until then is handled together."""
+        """Tick at the loop's next turn; everything that happens until then is handled together."""
         if not self._tick_pending and self._running:
             self._tick_pending = True
             self._loop.call_soon(self._tick)
@@ -289,17 +290,17 @@ class Member:
             raise NotApplied("no_quorum", "no quorum confirmed the read in time") from exc
 
     def open_reads(self, term: int) -> None:
-        """Let reads be confirmed in that term."""
+        """Allow reads to be confirmed in `term`."""
         self._reads.open(term)
         self.wake()
 
     @property
     def applied(self) -> Position:
-        """The last entry that the replica has."""
+        """The last entry that the replica has applied."""
         return self._core.log.applied
 
     async def wait_applied(self, position: Position, *, timeout_s: float) -> None:
-        """Return once that very entry is applied. Raises TimeoutError."""
+        """Wait until the entry of exactly that index and term is applied. Raises TimeoutError."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._reached(position, future):
             return
@@ -308,7 +309,7 @@ class Member:
             await future
 
     def _reached(self, position: Position, future: asyncio.Future[None]) -> bool:
-        """Answer a waiter whose very entry is applied; True: it needs no more attention."""
+        """Notify a waiter if exactly its entry is applied; return True if its wait is over."""
         if not future.done() and self._core.log.has_applied(position):
             future.set_result(None)
         return future.done()
@@ -316,7 +317,7 @@ class Member:
     # --------------------------------------------------------------------------------------- status
 
     def status(self) -> RaftStatus:
-        """Say how this member and the others are."""
+        """Return the status of this member, and of the others as far as it knows."""
         core = self._core
         leader = core.leader_node
         return RaftStatus(
@@ -344,27 +345,27 @@ class Member:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often something notable happened: elections, truncations, snapshots_installed, ..."""
+        """The number of each kind of event: elections, truncations, snapshots_installed, ..."""
         return dict(self._core.environment.counts)
 
     # -------------------------------------------------------------------------- leadership, members
 
     def replay(self) -> None:
-        """Build the replica anew from what is here."""
+        """Rebuild the replica from this member's own snapshot and log."""
         self._core.rebuild.replay()
 
     def fetch_snapshot(self) -> None:
-        """Build the replica anew from the leader's snapshot."""
+        """Rebuild the replica from the leader's snapshot."""
         self._core.transfer.fetch()
         self.wake()
 
     def step_down(self) -> None:
-        """Stop leading, without a successor."""
+        """Stop leading without naming a successor."""
         self._core.leader.resign()
         self.wake()
 
     def outrank(self, term: int) -> None:
-        """Stand at once for a term above this one."""
+        """Stand at once for a term above `term`."""
         self._core.elections.outrank(term)
         self.wake()
 
@@ -373,11 +374,11 @@ class Member:
         return await self._administration.transfer(to, timeout_s=timeout_s)
 
     async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
-        """Take a member in; see `Administration`."""
+        """Add a member; see `Administration`."""
         return await self._administration.add_member(
             member, address, voter=voter, timeout_s=timeout_s
         )
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
-        """Take a member out; see `Administration`."""
+        """Remove a member; see `Administration`."""
         return await self._administration.remove_member(member, timeout_s=timeout_s)

@@ -1,6 +1,6 @@
-"""Carry notes of this member's machine to the others, keep theirs, and say how each member is.
+"""Send notes of this member's machine to the others, keep theirs, and report each member's status.
 
-A note is the machine's own; here it is bytes. Never decides anything by one.
+A note is made by the machine and is opaque bytes here; nothing is decided by its content.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from coordinator.log import PeerAddress, PeerStatus
 from coordinator.raft.core.protocol import Core
 
 NOTE_PERIOD_S: Final = 0.25
-"""Notes carry the time, which a member that starts waits for before it takes writes."""
+"""Seconds between two notes. It is short because notes carry log time, and a member that starts
+waits for that before it accepts writes.
+"""
 NOTE_BYTES_MAX: Final = 256
 
 
 class Notes:
-    """The newest note of each member."""
+    """The exchange of notes between one member and the others; it keeps the newest of each."""
 
     def __init__(self, core: Core, note: Callable[[], bytes]) -> None:
-        """`note` returns this member's own."""
+        """`note` returns this member's current note."""
         self._core, self._note = core, note
         self._newest: dict[str, tuple[bytes, int, float]] = {}
-        """The newest note of each peer, the term it was made in, and when it came."""
+        """By peer: its newest note, the term that the note was made in, and when it arrived."""
         self._sent_at = float("-inf")
         self._sent_in: object = None
-        """The term, its leader and the connected peers, as they were when the own note was last
-        sent.
-        """
+        """The term, its leader and the connected peers when our note was last sent."""
         core.handle("note", self._on_note)
 
     def maybe_send(self, now: float) -> None:
-        """Send the own note when it is due, or when somebody may need it who had none."""
+        """Send our note if NOTE_PERIOD_S has passed, or if the term, the leader or the connected
+        peers have changed, so that a peer may be without it.
+        """
         situation = self._situation()
         if now - self._sent_at >= NOTE_PERIOD_S or situation != self._sent_in:
             self._sent_at, self._sent_in = now, situation
@@ -42,7 +44,7 @@ class Notes:
             self._core.broadcast({"type": "note", "note": note, "term": self._core.term})
 
     def _situation(self) -> tuple[object, ...]:
-        """Return what makes a note due at once: who may need it changed."""
+        """Return the term, the leader and the connected peers: a change makes a note due."""
         core = self._core
         leader, connected = core.leader_node, core.roster.connected
         reached = tuple(member.id for member in core.members if connected(member.id))
@@ -52,7 +54,7 @@ class Notes:
         self._newest[node.id] = message["note"], message["term"], self._core.now()
 
     def peer(self, member: PeerAddress) -> PeerStatus:
-        """Say how a member is, as far as this one knows; of itself it knows most."""
+        """Return the status of a member, as far as this member knows it."""
         core = self._core
         if member.id == core.node_id:
             return PeerStatus(

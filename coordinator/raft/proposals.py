@@ -1,6 +1,6 @@
-"""Keep what is proposed at this member until its outcome is known, or it is too late to wait.
+"""Keep the commands proposed at this member until their outcomes are known or they time out.
 
-Never proposes a command twice, and never calls a time-out a failure (INV-4).
+Never proposes a command twice, and never reports a time-out as a failure (INV-4).
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from coordinator.raft.core.protocol import Core
 from kv.errors import InvariantViolated, NotApplied, OutcomeUnknown
 
 COMMAND_BYTES_MAX: Final = 16 << 20
-"""One command; with its stamp it must fit what the wire allows."""
+"""Bytes of one command; together with its stamp it must not exceed what the wire allows."""
 WAITING_BYTES_MAX: Final = 64 << 20
 WAITING_MAX: Final = 20_000
-"""Commands, and their bytes, that wait for their outcome here; more are refused as overloaded."""
+"""Number of commands, and their bytes, that may wait for an outcome; more are refused as
+overloaded.
+"""
 
 
 class _Proposal:
@@ -40,21 +42,25 @@ class _Proposal:
         self.size, self.deadline = size, deadline
 
     def answer(self, result: Any, reason: int) -> None:
-        """Take in what the core says came of it."""
+        """Settle the proposal with the outcome that the core reports."""
         self.owner.settle(self, _outcome(result, reason))
 
 
 class Proposals:
-    """The commands that were proposed at one member and wait for their outcome."""
+    """The commands that were proposed at one member and wait for their outcomes."""
 
     def __init__(self, core: Core, loop: asyncio.AbstractEventLoop, *, timeout_s: float) -> None:
         self._core, self._loop, self._timeout_s = core, loop, timeout_s
         self._waiting: deque[_Proposal] = deque()
-        """Oldest first; those that are answered go with the first that is not."""
+        """The proposals, oldest first. Answered ones are removed only once no older one waits."""
         self._bytes = self._count = 0
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
-        """Order a command; refuse it at once when too much waits."""
+        """Propose a command; return the future of its position.
+
+        The future gets NotApplied at once if the command is too large or too much waits already,
+        and OutcomeUnknown when the time-out passes.
+        """
         core, size = self._core, len(command)
         future: asyncio.Future[Position] = self._loop.create_future()
         if (
@@ -75,7 +81,7 @@ class Proposals:
         return future
 
     def settle(self, proposal: _Proposal, outcome: Position | Exception) -> None:
-        """Answer a proposal, once."""
+        """Answer a proposal with its outcome; does nothing if it is answered already."""
         if proposal.size >= 0:
             self._bytes -= proposal.size
             self._count -= 1
@@ -88,13 +94,13 @@ class Proposals:
             proposal.future.set_result(outcome)
 
     def expire(self, now: float) -> None:
-        """Call unknown what has waited too long."""
+        """Answer proposals past their deadline with OutcomeUnknown; forget answered ones."""
         waiting = self._waiting
         while waiting and (waiting[0].future.done() or waiting[0].deadline <= now):
             self.settle(waiting.popleft(), OutcomeUnknown("no answer in time"))
 
     def close(self) -> None:
-        """Call unknown what waits: this member stops."""
+        """Answer all waiting proposals with OutcomeUnknown, because this member stops."""
         for proposal in self._waiting:
             self.settle(proposal, OutcomeUnknown("this member stops"))
 
@@ -109,8 +115,8 @@ _REASONS: Final = {
 
 
 def as_error(reason: int) -> NotApplied | OutcomeUnknown:
-    """Sort what was not done: what was in no log, or was replaced in it, is definite; all else is
-    unknown.
+    """Return the error for one of the library's reasons. A command that is in no log, or whose
+    entry was replaced, is definitely not applied; in all other cases the outcome is unknown.
     """
     if reason in _REASONS:
         code, detail = _REASONS[reason]

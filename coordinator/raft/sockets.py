@@ -1,4 +1,4 @@
-"""Say what a member needs of a transport, and make one over sockets.
+"""Define what a member needs of a transport, and make a factory of transports over sockets.
 
 Never opens anything itself: the member that is given the factory does.
 """
@@ -19,16 +19,16 @@ from coordinator.raft.net.security import Security
 from coordinator.raft.net.transport import AsyncioTransport
 
 REDIAL_S_MAX: Final = 0.25
-"""Longest pause before a peer is dialled again: a member that is back must be reached before the
-next failure.
+"""The longest pause before a peer is dialled again. It is short because a member that has come back
+must be connected before the next failure.
 """
 
 
 class MemberTransport(Protocol):
-    """What a member needs of a transport beyond the library's own interface."""
+    """The interface that a member needs of a transport, beyond the library's own."""
 
     async def start(self) -> None:
-        """Listen and dial."""
+        """Start to listen and dial."""
         ...
 
     async def aclose(self) -> None:
@@ -36,13 +36,11 @@ class MemberTransport(Protocol):
         ...
 
     identity: Callable[[], PeerIdentity]
-    """What goes with our hello."""
+    """Returns the identity to send with our hello."""
     judge: Callable[[str, PeerIdentity], tuple[str, str] | None]
-    """(peer that has proved itself, its identity) -> (reason, detail) why it is not let in, or
-    None.
-    """
+    """(peer that has proved itself, its identity) -> (reason, detail) for refusing it, or None."""
     on_refused: Callable[[str, str], None]
-    """(peer, what it said) when it did not let us in."""
+    """Called with (peer, the reason it gave) when a peer refuses our connection."""
 
 
 TransportFactory = Callable[[Node, Callable[[], None], Callable[[BaseException], None]], Any]
@@ -59,9 +57,9 @@ def over_sockets(
     limits: TransportLimits | None = None,
     routes: Mapping[str, str] | None = None,
 ) -> TransportFactory:
-    """Return what makes a member's transport: authenticated connections over sockets.
+    """Return a factory of transports with authenticated connections over sockets.
 
-    `routes`: where members are dialled from here, whatever address all others have for them.
+    `routes` overrides the addresses at which this member dials others.
     """
 
     def make(
