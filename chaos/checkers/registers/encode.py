@@ -1,7 +1,7 @@
-"""Turn the operations on one key into columns of small integers for the register checker.
+"""Encode the operations on one key as columns of small integers for the register checker.
 
-It never judges. Values become states (0 is "absent"), so that the search compares integers, and
-keep their JSON type: `1`, `"1"` and `true` are three values.
+It never judges. Values become states (0 is "absent"), so that the search compares integers. States
+keep JSON types apart: `1`, `"1"` and `true` are three values.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from chaos.records.history import ClientOperation, HistoryError
 
 ABSENT: Final = 0
 NEVER: Final = 1 << 62
-"""Return time of an operation whose outcome is unknown. An integer, so that columns stay
+"""Return time of an operation whose outcome is unknown. It is an integer so that columns stay
 homogeneous.
 """
 BEFORE: Final = -1
-"""When the initial value was written: before everything (times are never negative)."""
+"""Time at which the initial value was written: before everything (times are never negative)."""
 
 READ: Final = 0
-"""State must be what it asks for. Changes nothing: read, CAS(x, x), delete of nothing."""
+"""Requires the asked state and changes nothing: read, CAS(x, x), delete of nothing."""
 NOT: Final = 1
-"""State must not be what it asks for. Changes nothing: refused CAS."""
+"""Requires a state other than the asked one and changes nothing: refused CAS."""
 WRITE: Final = 2
-"""State becomes what it makes, whatever it was: put, delete that reports nothing."""
+"""Makes its state whatever it was before: put, delete that does not report existence."""
 CAS: Final = 3
-"""State must be what it asks for and becomes what it makes."""
+"""Requires the asked state and makes another."""
 TAKE: Final = 4
-"""State must not be what it asks for and becomes what it makes: delete that reports existence."""
+"""Requires a state other than the asked one, and makes its own: delete that reports existence."""
 APPEND: Final = 5
-"""State becomes state + the text that it makes."""
+"""Appends its text to the state."""
 
 MUST_MATCH: Final = frozenset({READ, CAS})
 MUST_DIFFER: Final = frozenset({NOT, TAKE})
 OBSERVERS: Final = frozenset({READ, NOT})
-"""Kinds that change nothing."""
+"""Kinds that never change the state."""
 MAKERS: Final = frozenset({WRITE, CAS, TAKE})
-"""Kinds after which the state is what they make."""
+"""Kinds after which the state is the one they make."""
 
 
 class Values:
     """The values of one key, interned as states.
 
-    Two values are one state iff they are equal as JSON, types included.
+    Two values are the same state if and only if they are equal as JSON, including their types.
     """
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class Values:
 
     @staticmethod
     def same(one: Any, other: Any) -> bool:
-        """Say whether two values are one state."""
+        """Return whether two values are the same state."""
         return bool(_identity(one) == _identity(other))
 
     def state(self, value: Any) -> int:
-        """Return the state of a value, a new one at first sight."""
+        """Return the state of a value; assign a new state to a new value."""
         identity = value if value is None or value.__class__ is str else _identity(value)
         state = self._states.get(identity)
         if state is None:
@@ -76,9 +76,9 @@ def _identity(value: Any) -> Any:
 
 @dataclass
 class Column:
-    """The operations on one key that say anything, as parallel lists.
+    """The operations on one key that carry information, as parallel lists.
 
-    An index stands for one operation in all of them, and is its bit in the search's set.
+    One index stands for the same operation in all lists, and is its bit in the search's set.
     """
 
     key: str
@@ -86,13 +86,13 @@ class Column:
     values: Values
     kinds: list[int] = field(default_factory=list)
     asks: list[int] = field(default_factory=list)
-    """The state that it compares with; ABSENT where the kind compares with none."""
+    """State that the operation compares with; ABSENT if its kind compares with none."""
     makes: list[int] = field(default_factory=list)
-    """The state that it leaves (or the text that it appends); ABSENT where it leaves none."""
+    """State that the operation leaves (or text that it appends); ABSENT if it leaves none."""
     calls: list[int] = field(default_factory=list)
     returns: list[int] = field(default_factory=list)
     required: list[bool] = field(default_factory=list)
-    """It certainly took effect, so that every order must have it."""
+    """Whether it certainly took effect, so that every order must contain it."""
     sources: list[ClientOperation] = field(default_factory=list)
     appends: bool = False
 
@@ -109,7 +109,7 @@ class Column:
         *,
         required: bool,
     ) -> None:
-        """Add one operation at the end."""
+        """Append one operation."""
         self.kinds.append(kind)
         self.asks.append(asks)
         self.makes.append(makes)
@@ -120,7 +120,7 @@ class Column:
         self.appends = self.appends or kind == APPEND
 
     def without(self, dropped: set[int]) -> Column:
-        """Return the column of all others."""
+        """Return a column without the dropped operations."""
         kept = Column(self.key, self.initial, self.values)
         for i in range(len(self)):
             if i not in dropped:
@@ -136,12 +136,10 @@ class Column:
 
 
 def partition(operations: Iterable[ClientOperation]) -> dict[str, list[ClientOperation]]:
-    """Group by key, in order of first appearance (a history is linearizable iff each key's part
-    is).
+    """Group operations by key, in order of first appearance.
 
-    Raises:
-        HistoryError: an operation that is none of a register.
-
+    A history is linearizable if and only if each key's part is. Raises HistoryError for an
+    operation that is not one of a register.
     """
     by_key: dict[str, list[ClientOperation]] = {}
     for o in operations:
@@ -158,8 +156,9 @@ def partition(operations: Iterable[ClientOperation]) -> dict[str, list[ClientOpe
 
 
 def encode(key: str, operations: Sequence[ClientOperation], initial: Any = None) -> Column:
-    """Encode one key. Leaves out what says nothing: failed operations, unknown reads, unknown
-    CAS(x, x).
+    """Encode the operations on one key.
+
+    Operations without information are left out: failed ones, unknown reads, unknown CAS(x, x).
     """
     values = Values()
     column = Column(key, values.state(initial), values)
@@ -179,7 +178,7 @@ def encode(key: str, operations: Sequence[ClientOperation], initial: Any = None)
 def _coded(
     o: ClientOperation, known: bool, state: Callable[[Any], int]
 ) -> tuple[int, int, int] | None:
-    """Return its kind, what it asks for and what it makes; None when it says nothing."""
+    """Return an operation's kind, asked state and made state; None if it carries no information."""
     match o.op:
         case "get":
             return READ, state(o.result), ABSENT
@@ -205,7 +204,7 @@ def _coded_cas(
 
 
 def _coded_delete(o: ClientOperation, known: bool) -> int:
-    """Return the kind: a delete that says whether there was something has seen it as well."""
+    """Return the kind of a delete. One that reports whether the key existed has also read it."""
     if not known or not isinstance(o.result, bool):
         return WRITE
     return TAKE if o.result else READ

@@ -1,6 +1,7 @@
-"""Count for each state who must still observe it and who could still make it.
+"""Count for each state the operations that must still observe it and those that could still make
+it.
 
-A state that somebody must still observe and nobody can make again must not be left.
+The search must not leave a state that some operation must still observe and none can make again.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from chaos.checkers.registers.encode import APPEND, MAKERS, MUST_MATCH, Column
 
 
 class Lives:
-    """The counts of one key, kept while operations come into the order and go out again."""
+    """The counts of one key, updated as operations enter and leave the order."""
 
     def __init__(self, column: Column, makes: list[int]) -> None:
         states = len(column.values.values)
         self.observers = [0] * states
-        """Operations that must still find the state."""
+        """By state: the number of operations that must still observe it."""
         self.writers = [0] * states
-        """Operations that could still make it."""
+        """By state: the number of operations that could still make it."""
         self._column, self._makes = column, makes
         self._ends: dict[int, list[int]] = {}
-        """By append: the observed states that end with its text, any of which it may make."""
+        """By append: the observed states that end with its text. It might make any of them."""
         count = len(column)
         for i in range(count):
             if column.required[i] and column.kinds[i] in MUST_MATCH:
@@ -39,21 +40,21 @@ class Lives:
         return isinstance(whole, str) and isinstance(end, str) and whole.endswith(end)
 
     def never_end(self) -> None:
-        """Let every state be left at any time."""
+        """Allow every state to be left at any time."""
         self.writers[:] = [len(self._column) + 1] * len(self.writers)
 
     def grow(self) -> None:
-        """Make room for states that came up only now."""
+        """Extend the counts to states that were added since."""
         more = len(self._column.values.values) - len(self.observers)
         self.observers += [0] * more
         self.writers += [0] * more
 
     def take(self, i: int) -> None:
-        """Count an operation that came into the order."""
+        """Update the counts for an operation that entered the order."""
         self._change(i, -1)
 
     def put_back(self, i: int) -> None:
-        """Count an operation that was taken out of the order again."""
+        """Update the counts for an operation that left the order again."""
         self._change(i, 1)
 
     def _change(self, i: int, by: int) -> None:

@@ -1,8 +1,8 @@
-"""Judge whether put, get, cas and delete behaved as one register per key (linearizability, INV-1).
+"""Check whether put, get, cas and delete behaved as one register per key (linearizability, INV-1).
 
-partition by key → tighten → refute → search under a budget → ok | illegal | unknown. It never feeds
-on parts of multi-key transactions, and never takes revisions on trust: `versions` does that, beside
-it.
+The steps are: partition by key → tighten → refute → search under a budget → ok | illegal | unknown.
+It never takes parts of transactions over several keys, and never trusts revisions: `versions` does
+that in addition.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
 from chaos.records.history import ClientOperation
 
 PASSES_STEPS: Final = (4_000, 100_000, 2_000_000)
-"""Steps per key in each pass, about 20 ms, 0.5 s and 10 s; a pass goes over all keys that are still
-undecided.
+"""Steps per key in each pass, about 20 ms, 0.5 s and 10 s. Each pass goes over all keys that are
+still undecided.
 """
 
 LINEARIZABLE: Final = frozenset({None, "linearizable"})
@@ -27,7 +27,7 @@ LINEARIZABLE: Final = frozenset({None, "linearizable"})
 
 @dataclass(frozen=True)
 class KeyReport:
-    """How one key was judged, and what explains it when it is not ok."""
+    """The result for one key, with the evidence if it is not ok."""
 
     key: str
     verdict: Verdict
@@ -36,18 +36,18 @@ class KeyReport:
     reason: str = ""
     anomaly: str = ""
     story: tuple[ClientOperation, ...] = ()
-    """Operations that contradict each other, in order (refuted keys)."""
+    """Operations that contradict each other, in order (for refuted keys)."""
     prefix: tuple[ClientOperation, ...] = ()
-    """Longest legal order found (searched keys)."""
+    """Longest legal order found (for searched keys)."""
     stuck: tuple[ClientOperation, ...] = ()
-    """What could come next, of which none can follow."""
+    """Operations that could be called next, none of which is legal."""
     state: Any = None
     """Value after the prefix."""
 
 
 @dataclass
 class _Undecided:
-    """A key that is not decided yet, and its search, which goes on in the next pass."""
+    """A key that is not decided yet, with its search, which continues in the next pass."""
 
     key: str
     column: Column
@@ -64,10 +64,10 @@ def check(
     passes: Sequence[int] = PASSES_STEPS,
     first_only: bool = True,
 ) -> Judgement:
-    """Judge all keys. Session and stale reads make no promise here and are left out.
+    """Check all keys. Session and stale reads promise nothing here and are left out.
 
-    `first_only`: leave the remaining budget unspent once a key is illegal; keys undecided by then
-    are reported unknown.
+    `first_only`: once a key is illegal, do not spend the remaining budget; keys that are undecided
+    then are reported as unknown.
     """
     reports = check_keys(operations, initial=initial, passes=passes, first_only=first_only)
     findings = tuple(
@@ -96,7 +96,7 @@ def check_keys(
     passes: Sequence[int] = PASSES_STEPS,
     first_only: bool = True,
 ) -> list[KeyReport]:
-    """Judge each key and say how, in order of first appearance."""
+    """Check each key and return the reports, in order of first appearance."""
     by_key = partition(o for o in operations if o.level in LINEARIZABLE)
     reports: dict[str, KeyReport] = {}
     pending: list[_Undecided] = []
@@ -107,7 +107,7 @@ def check_keys(
         elif not any(column.required):
             reports[key] = KeyReport(key, Verdict.OK, len(column))
         else:
-            # The cheap pass comes at once, while the key's columns are at hand.
+            # The cheap pass runs immediately, right after the key's columns were built.
             one = _Undecided(key, column)
             verdict = one.search.advance(passes[0])
             if verdict is Verdict.UNKNOWN:
@@ -138,8 +138,9 @@ def verdict_of(operations: Iterable[ClientOperation], *, initial: Any = None) ->
 def prepare(
     key: str, operations: Sequence[ClientOperation], initial: Any
 ) -> tuple[Column, Refutation | None]:
-    """Encode, tighten and refute: all that needs no search. What is refuted before tightening is so
-    after it as well.
+    """Encode, tighten and refute: everything that needs no search.
+
+    A column that is refuted before tightening is also refuted after it.
     """
     column = encode(key, operations, initial)
     if not all(column.required):

@@ -1,4 +1,4 @@
-"""Hold the calls and returns of the operations that are not in the order yet, by time."""
+"""Keep the calls and returns of the operations that are not yet in the order, sorted by time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from chaos.checkers.registers.encode import Column
 
 CALL: Final = 0
 RETURN: Final = 1
-"""At equal times calls come first: intervals are closed, so the two operations overlap."""
+"""At equal times calls sort before returns: intervals are closed, so the two operations overlap."""
 
 
 class Remaining:
-    """A doubly linked list of events, from which operations are taken and put back.
+    """A doubly linked list of events from which operations are removed and put back.
 
-    Events are numbers. Of `count` operations, number i is called at event i and returns at event
-    `count + i`; `head` stands before the first event and after the last. So an event below `count`
-    is a call, and is its operation's number as well. Operations that need not return have no second
-    event. They are put back in reverse order of taking, so that their neighbours are in place again
-    (Knuth's dancing links).
+    Events are numbers. Of `count` operations, operation i is called at event i and returns at event
+    `count + i`; `head` stands before the first and after the last event. So an event below `count`
+    is a call, and its number is that of its operation. Operations that need not return have no
+    second event. Operations must be put back in the reverse order of their removal, so that their
+    neighbours are in place again (Knuth's dancing links).
     """
 
     def __init__(self, column: Column) -> None:
@@ -30,7 +30,7 @@ class Remaining:
         ]
         events.sort()
         self.after = [head] * (head + 1)
-        """The event that follows each."""
+        """The event that follows each event."""
         self._before = [head] * (head + 1)
         self._returns = column.required
         at = head
@@ -41,7 +41,7 @@ class Remaining:
         self._before[head] = at
 
     def take(self, i: int) -> None:
-        """Take one operation out."""
+        """Remove one operation."""
         after, before = self.after, self._before
         left, right = before[i], after[i]
         after[left] = right
@@ -53,7 +53,7 @@ class Remaining:
             before[right] = left
 
     def put_back(self, i: int) -> None:
-        """Put back the operation that was taken last."""
+        """Put back the operation that was removed last."""
         after, before = self.after, self._before
         if self._returns[i]:
             event = self.count + i

@@ -1,9 +1,9 @@
 """Search for an order of one key's operations that a register could have executed.
 
 Wing and Gong, "Testing and verifying concurrent objects" (1993), with Lowe's cache, "Testing for
-linearizability" (2017): depth first over configurations (set of linearized operations, state), each
-visited once. It never recurses, never copies a history per step, and never answers what it has not
-decided: work is counted in steps, and may be resumed.
+linearizability" (2017): a depth-first search over configurations (set of linearized operations,
+state), each visited once. It does not recurse, does not copy the history at each step, and gives a
+verdict only when decided. Work is counted in steps and can be resumed.
 """
 
 from __future__ import annotations
@@ -28,41 +28,46 @@ from chaos.checkers.verdict import Verdict
 CONFIGURATIONS_MAX: Final = 2_000_000
 CACHE_BYTES_MAX: Final = 1 << 30
 STATE_BITS: Final = 24
-"""States share one integer with the set of linearized operations in the cache."""
+"""Bits for the state in a cache entry, which is one integer with the set of linearized operations.
+"""
 REMEMBER_EVERY: Final = 8
-"""Configurations with a single way on are remembered once in so many steps: chains stay short."""
+"""A configuration with a single successor is cached only once in this many steps. That saves
+memory, and chains without a cached configuration stay short.
+"""
 
 
 class Search:
-    """The search of one key, in steps.
+    """The search for an order of one key's operations, in resumable steps.
 
     `advance` may be called again after UNKNOWN, unless the cache is full (`exhausted`).
     """
 
     def __init__(self, column: Column, *, lifetimes: bool = True) -> None:
-        """Prepare the search. `lifetimes=False` goes on until nothing fits, for a dead end that
-        people can read.
+        """Prepare the search.
+
+        With `lifetimes=False` the search continues until no operation fits, which gives a dead end
+        that people can understand.
         """
         self.column = column
         self.steps = 0
         self.exhausted = False
         self.longest: list[int] = []
-        """The longest legal order found so far that could not be continued (or the whole one)."""
+        """The longest legal order found so far that cannot be continued, or the complete one."""
         count = len(column)
         self._left = sum(column.required)
         self._state = column.initial
         self._mask = 0
-        """The set of linearized operations, a bit each."""
+        """The set of linearized operations, one bit each."""
         self._trail: list[int] = []
-        """The same in order."""
+        """The linearized operations in order."""
         self._befores: list[int] = []
-        """State before each operation of the trail."""
+        """The state before each operation of the trail."""
         self._choices: list[list[int]] = []
-        """By branching: the operations that were not tried there yet."""
+        """Per branching point: the operations that were not tried yet."""
         self._marks: list[int] = []
-        """By branching: how long the trail was."""
+        """Per branching point: the length of the trail."""
         self._fresh = True
-        """The configuration was just reached, and nobody has looked at it yet."""
+        """Whether the current configuration was just reached and is not branched yet."""
         self._seen: set[int] = set()
         self._configurations_max = min(CONFIGURATIONS_MAX, CACHE_BYTES_MAX // (count // 7 + 96))
         self._texts: dict[tuple[int, int], int] = {}
@@ -73,8 +78,9 @@ class Search:
             self._lives.never_end()
 
     def advance(self, steps_max: int) -> Verdict:
-        """Search on for at most `steps_max` steps. UNKNOWN: not decided yet, or never
-        (`exhausted`).
+        """Continue the search for at most `steps_max` steps.
+
+        UNKNOWN: not decided yet, or never if `exhausted`.
         """
         if self.exhausted:
             return Verdict.UNKNOWN
@@ -94,8 +100,8 @@ class Search:
         return Verdict.UNKNOWN
 
     def _branch(self) -> Verdict | None:
-        """Note the ways on from a configuration just reached; return a verdict that ends the
-        search.
+        """Record the possible successors of a new configuration; return a verdict if the search
+        ends here.
         """
         candidates = self._candidates()
         if self._left == 0:
@@ -112,9 +118,10 @@ class Search:
         return None
 
     def _is_new(self, candidates: list[int]) -> bool:
-        """Remember the configuration; say whether it was seen for the first time.
+        """Cache the configuration; return whether it is new.
 
-        One that has a single way on is not worth remembering, but for every eighth.
+        Of configurations with a single successor, only those at every REMEMBER_EVERY-th step are
+        cached.
         """
         if len(candidates) == 1 and len(self._trail) % REMEMBER_EVERY:
             return True
@@ -129,8 +136,8 @@ class Search:
         return True
 
     def _candidates(self) -> list[int]:
-        """Linearize what observes the state and cannot change it; return what may come next, the
-        best one last.
+        """Linearize all observers that fit the state; return the operations to try next, the best
+        last.
         """
         candidates, unknown = self._callable()
         candidates = self._without_leaving_what_lives(candidates)
@@ -142,11 +149,12 @@ class Search:
 
     def _callable(self) -> tuple[list[int], bool]:
         """Return the calls before the first remaining return that fit the state, and whether one of
-        them is of unknown outcome.
+        them has an unknown outcome.
 
-        An observer is linearized on the way and never branches: wherever it stood later, it can
-        stand here. A write of the value already present is no observer: it may be needed later. Of
-        twins, which ask for and make the same, the one with the earliest return stands for all.
+        Observers are linearized during this walk and never branch: wherever one could stand later,
+        it can stand here. A write of the current value is not an observer, because it may be needed
+        later. Of operations that ask for and make the same state (twins), only the one with the
+        earliest return is tried.
         """
         column, state, makes = self.column, self._state, self._makes
         kinds, asks = column.kinds, column.asks
@@ -178,7 +186,7 @@ class Search:
         return list(found.values()), unknown
 
     def _without_leaving_what_lives(self, candidates: list[int]) -> list[int]:
-        """Leave out what would change a state that must still be observed and that nobody can make
+        """Drop operations that would leave a state which must still be observed and cannot be made
         again.
         """
         state, lives = self._state, self._lives
@@ -194,11 +202,11 @@ class Search:
         ]
 
     def _needed(self, candidates: list[int]) -> list[int]:
-        """Leave out the unknown operations that nothing callable waits for.
+        """Drop the unknown operations that no callable operation waits for.
 
-        An unknown operation that is followed by one that could also have come before it can be
-        moved behind that one, or left out if that one overwrites it. So it need only be tried when
-        a callable operation cannot come without it.
+        If an unknown operation is followed by one that could also have come before it, the unknown
+        one can be moved behind it, or dropped if the other overwrites it. So it must be tried only
+        when a callable operation cannot come without it.
         """
         column, state = self.column, self._state
         kinds, asks, required = column.kinds, column.asks, column.required
@@ -215,8 +223,8 @@ class Search:
         return [i for i in candidates if required[i] or self._makes[i] in awaited]
 
     def _absorb(self, i: int, event: int) -> int:
-        """Linearize an observer during the walk; return where the walk goes on."""
-        if event == self._remaining.count + i:  # its own return, which goes as well
+        """Linearize an observer during the walk; return the event at which the walk continues."""
+        if event == self._remaining.count + i:  # its own return is removed too
             event = self._remaining.after[event]
         self._linearize(i)
         return event
@@ -237,7 +245,7 @@ class Search:
         self._lives.take(i)
 
     def _undo(self, length: int) -> None:
-        """Take back the newest operations until the trail is `length` long."""
+        """Undo the newest operations until the trail is `length` long."""
         required, trail, befores = self.column.required, self._trail, self._befores
         while len(trail) > length:
             i = trail.pop()
@@ -259,7 +267,7 @@ class Search:
         return made
 
     def state_after_longest(self) -> int:
-        """Return the state that the longest legal order leaves."""
+        """Return the state after the longest legal order."""
         column, state = self.column, self.column.initial
         for i in self.longest:
             if column.kinds[i] in MAKERS:
@@ -270,8 +278,9 @@ class Search:
 
     @property
     def stuck(self) -> list[int]:
-        """Return the operations that could be called next after `longest`, none of which can follow
-        (when illegal).
+        """Return the operations that could be called next after `longest`.
+
+        If the verdict is illegal, none of them fits.
         """
         done = set(self.longest)
         rest = [i for i in range(len(self.column)) if i not in done]
@@ -282,11 +291,11 @@ class Search:
 
 
 def _merged(column: Column) -> list[int]:
-    """Return what each operation makes, with all values that no operation asks for taken for one of
-    them.
+    """Return what each operation makes, with all states that no operation asks for merged into one.
 
-    Operations tell states apart only by naming them, so states that none names are alike: a write
-    of one is as good as a write of another, and the twins among them are tried once.
+    Operations distinguish states only by asking for them, so states that none asks for are
+    equivalent: a write of one is as good as a write of another, and the resulting twins are tried
+    once.
     """
     if column.appends:
         return column.makes

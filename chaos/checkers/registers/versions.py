@@ -1,9 +1,9 @@
-"""Judge by the revisions that the cluster gave: strict serializability with a witness, over any
-number of keys.
+"""Check strict serializability over any number of keys, with the cluster's revisions as the
+witness.
 
-It takes the numbering on trust, which is why it never replaces `register`; in return it sees what
-spans keys. A read may have happened anywhere between the newest version it saw and the next write
-to one of its keys; these spans, and the revisions of writes, must follow real time.
+It trusts the revisions, which is why it never replaces `register`; in return it finds anomalies
+that span keys. A read may have happened anywhere between the newest version that it saw and the
+next write to one of its keys. These spans, and the revisions of writes, must agree with real time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALWAYS: Final = 1 << 62
 
 @dataclass(frozen=True)
 class _Write:
-    """One write of one key at the revision that it got."""
+    """One write of one key, with its revision."""
 
     revision: int
     value: Any
@@ -34,7 +34,7 @@ class _Write:
 
 @dataclass
 class _Timeline:
-    """The known writes to one key, by revision."""
+    """The known writes to one key, ordered by revision."""
 
     revisions: list[int] = field(default_factory=list)
     writes: list[_Write] = field(default_factory=list)
@@ -45,45 +45,46 @@ class _Timeline:
         self.writes.insert(at, write)
 
     def at(self, revision: int) -> _Write | None:
-        """Return the last write at or below a revision."""
+        """Return the last write at or below a revision; None if there is none."""
         n = bisect_right(self.revisions, revision)
         return self.writes[n - 1] if n else None
 
     def after(self, revision: int) -> int:
-        """Return the revision of the next write above; ALWAYS if there is none."""
+        """Return the revision of the next write above `revision`; ALWAYS if there is none."""
         n = bisect_right(self.revisions, revision)
         return self.revisions[n] if n < len(self.revisions) else ALWAYS
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One row as an answer gave it."""
+    """One key and value as an answer returned it."""
 
     key: str
     value: Any
     version: int | None
-    """Revision that the answer states for the row; None: not stated."""
+    """Revision that the answer states for the value; None if it states none."""
 
 
 @dataclass
 class _Access:
-    """One operation, as what it wrote and what it learned."""
+    """One operation, reduced to what it wrote and what it observed."""
 
     operation: ClientOperation
     writes: dict[str, Any] = field(default_factory=dict)
     reads: list[_Read] = field(default_factory=list)
     differs: tuple[str, Any] | None = None
-    """A refused guard: the key did not have this value."""
+    """Set by a refused guard: the key did not have this value."""
     present: str | None = None
-    """The key existed."""
+    """Set by a delete: this key existed."""
 
 
 def check(
     operations: Iterable[ClientOperation], *, initial: Any = None, ledger: Ledger | None = None
 ) -> Judgement:
-    """Judge every linearizable operation that carries a revision.
+    """Check every linearizable operation that carries a revision.
 
-    `ledger` adds the revisions of writes whose answer was lost (by op_id) and of deletes by expiry.
+    `ledger` adds the revisions of writes whose answer was lost (found by op_id) and of deletes by
+    expiry.
     """
     accesses = [a for o in operations if o.level in LINEARIZABLE and (a := _access(o)) is not None]
     witness = _Witness(initial, ledger)
@@ -124,10 +125,10 @@ def _access(o: ClientOperation) -> _Access | None:
 
 
 def _transaction(a: _Access, o: ClientOperation) -> None:
-    """Take reads as made before all writes of the transaction; an append extends the list that was
+    """Add a transaction: all reads come before all writes, and an append extends the list that was
     read.
 
-    An empty list is an absent key.
+    An empty list counts as an absent key.
     """
     answered = o.outcome == "ok" and isinstance(o.result, list)
     current: dict[str, Any] = {}
@@ -141,11 +142,11 @@ def _transaction(a: _Access, o: ClientOperation) -> None:
         elif (before := a.writes.get(key, current.get(key, msgspec.UNSET))) is not msgspec.UNSET:
             a.writes[key] = [*(before or ()), value]
         else:
-            a.writes[key] = msgspec.UNSET  # it did not say what it appended to
+            a.writes[key] = msgspec.UNSET  # unknown: the list it appended to was not read
 
 
 class _Witness:
-    """The revisions that the cluster gave, held against what each operation saw at its own."""
+    """The cluster's revisions, compared with what each operation saw at its own revision."""
 
     def __init__(self, initial: Any, ledger: Ledger | None) -> None:
         self.initial, self.ledger = initial, ledger
@@ -153,13 +154,15 @@ class _Witness:
         self.owners: dict[int, ClientOperation] = {}
         self.timelines: dict[str, _Timeline] = {}
         self._unknown: dict[tuple[str, str], list[ClientOperation]] = {}
-        """Unknown writes by key and value: one may own a revision that a read reveals."""
+        """Unknown writes by key and value. One of them may own a revision that a read reveals."""
         self._failed: dict[tuple[str, str], ClientOperation] = {}
         self._spans: list[tuple[ClientOperation, int, int, bool]] = []
-        """(operation, lowest and highest revision at which it may have happened, writes)."""
+        """(operation, lowest and highest revision at which it may have happened, whether it
+        writes).
+        """
         self._open_keys: set[str] = set()
 
-    # Pass 1: who owns which revision.
+    # Pass 1: find which operation owns which revision.
 
     def learn(self, accesses: list[_Access]) -> None:
         for a in accesses:
@@ -203,15 +206,17 @@ class _Witness:
             self.timelines.setdefault(key, _Timeline()).put(_Write(revision, value, o))
 
     def _expiries(self, ledger: Ledger) -> None:
-        """Take deletes by expiry, which no client asked for, from the ledger."""
+        """Add deletes by expiry, which no client requested, from the ledger."""
         for revision, keys in ledger.changes.items():
             if revision not in self.owners and ledger.intents[revision].op_id.startswith("~"):
                 for key in keys:
                     self.timelines.setdefault(key, _Timeline()).put(_Write(revision, None, None))
 
     def _reveal(self, read: _Read, reader: ClientOperation) -> None:
-        """Give a revision that a read names, and no acknowledged write got, to an unknown write of
-        that value: nothing else can own it.
+        """Assign a revision seen by a read, but by no acknowledged write, to an unknown write of
+        that value.
+
+        Nothing else can own it.
         """
         candidates = self._unknown.get((read.key, _text(read.value)), [])
         if candidates:
@@ -228,7 +233,7 @@ class _Witness:
             why = f"read {read.value!r} of revision {read.version}, which nobody wrote"
             self._say("phantom_version", why, read.key, reader)
 
-    # Pass 2: is what each one saw right at its revision?
+    # Pass 2: check that what each operation saw is right at its revision.
 
     def judge(self, a: _Access) -> bool:
         o = a.operation
@@ -251,7 +256,7 @@ class _Witness:
         return True
 
     def _matches(self, o: ClientOperation, read: _Read, position: int) -> _Write | None:
-        """Compare what was read with the last write at or below `position`; return that write."""
+        """Compare a read value with the last write at or below `position`; return that write."""
         timeline = self.timelines.get(read.key, _Timeline())
         write = timeline.at(position)
         value = self.initial if write is None else write.value
@@ -300,8 +305,9 @@ class _Witness:
             self._say("wrong_guard", why, a.present, *_known(write), a.operation)
 
     def _refusal(self, a: _Access, revision: int) -> tuple[int, int]:
-        """Place a refused guard, which takes a revision of its own when the cluster judged it and
-        changes nothing.
+        """Return the span of a refused guard.
+
+        A guard that the cluster evaluated takes a revision of its own and changes nothing.
         """
         assert a.differs is not None
         key, expected = a.differs
@@ -323,18 +329,20 @@ class _Witness:
                     max(low, read.version or position)
                 )
                 high = min(high, after - 1)
-        # An empty span was found by `_matches`, read by read.
+        # `_matches` has already reported each read that makes the span empty.
         return low, max(low, high)
 
     def _open(self, key: str) -> bool:
-        """Say whether an unknown write to the key may own a revision that is not known."""
+        """Return whether an unknown write to the key may own a revision that is not known."""
         return key in self._open_keys
 
-    # Pass 3: real time.
+    # Pass 3: check real time.
 
     def follow_time(self) -> None:
-        """Sweep by time: what returned before another started lies at or below it, and strictly
-        below a write.
+        """Check the spans in order of time.
+
+        An operation that returned before another started must have a revision at or below the
+        other's, and strictly below it if the other is a write.
         """
         starts = sorted(self._spans, key=lambda s: s[0].start_ns)
         ends = sorted(self._spans, key=lambda s: s[0].returned_ns)

@@ -1,9 +1,9 @@
-"""Refute a register history, or settle its unknown writes, from which values were observed when.
+"""Refute a register history, or settle its unknown writes, from the times at which values were
+seen.
 
 After Gibbons and Korach, "Testing shared memories" (1997), and Golab et al., "Analyzing consistency
-properties for fun and profit" (2011). Both functions are exact where they speak: `refute` never
-accuses a legal history, `tighten` never changes whether a history is legal. Neither decides that a
-history is fine.
+properties for fun and profit" (2011). `refute` never rejects a legal history, and `tighten` never
+changes whether a history is legal. Neither can prove that a history is legal.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from chaos.checkers.registers.encode import (
 )
 
 INITIAL: Final = -1
-"""Index that stands for the write of the initial value."""
+"""Index that represents the write of the initial value."""
 
 
 @dataclass(frozen=True)
 class Refutation:
-    """A contradiction: why no order can exist.
+    """A contradiction that shows why no order can exist.
 
-    Its indices are those of the column (INITIAL for the initial value), in the order of the story.
+    `indices` are those of the column (INITIAL for the initial value), in explanatory order.
     """
 
     anomaly: str
@@ -44,26 +44,27 @@ class Refutation:
 
 @dataclass(frozen=True)
 class _Zone:
-    """One value's life: from its first return to its last start; forward where they overlap."""
+    """The period of one value, from its first return to its last start; forward if low < high."""
 
     state: int
     low: int
     high: int
     first: int
-    """The operation that returned first, at `low`."""
+    """Operation that returned first, at `low`."""
     last: int
-    """The operation that started last, at `high`."""
+    """Operation that started last, at `high`."""
     writer: int
 
 
 def tighten(column: Column) -> Column:
-    """Settle unknown writes of values that nobody else writes; return the column without those that
-    cannot matter.
+    """Settle unknown writes of values with a single writer; return the column without irrelevant
+    ones.
 
-    Observed: it happened, and returned at the latest when its first observer did (an unknown CAS
-    thereby observes what it expected, which may settle the next). Not observed, expected by no
-    unknown CAS, and no operation on the key learned that a value was *not* there: whether it
-    happened makes no difference, drop it.
+    If the value was observed, the write happened, and returned no later than its first observer. (A
+    CAS settled so also observed the value that it expected, which may settle the next.) If the
+    value was not observed, no unknown CAS expects it, and no operation on the key learned that a
+    value was *not* there, then it makes no difference whether the write happened, and it is
+    dropped.
     """
     if column.appends or all(column.required):
         return column
@@ -78,14 +79,14 @@ def tighten(column: Column) -> Column:
 
 
 class _Settling:
-    """The unknown writes of one column, until no more of them can be settled."""
+    """The state of settling one column's unknown writes until no more can be settled."""
 
     def __init__(self, column: Column) -> None:
         self.column = column
         self.first_seen: dict[int, int] = {}
-        """By state: when the first operation that certainly saw it returned."""
+        """By state: the return time of the first operation that certainly saw it."""
         self.hoped: dict[int, int] = {}
-        """By state: how many unknown CAS expect it."""
+        """By state: the number of unknown CAS operations that expect it."""
         self.dropped: set[int] = set()
         for i, kind in enumerate(column.kinds):
             if kind in MUST_MATCH:
@@ -94,10 +95,10 @@ class _Settling:
                 else:
                     self.hoped[column.asks[i]] = self.hoped.get(column.asks[i], 0) + 1
         self.negative = any(kind in MUST_DIFFER for kind in column.kinds)
-        """Somebody learned that a value was not there."""
+        """Whether an operation learned that a value was not there."""
 
     def settle(self, writes: list[int]) -> set[int]:
-        """Settle these again and again, for one may settle the next; return those to drop."""
+        """Settle these writes repeatedly, for one may settle the next; return those to drop."""
         required = self.column.required
         changed = True
         while changed:
@@ -130,9 +131,7 @@ class _Settling:
 
 
 def refute(column: Column) -> Refutation | None:
-    """Return a contradiction between observations, or None if there is none of the kinds looked
-    for.
-    """
+    """Return a contradiction between observations; None if there is none of the known kinds."""
     if column.appends:
         return None
     writers = _writers(column)
@@ -153,21 +152,21 @@ def refute(column: Column) -> Refutation | None:
         if early is not None:
             why = "observed by an operation that had returned before the only writer started"
             return Refutation("value_from_the_future", why, (early, writer), state)
-        # An unknown write that nobody observed makes a zone without end, which lies inside no
+        # An unknown write that no operation observed makes a zone without end, which lies inside no
         # other.
         zones.append(_zone(column, state, writer, seen))
     return _collide(column, zones)
 
 
 def _too_early(column: Column, writer: int, seen: list[int]) -> int | None:
-    """Return an observer that had returned when the only writer started."""
+    """Return an observer that had returned before the only writer started, or None."""
     if writer == INITIAL:
         return None
     return next((i for i in seen if column.returns[i] < column.calls[writer]), None)
 
 
 def _writers(column: Column) -> dict[int, list[int]]:
-    """Return for each state every operation that may have made it, the initial value included."""
+    """Return for each state the operations that may have made it, including INITIAL."""
     writers: dict[int, list[int]] = {column.initial: [INITIAL]}
     for i, kind in enumerate(column.kinds):
         if kind in MAKERS:
@@ -199,15 +198,16 @@ def _zone(column: Column, state: int, writer: int, seen: list[int]) -> _Zone:
 
 
 def _collide(column: Column, zones: list[_Zone]) -> Refutation | None:
-    """Find two values that must both be current at once. Touching zones are legal: intervals are
-    closed.
+    """Find two values that must both be current at the same time.
+
+    Zones that only touch are legal, because intervals are closed.
     """
     forward = sorted((z for z in zones if z.low < z.high), key=lambda z: z.low)
     for one, other in pairwise(forward):
         if other.low < one.high:
             return _clash(column, one, other)
-    # Forward zones do not overlap from here on, so the last one that begins before a moment is the
-    # only candidate.
+    # From here on no forward zones overlap, so the last one that begins before a moment is the only
+    # one that can contain it.
     lows = [z.low for z in forward]
     for zone in zones:
         if (
@@ -230,7 +230,7 @@ def _collide(column: Column, zones: list[_Zone]) -> Refutation | None:
 
 
 def _around(forward: list[_Zone], lows: list[int], start: int, end: int) -> _Zone | None:
-    """Return the forward zone that has [start, end] strictly inside it."""
+    """Return the forward zone that strictly contains [start, end]; None if there is none."""
     at = bisect_left(lows, start) - 1
     if at >= 0 and forward[at].low < start and end < forward[at].high:
         return forward[at]
