@@ -1,1 +1,1 @@
-"""Judge lists that only grow, by the cycles among what depends on what."""
+"""Check append-only lists by searching for cycles among the dependencies of transactions."""

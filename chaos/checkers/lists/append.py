@@ -1,9 +1,9 @@
-"""Judge list-append transactions for strict serializability, in the manner of Elle.
+"""Check list-append transactions for strict serializability, in the manner of Elle.
 
 After Kingsbury and Alvaro, "Elle: inferring isolation anomalies from experimental observations"
-(2020). Appended values are unique per key, so a read of a list tells the order of all versions
-before it; from these orders come dependencies, and a cycle among them is an anomaly with a name. It
-reports the named ones it can show, and never accuses without a story.
+(2020). Appended values are unique per key, so a read of a list reveals the order of all versions
+before it. Dependencies follow from these orders, and a cycle among them is an anomaly with a name.
+Only anomalies that can be shown by a concrete cycle of operations get a name.
 """
 
 from __future__ import annotations
@@ -32,13 +32,11 @@ from chaos.records.history import ClientOperation
 
 
 def check(operations: Iterable[ClientOperation]) -> Judgement:
-    """Judge operations `txn`: value, and result once known, are lists of ["append", key, value] and
-    ["r", key, list].
+    """Check the operations `txn`.
 
-    Raises:
-        HistoryError: a value was appended twice to one key; the generator is broken, and nothing
-            can be judged.
-
+    Their value, and their result once known, are lists of ["append", key, value] and ["r", key,
+    list]. Raises HistoryError if a value was appended twice to one key: then the generator is
+    broken and nothing can be checked.
     """
     case = opened([o for o in operations if o.op == "txn"])
     version_order.judge(case)
@@ -63,14 +61,14 @@ _EXTRA: Final = (0, PROCESS, PROCESS | REALTIME)
 
 
 def _cycles(case: Case) -> None:
-    """Name the cycles, the gravest name first; one story per component and name."""
+    """Report the cycles, the gravest kind first, with one example per component and name."""
     shown: list[frozenset[int]] = []
     for suffix, extra in zip(_NAMES, _EXTRA, strict=True):
         needed = extra and (REALTIME if suffix == "-realtime" else PROCESS)
         for component in components(case.graph, WW | WR | RW | extra):
             nodes = frozenset(component)
             if any(cycle <= nodes for cycle in shown):
-                continue  # the same component shows it without such edges
+                continue  # a cycle of it was already reported with fewer kinds of edges
             found = list(_named(case.graph, nodes, extra, needed))
             for name, cycle in found:
                 case.say(name + suffix, _story(case, cycle), None, *(t for t, _ in cycle))
@@ -111,7 +109,9 @@ def _count(cycle: Cycle, kind: int) -> int:
 
 
 def _story(case: Case, cycle: Cycle) -> str:
-    """Tell a cycle as sentences: what each transaction saw or did that puts it before the next."""
+    """Describe a cycle in words: what each transaction read or wrote that orders it before the
+    next.
+    """
     lines = []
     for n, (t, kind) in enumerate(cycle):
         other = cycle[(n + 1) % len(cycle)][0]

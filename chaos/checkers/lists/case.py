@@ -1,4 +1,4 @@
-"""Hold what is known of a history of list-append transactions while it is judged."""
+"""Hold what is known about a history of list-append transactions while it is checked."""
 
 from __future__ import annotations
 
@@ -11,63 +11,63 @@ from chaos.checkers.verdict import Finding
 from chaos.records.history import ClientOperation, HistoryError
 
 FINDINGS_MAX: Final = 10
-"""More of one kind are counted, not listed."""
+"""Most findings of one kind that are listed; all are counted."""
 Micro = Sequence[Any]
-"""["append", key, value] or ["r", key, list]."""
+"""One step of a transaction: ["append", key, value] or ["r", key, list]."""
 
 
 @dataclass
 class Transaction:
-    """One transaction of one client, and what it read and appended."""
+    """A transaction of one client, with its reads and appends."""
 
     operation: ClientOperation
     micros: list[Micro]
     committed: bool
-    """Known to have taken effect. An unknown one is, once a value of its is seen."""
+    """Whether it is known to have taken effect. An unknown one counts as committed once a read
+    shows one of its values.
+    """
     external: dict[str, list[Any]] = field(default_factory=dict)
-    """First read of each key, without what it had appended itself by then. None when its answer was
-    lost.
+    """First read of each key, without the transaction's own earlier appends. Empty if its answer
+    was lost.
     """
     reads: list[tuple[str, list[Any]]] = field(default_factory=list)
-    """Every read in order, with elements as they can be compared."""
+    """Every read in order, with its elements in comparable form."""
     appends: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass
 class Case:
-    """One history of list-append transactions: what is known, inferred and found of it."""
+    """A history of list-append transactions, with everything inferred from it and all findings."""
 
     txns: list[Transaction] = field(default_factory=list)
     writers: dict[tuple[str, Any], int] = field(default_factory=dict)
     orders: dict[str, list[Any]] = field(default_factory=dict)
     broken: set[tuple[int, str]] = field(default_factory=set)
-    """(transaction, key) of reads that contradict the version order: they say nothing of
-    dependencies.
+    """(transaction, key) of reads that contradict the version order. No dependencies are derived
+    from them.
     """
     graph: Graph = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     def say(self, anomaly: str, message: str, key: str | None, *txns: int) -> None:
-        """Note an anomaly and the transactions that show it, in the order of the story."""
+        """Add a finding, with the transactions that show it in explanatory order."""
         self.counts[anomaly] = self.counts.get(anomaly, 0) + 1
         if self.counts[anomaly] <= FINDINGS_MAX:
             operations = tuple(self.txns[t].operation for t in txns)
             self.findings.append(Finding(anomaly, message, key=key, operations=operations))
 
     def named(self, t: int) -> str:
-        """Return words by which a person finds the transaction."""
+        """Return a description by which a person can find the transaction."""
         return (
             f"T{t} (client {self.txns[t].operation.client!r} at {self.txns[t].operation.start_ns})"
         )
 
 
 def opened(operations: Sequence[ClientOperation]) -> Case:
-    """Return the case of these transactions.
+    """Build the case of these transactions.
 
-    Raises:
-        HistoryError: a value was appended twice to one key.
-
+    Raises HistoryError if a value was appended twice to one key.
     """
     case = Case()
     for t, o in enumerate(operations):
@@ -102,12 +102,12 @@ def _read(txn: Transaction, key: str, seen: list[Any]) -> None:
 
 
 def elements(value: Any) -> list[Any]:
-    """Return the elements of a list that was read (none of an absent one), to be compared."""
+    """Return the elements of a list that was read in comparable form; an absent list has none."""
     return [v if v.__class__ is int or v.__class__ is str else hashable(v) for v in value or ()]
 
 
 def hashable(value: Any) -> Any:
-    """Return what stands for one element: `1` and `true` are two."""
+    """Return a hashable key for one element that also keeps types apart: `1` and `true` differ."""
     return (
         (type(value).__name__, repr(value))
         if isinstance(value, list | dict | bool | float)

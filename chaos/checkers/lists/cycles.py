@@ -1,7 +1,7 @@
-"""Find cycles in a graph of transactions: components by Tarjan, then a shortest cycle of the kind
-asked for.
+"""Find cycles in a graph of transactions: Tarjan's components, then a shortest cycle of a given
+kind.
 
-It knows nothing of histories: nodes are integers, edges carry kinds as bits.
+It knows nothing about histories: nodes are integers, and the kinds of edges are bits.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ REALTIME: Final = 16
 KINDS: Final = {WW: "ww", WR: "wr", RW: "rw", PROCESS: "process", REALTIME: "realtime"}
 
 EFFORT_MAX: Final = 500_000
-"""Edges followed in one search for a cycle: beyond it the search ends with the best one found so
-far.
+"""Most edges followed in one search for a cycle. After that the search ends with the best cycle
+found so far.
 """
 
 LENGTHS: Final = (3, 6, 12, 1 << 30)
-"""Cycles up to each of these lengths are looked for before longer ones."""
+"""Length limits of successive searches, so that short cycles are found before longer ones."""
 
 Graph: TypeAlias = dict[int, dict[int, int]]
-"""node → successor → kinds of the edges between them, or-ed."""
+"""node → successor → kinds of the edges between them, combined by bitwise or."""
 Cycle: TypeAlias = list[tuple[int, int]]
-"""(node, kind of the edge that leaves it), in order; the last edge leads back to the first node."""
+"""(node, kind of its outgoing edge), in order. The last edge leads back to the first node."""
 
 
 def add_edge(graph: Graph, a: int, b: int, kind: int) -> None:
-    """Add an edge; one from a node to itself says nothing and is left out."""
+    """Add an edge. An edge from a node to itself carries no information and is ignored."""
     if a != b:
         successors = graph.setdefault(a, {})
         successors[b] = successors.get(b, 0) | kind
@@ -59,7 +59,7 @@ class _Tarjan:
         self._work: list[tuple[int, Iterator[int]]] = []
 
     def visit(self, root: int) -> None:
-        """Find the components that are reached from here and were not found yet."""
+        """Find the components reachable from `root` that were not found before."""
         if root in self._index:
             return
         self._enter(root)
@@ -75,7 +75,7 @@ class _Tarjan:
         self._work.append((node, _successors(self._graph, node, self._allowed)))
 
     def _descend(self, node: int, successors: Iterator[int]) -> bool:
-        """Enter the next node that was not visited; False when there is none."""
+        """Enter the next successor that was not visited; return False if there is none."""
         for other in successors:
             if other not in self._index:
                 self._enter(other)
@@ -105,10 +105,10 @@ def _successors(graph: Graph, node: int, allowed: int) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Wish:
-    """A kind of cycle: it begins with an edge of kind `first` and goes on over kinds `rest`.
+    """A kind of cycle: one edge of kind `first`, followed by edges of the kinds `rest`.
 
-    `apart`: no two edges of this kind in a row, the ends included. `needed`: at least one edge of
-    this kind.
+    `apart`: no two consecutive edges are of this kind, counting the last and the first as
+    consecutive. `needed`: at least one edge is of this kind.
     """
 
     first: int
@@ -118,11 +118,11 @@ class Wish:
 
 
 def cycle_through(graph: Graph, nodes: frozenset[int], wish: Wish) -> Cycle | None:
-    """Return a shortest cycle of the kind wished for (the shortest found, once EFFORT_MAX is
-    spent), or None.
+    """Return a shortest cycle of the wanted kind, or None.
 
-    Looks for short ones first: a story of two transactions is worth more than one of forty, and
-    cheaper to find.
+    Once EFFORT_MAX is spent, it returns the shortest cycle found until then. Short cycles are
+    searched first: a cycle of two transactions explains more than one of forty, and is cheaper to
+    find.
     """
     best: Cycle | None = None
     effort = [EFFORT_MAX]
@@ -151,8 +151,8 @@ def _path(  # noqa: PLR0917 - one search, called in one place
     length_max: int,
     effort: list[int],
 ) -> Cycle | None:
-    """Search breadth first over (node, was the last edge of kind `apart`, was one of kind `needed`
-    there).
+    """Search breadth first over states of (node, last edge was of kind `apart`, an edge of kind
+    `needed` was used).
     """
     goal, before, start = edge
     origin = (start, bool(before & wish.apart), bool(before & wish.needed) or not wish.needed)

@@ -1,4 +1,4 @@
-"""Infer which transaction must come before which, from versions, clients and real time."""
+"""Infer which transactions must precede which others, from versions, clients and real time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from chaos.checkers.lists.cycles import PROCESS, REALTIME, RW, WR, WW, add_edge
 
 
 def depend_by_versions(case: Case) -> None:
-    """Add who comes before whom by what was read and appended.
+    """Add the edges that follow from reads and appends.
 
-    ww: writer of one version to writer of the next. wr: writer to reader. rw: reader to writer of
-    the next.
+    ww: from the writer of one version to the writer of the next. wr: from a writer to a reader of
+    its version. rw: from a reader to the writer of the next version.
     """
     tails = _tails(case)
     for key, order in case.orders.items():
@@ -28,8 +28,9 @@ def depend_by_versions(case: Case) -> None:
 
 
 def _tails(case: Case) -> defaultdict[str, list[int]]:
-    """Return by key the committed transactions of which no read saw an append: they lie somewhere
-    behind the longest read.
+    """Return by key the committed transactions whose appends no read has seen.
+
+    They come at some point after the longest read.
     """
     tails: defaultdict[str, list[int]] = defaultdict(list)
     for t, txn in enumerate(case.txns):
@@ -56,8 +57,8 @@ def _reader(case: Case, t: int, key: str, places: dict[Any, int], tails: list[in
     order = case.orders[key]
     after = places.get(seen[-1], len(order)) + 1 if seen else 0
     if after < len(order):
-        # A transaction's own appends follow what it read; what follows those was written by
-        # somebody else.
+        # A transaction's own appends directly follow what it read, so the version after those was
+        # written by another transaction.
         if (overwriter := case.writers.get((key, order[after]))) is not None:
             add_edge(case.graph, t, overwriter, RW)
     elif after == len(order):
@@ -66,9 +67,9 @@ def _reader(case: Case, t: int, key: str, places: dict[Any, int], tails: list[in
 
 
 def depend_by_time(case: Case) -> None:
-    """Add who comes before whom in each client's order and in real time.
+    """Add the edges that follow from each client's order and from real time.
 
-    The latter goes over a frontier, so that edges stay few.
+    Real-time edges start only at a frontier of transactions, which keeps them few.
     """
     by_client: dict[Any, int] = {}
     starts = sorted(
@@ -84,7 +85,8 @@ def depend_by_time(case: Case) -> None:
         (t for t in starts if case.txns[t].operation.outcome == "ok"),
         key=lambda t: case.txns[t].operation.returned_ns,
     )
-    # Ended transactions that no other ended transaction certainly followed, with their ends.
+    # Transactions that have ended and that no other ended transaction certainly followed, by their
+    # end.
     frontier: dict[int, float] = {}
     n = 0
     for t in starts:

@@ -1,6 +1,6 @@
-"""Infer the order of each key's versions, and find reads that no such order explains.
+"""Infer the order of each key's versions, and find reads that no order can explain.
 
-What is found here needs no graph: it is wrong whatever depends on what.
+These findings need no graph: they are wrong whatever the dependencies are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from chaos.checkers.lists.case import Case, Transaction, hashable
 
 
 def judge(case: Case) -> None:
-    """Note every read that contradicts its transaction, another read, or who took effect."""
+    """Report every read that contradicts its own transaction, another read, or a known outcome."""
     for t, txn in enumerate(case.txns):
         _internal(case, t, txn)
     _commit_what_was_seen(case)
@@ -64,8 +64,8 @@ def _commit_what_was_seen(case: Case) -> None:
 
 
 def _order(case: Case) -> None:
-    """Take each key's longest read for the order of its versions; find reads that are no prefix of
-    it.
+    """Take each key's longest read as the order of its versions, and report reads that are not a
+    prefix of it.
     """
     longest: dict[str, tuple[list[Any], int]] = {}
     for t, txn in enumerate(case.txns):
@@ -124,7 +124,7 @@ def _intermediate(case: Case, t: int, key: str, last: Any) -> None:
 
 
 def _dirty_updates(case: Case) -> None:
-    """Find appends of committed transactions on top of refused ones."""
+    """Find appends of committed transactions that directly follow an append of a refused one."""
     for key, order in case.orders.items():
         for before, after in pairwise(order):
             one, other = case.writers.get((key, before)), case.writers.get((key, after))
