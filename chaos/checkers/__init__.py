@@ -1,3 +1,3 @@
-"""Judge histories, one model per module. Pure: nothing here reads a clock, draws a number or opens
-a socket.
+"""Check histories, one model per module. Pure: nothing here reads a clock, draws a random number or
+opens a socket.
 """

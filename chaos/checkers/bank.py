@@ -1,4 +1,6 @@
-"""Judge a bank: every read of all accounts shows the same total, because transfers are atomic."""
+"""Check bank transfers: every read of all accounts shows the same total, because transfers are
+atomic.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from chaos.records.history import ClientOperation
 def check(
     operations: Iterable[ClientOperation], *, accounts: Iterable[str], total: int
 ) -> Judgement:
-    """Judge `read` (result: account → balance). All accounts in one read come from one snapshot."""
+    """Check the operations `read` (result: account → balance); each must show one snapshot.
+
+    Per anomaly, the first finding and the largest are reported.
+    """
     names = frozenset(accounts)
     reads = [o for o in operations if o.op == "read" and o.outcome == "ok"]
     worst: dict[str, tuple[float, Finding]] = {}

@@ -1,8 +1,7 @@
-"""Judge whether, after healing, every node, the ledger and the broker's stream say one and the
-same.
+"""Check whether, after healing, every node, the ledger and the broker's stream agree.
 
-It takes only what was said over HTTP and AMQP; nothing of the nodes is imported, and every digest
-is computed anew.
+It uses only what was reported over HTTP and AMQP, imports nothing of the nodes, and computes every
+digest anew.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ def check(
     operations: Iterable[ClientOperation] = (),
     broker: Sequence[Watched] = (),
 ) -> Judgement:
-    """Judge members against each other and the ledger, reads against the ledger, the broker's
-    record against it.
+    """Compare the members with each other and with the ledger, and compare the final reads and the
+    broker's events with the ledger.
     """
     findings = [
         *ledger_checker.check(ledger).findings,
@@ -80,7 +79,9 @@ def _members(evidence: Evidence, ledger: Ledger) -> list[Finding]:
 
 
 def _digests(ledger: Ledger) -> dict[int, bytes]:
-    """Return the digest after every revision, rolled from the first row that can be trusted."""
+    """Return the digest after each revision, computed from the first row whose digest can be
+    trusted.
+    """
     digest: bytes | None = GENESIS if ledger.whole else None
     found: dict[int, bytes] = {0: GENESIS} if ledger.whole else {}
     for row in ledger.rows:

@@ -1,6 +1,4 @@
-"""Judge counters: every acknowledged increment counts exactly once, however often it was retried
-(INV-3).
-"""
+"""Check counters: every acknowledged increment counts exactly once, despite retries (INV-3)."""
 
 from __future__ import annotations
 
@@ -13,8 +11,10 @@ from chaos.records.history import ClientOperation
 
 
 def check(operations: Iterable[ClientOperation]) -> Judgement:
-    """Judge `increment` (value: amount ≥ 0) and linearizable `read` (result: the count; null: 0),
-    key by key.
+    """Check `increment` (value: amount ≥ 0) and linearizable `read` (result: the count), key by
+    key.
+
+    A result of null counts as 0.
     """
     by_key: dict[str, list[ClientOperation]] = {}
     for o in operations:

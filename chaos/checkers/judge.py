@@ -1,4 +1,4 @@
-"""Judge a saved run with every checker that its records call for.
+"""Check a saved run with every checker that applies to its records.
 
 It never talks to a cluster and never opens a file, so the same records always get the same verdict.
 """
@@ -48,16 +48,16 @@ MODELS: Final = (
 )
 REGISTER_OPS: Final = frozenset({"put", "get", "cas", "delete", "append"})
 BY_REVISION: Final = ("register", "append")
-"""Workloads whose operations the version witness understands."""
+"""Workloads whose operations the checker `versions` understands."""
 
 
 def judge(
     run: SavedRun, *, initial: Any = None, models: Sequence[str] = (), resolved: bool = False
 ) -> list[Judgement]:
-    """Return what every applicable checker says; `models` picks some by name.
+    """Run the checkers that apply and return their judgements; `models` selects some by name.
 
-    `resolved`: settle unknown operations by their look-ups first. Judge both ways: the plain one
-    trusts no server.
+    With `resolved`, unknown operations are first settled by their look-ups. Check a run both ways,
+    because only the plain way trusts no server.
     """
     history = run.history
     operations = resolve(history.operations, history.lookups) if resolved else history.operations
@@ -67,7 +67,7 @@ def judge(
 
 
 def overall_verdict(judgements: Iterable[Judgement]) -> Verdict:
-    """Return the worst verdict; UNKNOWN when nothing was judged at all."""
+    """Return the worst verdict; UNKNOWN if no checker judged any operation."""
     judged = list(judgements)
     if not any(j.operations for j in judged):
         return merge([Verdict.UNKNOWN, *(j.verdict for j in judged)])
@@ -157,7 +157,7 @@ def _ttl(operations: list[ClientOperation], faults: Sequence[Fault], settings: A
 
 
 def _guarded(model: str, check: Callable[[], Judgement]) -> Judgement:
-    """Run one checker; a history that it cannot take is undecided by it, never fine."""
+    """Run one checker. A history that it cannot handle gets the verdict UNKNOWN, never OK."""
     try:
         return check()
     except HistoryError as exc:

@@ -1,5 +1,6 @@
-"""Judge the ledger by itself (chain, at most once) and against what clients were answered (INV-2,
-INV-3, INV-4).
+"""Check the ledger by itself (chain, at most once), and against the answers that clients received.
+
+INV-2, INV-3, INV-4.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ WRITES: Final = frozenset(
 def check(
     ledger: Ledger, operations: Iterable[ClientOperation] = (), lookups: Iterable[Lookup] = ()
 ) -> Judgement:
-    """Judge the chain, that no op_id took effect twice, and every operation that carries an
+    """Check the chain of rows, that no op_id took effect twice, and every operation that has an
     op_id.
     """
     findings = [*_chain(ledger.rows), *_once(ledger)]
@@ -44,7 +45,10 @@ def _chain(rows: tuple[LedgerRow, ...]) -> list[Finding]:
 
 
 def _broken(row: LedgerRow, before: LedgerRow | None) -> str | None:
-    """Return why a row cannot follow the one before it (None: it is the first that was read)."""
+    """Return why a row cannot follow `before`, or None if it can.
+
+    `before` is None for the first row that was read.
+    """
     if before is not None and row.seq != before.seq + 1:
         return f"row {row.seq} follows row {before.seq}"
     last, digest = _start(row, before)
@@ -68,8 +72,9 @@ def _broken(row: LedgerRow, before: LedgerRow | None) -> str | None:
 
 
 def _start(row: LedgerRow, before: LedgerRow | None) -> tuple[int, bytes | None]:
-    """Return the revision and the digest that a row goes on from; no digest where the rows before
-    it are not known.
+    """Return the revision and the digest before a row.
+
+    The digest is None if the rows before it are not known.
     """
     if before is not None:
         return before.last, before.digest

@@ -1,7 +1,7 @@
-"""Judge a lock: one holder at a time, and a fenced resource that a former holder cannot touch.
+"""Check a lock: it has one holder at a time, and a fenced resource rejects a former holder.
 
-A lock without fencing is unsafe under pauses whatever the store. With leases the lock may pass on
-while its holder sleeps, so only fencing is judged then.
+A lock without fencing is unsafe under pauses, whatever the store. A lock held by lease may pass to
+another client while its holder sleeps, so for those only fencing is checked.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from chaos.records.history import ClientOperation
 
 
 def check(operations: Iterable[ClientOperation]) -> Judgement:
-    """Judge `acquire` and `release` (value: the holder's unique name), and `use` (token, result:
-    accepted).
+    """Check `acquire` and `release` (value: the holder's unique name), and `use` (token; result:
+    whether the resource accepted it).
 
-    `acquire` with result false found the lock taken. Key: the lock, or the resource. A lock whose
-    acquires carry `max_age_ms` is held by lease.
+    An `acquire` with result false found the lock taken. The key is that of the lock or of the
+    resource. A lock whose acquires carry `max_age_ms` is held by lease.
     """
     ops = list(operations)
     held = [o for o in ops if o.op == "acquire" and o.outcome == "ok" and o.result is not False]
@@ -39,8 +39,9 @@ def check(operations: Iterable[ClientOperation]) -> Judgement:
 
 
 def _mutex(ops: Sequence[ClientOperation]) -> list[Finding]:
-    """Judge the mutex as a register: acquire swaps "nobody" for a holder, release swaps that
-    holder for "nobody".
+    """Check mutual exclusion by treating the lock as a register.
+
+    An acquire swaps "nobody" for a holder, a release swaps that holder for "nobody".
     """
     swaps = []
     for o in ops:
@@ -73,7 +74,7 @@ def _mutex(ops: Sequence[ClientOperation]) -> list[Finding]:
 
 
 def _tokens(held: Sequence[ClientOperation]) -> Iterable[Finding]:
-    """Find tokens that do not rise in acquisition order."""
+    """Find tokens that do not increase in the order of acquisition."""
     starts = sorted((o for o in held if o.token is not None), key=lambda o: o.start_ns)
     ends = sorted(starts, key=lambda o: o.returned_ns)
     newest: ClientOperation | None = None
@@ -94,8 +95,8 @@ def _tokens(held: Sequence[ClientOperation]) -> Iterable[Finding]:
 
 
 def _fence(uses: Sequence[ClientOperation]) -> Iterable[Finding]:
-    """Find uses where the resource took a token below the highest that it had seen, or refused
-    another.
+    """Find uses where the resource accepted a token below the highest it had seen, or refused a
+    token although it had seen no higher one.
     """
     starts = sorted((o for o in uses if o.outcome == "ok"), key=lambda o: o.start_ns)
     ends = sorted((o for o in starts if o.result is not False), key=lambda o: o.returned_ns)

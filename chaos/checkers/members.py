@@ -1,8 +1,8 @@
-"""Judge what nodes said of themselves while they were disturbed: invariants of Raft that show from
+"""Check what nodes reported about themselves during the faults: Raft invariants visible from
 outside.
 
-At most one leader in a term; a node's term never falls, across restarts too; equal digests at equal
-settled revision. Cheap, and often the first to fire.
+A term has at most one leader; a node's term never falls, not even across restarts; equal settled
+revisions have equal digests. These checks are cheap, and often the first to fail.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from chaos.records.history import NodeStatus
 
 
 def check(seen: Iterable[NodeStatus]) -> Judgement:
-    """Judge status records. Positions may fall: a node that starts again works its way up from its
-    snapshot.
+    """Check status records.
+
+    A node's settled position may fall: after a restart it begins at its snapshot.
     """
     records = sorted(seen, key=lambda s: s.t_ns)
     leaders: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Judge session guarantees client by client, across whatever nodes it spoke to, by revision.
+"""Check the session guarantees of each client by revision, across all nodes it talked to.
 
 After Terry et al., "Session guarantees for weakly consistent replicated data" (1994).
 """
@@ -19,19 +19,19 @@ WRITES = frozenset({"put", "cas", "delete"})
 
 @dataclass
 class _Session:
-    """What one client has seen and written so far."""
+    """The state of one client's session: what it has read and written so far."""
 
     position: int = 0
-    """Highest position it has read at."""
+    """Highest revision at which it has read."""
     reader: ClientOperation | None = None
     written: int = 0
     writer: ClientOperation | None = None
     versions: dict[str, tuple[int, ClientOperation]] = field(default_factory=dict)
-    """Newest version of each key that it has seen or made."""
+    """Newest version of each key that it has read or written."""
 
 
 def check(operations: Iterable[ClientOperation]) -> Judgement:
-    """Judge puts, deletes and session (or stronger) reads that carry revisions."""
+    """Check the writes and the reads at level session or stronger that carry revisions."""
     everything = list(operations)
     ops = [
         o for o in everything if o.level != "stale" and o.outcome == "ok" and o.revision is not None

@@ -1,4 +1,4 @@
-"""Judge a grow-only set: what was added and acknowledged is in every later read (after Jepsen's
+"""Check a grow-only set: each acknowledged element is in every later read (after Jepsen's
 set-full).
 """
 
@@ -12,12 +12,14 @@ from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.records.history import ClientOperation
 
 FINDINGS_MAX: Final = 20
-"""More of one kind are counted, not listed."""
+"""Most findings that are listed; all are counted."""
 
 
 def check(operations: Iterable[ClientOperation]) -> Judgement:
-    """Judge `add` (value: the element) and `read` (result: all elements), all linearizable, set by
-    set (key).
+    """Check the operations `add` (value: the element) and `read` (result: all elements), key by
+    key.
+
+    All of them must be linearizable operations.
     """
     by_key: dict[str, list[ClientOperation]] = {}
     for o in operations:
@@ -60,8 +62,10 @@ def _fate(
     contents: Sequence[frozenset[Any]],
     delays: list[float],
 ) -> Finding | bool | None:
-    """Return a finding, True for a stable element, None for one that was never read and need not
-    have been.
+    """Return what became of one added element.
+
+    This is a finding; True if it was read and never missing afterwards; None if it was never read
+    and no read had to contain it.
     """
     element = _hashable(add.value)
     with_it = [r for r, c in zip(reads, contents, strict=True) if element in c]

@@ -1,6 +1,4 @@
-"""Judge stale reads: each value was current at some moment not longer ago than was allowed, and
-than was stated.
-"""
+"""Check stale reads: each value was current within the allowed age, and within the stated age."""
 
 from __future__ import annotations
 
@@ -19,14 +17,14 @@ NEVER: Final = float("inf")
 
 @dataclass
 class _Key:
-    """The writes to one key: those whose revision is known in order, the others apart."""
+    """The writes to one key. `known` holds those whose revision is known, in order of revision."""
 
     known: list[ClientOperation] = field(default_factory=list)
     unknown: list[ClientOperation] = field(default_factory=list)
     failed: list[ClientOperation] = field(default_factory=list)
 
     def sort_in(self, o: ClientOperation) -> None:
-        """Put a write where its outcome belongs."""
+        """File a write under its outcome."""
         if o.outcome == "ok" and o.revision is not None:
             self.known.append(o)
         elif o.outcome == "fail":
@@ -36,11 +34,11 @@ class _Key:
 
 
 def check(operations: Iterable[ClientOperation], *, initial: Any = None) -> Judgement:
-    """Judge reads of level `stale`, each against its `max_age_ms`, its stated `age_ms` and its
-    stated position.
+    """Check each read of level `stale` against its `max_age_ms`, its stated `age_ms` and its stated
+    position.
 
-    Writes are those of the same history, each with its revision. Nothing is promised about the
-    order of two reads.
+    The writes are taken from the same history, each with its revision. Nothing is promised about
+    the order of two stale reads.
     """
     ops = list(operations)
     keys: dict[str, _Key] = {}
@@ -61,8 +59,8 @@ def check(operations: Iterable[ClientOperation], *, initial: Any = None) -> Judg
 
 
 def _judge(o: ClientOperation, key: _Key, initial: Any, ages_ms: list[float]) -> Iterable[Finding]:
-    """Find the best moment at which the value was current; say what is wrong when none is good
-    enough.
+    """Find the latest moment at which the value was current, and yield what is wrong if that is too
+    early.
     """
     spans = list(_spans(o.result, key, initial))
     if not spans:
@@ -85,7 +83,7 @@ def _judge(o: ClientOperation, key: _Key, initial: Any, ages_ms: list[float]) ->
     age_ms = 0.0 if gone_ns == NEVER else max(0.0, (o.start_ns - gone_ns) / 1e6)
     ages_ms.append(age_ms)
     for name, allowed in (("too_stale", o.max_age_ms), ("wrong_age", o.age_ms)):
-        # A stated age is cut to whole milliseconds by the wire.
+        # The wire format truncates a stated age to whole milliseconds.
         slack_ms = 1.0 if name == "wrong_age" else 0.0
         if allowed is not None and age_ms > allowed + slack_ms:
             what = "allowed" if name == "too_stale" else "stated"
@@ -100,9 +98,7 @@ def _judge(o: ClientOperation, key: _Key, initial: Any, ages_ms: list[float]) ->
 def _spans(
     value: Any, key: _Key, initial: Any
 ) -> Iterable[tuple[float, float, tuple[ClientOperation, ...]]]:
-    """Yield (earliest start, latest moment, story) of each period in which the key had this
-    value.
-    """
+    """Yield (earliest start, latest end, story) of each period in which the key had this value."""
     writes = key.known
     if _same(value, initial):
         yield float("-inf"), writes[0].returned_ns if writes else NEVER, tuple(writes[:1])
@@ -116,8 +112,10 @@ def _spans(
 
 
 def _position(o: ClientOperation, key: _Key, initial: Any) -> Iterable[Finding]:
-    """Compare with the last known write at or below the stated position; an unknown one may hide
-    behind it.
+    """Compare the value with the last known write at or below the stated position.
+
+    If an unknown write of the same value exists, nothing is reported, because it may be the one
+    that was read.
     """
     if o.revision is None or any(_same(_made(w), o.result) for w in key.unknown):
         return

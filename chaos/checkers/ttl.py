@@ -1,8 +1,8 @@
-"""Judge times to live: a key is there for its ttl, whatever clocks and leaders do, and gone soon
+"""Check times to live: a key exists for its ttl, whatever clocks and leaders do, and ends soon
 after.
 
-That it is gone in time is judged only where nothing but clocks and leaderships was disturbed: a
-sweep needs a leader and a store.
+Whether it ends in time is checked only while no other fault than those of clocks and leadership is
+active: an expiry sweep needs a leader and a store.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from chaos.records.history import ClientOperation, Fault
 
 EARLY_S: Final = 0.2
 LATE_S: Final = 0.5
-"""A key may end so much before its ttl, and so much after ttl and sweep interval."""
+"""Tolerances in seconds: a key may end EARLY_S before its ttl, and LATE_S after its ttl plus one
+sweep interval.
+"""
 CALM: Final = frozenset({"clock-jump", "clock-jump-most", "transfer-leader"})
-"""Faults in which a key still ends in time."""
+"""Faults during which a key must still end in time."""
 RECOVERY_S: Final = 5.0
-"""After any other fault is healed, ends are not judged for so long."""
+"""Seconds after the healing of any other fault during which late ends are not reported."""
 _NS: Final = 1_000_000_000
 
 
@@ -29,11 +31,11 @@ def check(
     *,
     sweep_interval_s: float = 1.0,
 ) -> Judgement:
-    """Judge `give` (value: the ttl in ms; each key is given once) and linearizable `read` (result:
-    is it there).
+    """Check `give` (value: the ttl in ms; each key is given once) and linearizable `read` (result:
+    whether the key exists).
 
-    A time-out of the nodes themselves, or of the machine under them, shows in how long operations
-    take: the slowest one meanwhile is added to what an end may be late by.
+    If the nodes or their machine stall, operations take long. So the duration of the slowest
+    operation in that time is added to the allowed delay of an end.
     """
     ops = list(operations)
     given = {o.key: o for o in ops if o.op == "give" and o.outcome != "fail"}
@@ -116,7 +118,7 @@ def _again(give: ClientOperation, reads: Sequence[ClientOperation]) -> list[Find
 
 
 def _storms(faults: Sequence[Fault]) -> list[tuple[float, float]]:
-    """Return when a fault held that may keep a key from ending, with the time to recover."""
+    """Return the periods of faults that may delay the end of a key, each with RECOVERY_S added."""
     storms: list[tuple[float, float]] = []
     began: dict[str, float] = {}
     for fault in sorted(faults, key=lambda fault: fault.t_ns):

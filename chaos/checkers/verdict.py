@@ -1,4 +1,4 @@
-"""Say how a history was judged, in three values. It never turns "not decided" into "fine"."""
+"""Define verdicts with three values. "Not decided" is never treated as "fine"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.records.history import ClientOperation
 
 
 class Verdict(IntEnum):
-    """A verdict in three values, ordered by gravity: merging is taking the greatest."""
+    """A verdict, ordered by gravity, so that merging verdicts means taking the greatest."""
 
     OK = 0
     UNKNOWN = 1
@@ -26,28 +26,28 @@ class Finding:
     """One anomaly, or one thing that could not be decided."""
 
     anomaly: str
-    """Stable snake_case name."""
+    """Name in snake_case, which stays the same across versions."""
     message: str
-    """For people: what was seen, and why it cannot be."""
+    """Explanation for people: what was seen, and why it cannot be right."""
     verdict: Verdict = Verdict.ILLEGAL
     key: str | None = None
     operations: tuple[ClientOperation, ...] = ()
-    """The operations that show it, in the order of the story."""
+    """The operations that show it, in the order in which they explain it."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one checker says of one history."""
+    """The result of one checker for one history."""
 
     checker: str
     findings: tuple[Finding, ...] = ()
     operations: int = 0
-    """How many operations it judged. A checker that judged none has proved nothing."""
+    """Number of operations that were checked. A checker that checked none has proved nothing."""
     figures: dict[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        """Return the worst verdict of its findings; OK when there are none."""
+        """Return the worst verdict of the findings; OK if there are none."""
         return merge(f.verdict for f in self.findings)
 
     @property
@@ -59,5 +59,5 @@ class Judgement:
 
 
 def merge(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the worst one; OK when there is none."""
+    """Return the worst verdict; OK if there is none."""
     return max(verdicts, default=Verdict.OK)

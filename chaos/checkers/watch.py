@@ -1,8 +1,8 @@
-"""Judge what watchers and subscribers were notified of, against the ledger's order (INV-6).
+"""Check the events that watchers and subscribers received against the ledger's order (INV-6).
 
-Names of the properties from etcd's robustness tests: ordered, unique, atomic, reliable, resumable,
-bookmarkable; and filtered, and nothing uncommitted. The broker delivers at least once: its repeats
-are dropped before the rest is asked.
+The names of the properties are those of etcd's robustness tests: ordered, unique, atomic, reliable,
+resumable, bookmarkable. Two more are checked: filtered, and nothing uncommitted. The broker
+delivers at least once, so its repeated events are dropped before the other checks.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from chaos.records.history import ClientOperation, Watched
 from chaos.records.ledger import Ledger
 
 FINDINGS_MAX: Final = 5
-"""More of one kind and watcher are counted, not listed."""
+"""Most findings of one kind that are listed for one watcher."""
 
 
 @dataclass
 class _Stream:
-    """One connection: where it was to begin, what came."""
+    """One connection of a watcher: where it was to begin and what it received."""
 
     watcher: str
     prefix: str
     after: int | None
-    """It resumed after this revision; None: from whatever was current."""
+    """Revision after which it resumed; None: it began at whatever was current."""
     resumed: bool
     events: list[Watched] = field(default_factory=list)
-    """Events and bookmarks, in order."""
+    """Events and bookmarks in the order of arrival."""
     cut: bool = False
 
 
 @dataclass
 class _Truth:
-    """The committed order, as the ledger and the operations of clients give it."""
+    """The committed order, taken from the ledger and the clients' operations."""
 
     ledger: Ledger
     revisions: list[int]
-    """Revisions that changed anything, ascending."""
+    """Revisions with at least one change, in ascending order."""
     contents: dict[tuple[int, str], tuple[Any, ClientOperation]]
-    """What each revision made of each key (None: deleted), and who asked for it."""
+    """Value that each revision gave each key (None: deleted), and the operation that wrote it."""
 
     def between(self, low: int, high: int, prefix: str) -> list[tuple[int, str]]:
         """Return (revision, key) of every change under the prefix in (low, high]."""
@@ -57,7 +57,7 @@ class _Truth:
 def check(
     watched: Iterable[Watched], ledger: Ledger, operations: Iterable[ClientOperation] = ()
 ) -> Judgement:
-    """Judge every watcher. Acknowledged `operations` say which value each revision wrote."""
+    """Check every watcher. The acknowledged `operations` give the value of each revision."""
     if not ledger.read:
         why = (
             "the ledger could not be read: nobody knows what watchers should have been notified of"
@@ -109,8 +109,8 @@ def _watcher(watcher: str, mine: Sequence[Watched], truth: _Truth) -> list[Findi
     if target is not None and streams:
         missing = truth.between(reached, target, streams[-1].prefix)
         if missing:
-            # Nothing later came either, so it may only be slow: not decided, which fails the run as
-            # well.
+            # No later event arrived either, so the watcher may only be slow. The verdict is
+            # UNKNOWN, which fails the run too.
             why = (
                 f"ended at {reached}; {len(missing)} changes up to {target} never came, "
                 f"first {missing[0]}"
@@ -146,7 +146,7 @@ def _streams(
             if streams:
                 streams[-1].cut = True
             if w.kind == "gone":
-                # A clear 410: the watcher is notified that it missed something, and begins anew.
+                # A clear 410: the watcher knows that it missed something, and begins anew.
                 position = None
         else:
             target = w.revision
@@ -229,13 +229,15 @@ def _committed(stream: _Stream, w: Watched, truth: _Truth) -> Iterable[Finding]:
 
 
 def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterable[Finding]:
-    """Find changes that never came, between where the stream began and the last thing it said."""
+    """Find changes that never arrived, between the start of the stream and its last event or
+    bookmark.
+    """
     revisions = [w.revision or 0 for w in stream.events]
     if not revisions:
         return
     events = [w.revision or 0 for w in stream.events if w.kind == "event"]
-    # Without a position of its own a stream begins at what it says first: that event itself, or
-    # behind that bookmark.
+    # A stream that was opened without a position begins at its first record: at the event itself,
+    # or after the bookmark.
     begun = (
         stream.after
         if stream.after is not None
@@ -243,8 +245,8 @@ def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterabl
     )
     last = max(revisions)
     bookmarked = max((w.revision or 0 for w in stream.events if w.kind == "bookmark"), default=0)
-    # The last revision may come in part when the connection is cut: the position to resume after
-    # stands on its end.
+    # If the connection was cut, the last revision may be incomplete: the position to resume from
+    # covers only whole revisions, so the rest comes after reconnecting.
     whole = last if bookmarked >= last or not stream.cut else last - 1
     first = min(events, default=last)
     partial = {r for r, _ in seen}
