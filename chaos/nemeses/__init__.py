@@ -1,1 +1,3 @@
-"""Faults, one kind per module. Each proves from outside that it bit, and heals whatever happens."""
+"""Inject faults, one kind per module. Each proves from outside that it took effect, and always
+heals.
+"""

@@ -1,6 +1,7 @@
-"""Faults of the servers that hold the data: kill, pause, slow, wipe.
+"""Inject faults into the back ends: kill, pause, slow, wipe.
 
-A store is never wiped: that would lose what it promised, and no cluster could hide it.
+The store is never wiped: that would lose data that it has promised to keep, and no cluster could
+hide that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SLOW_S: Final = 0.15
 
 
 class _OnServer(Nemesis):
-    """A fault of one private server."""
+    """A fault of one private server of the target."""
 
     server: ClassVar[str]
 
@@ -38,7 +39,7 @@ class _OnServer(Nemesis):
 
 
 class _Kill(_OnServer):
-    """A server is killed (SIGKILL), and started again on its data at healing."""
+    """A server is killed (SIGKILL), and restarted with its data at healing."""
 
     async def start(self) -> None:
         await self.services.kill(self.server)
@@ -53,7 +54,7 @@ class _Kill(_OnServer):
 
 
 class _Pause(_OnServer):
-    """A server is stopped (SIGSTOP), its children too."""
+    """A server and its children are suspended (SIGSTOP)."""
 
     async def start(self) -> None:
         self.services.pause(self.server)
@@ -67,7 +68,7 @@ class _Pause(_OnServer):
 
 
 class _Slow(_OnServer):
-    """A server far away: every question and every answer is late."""
+    """A server is far away: every request and every answer is delayed by SLOW_S."""
 
     async def choose(self) -> tuple[str, ...]:
         link = self.services.links[self.server]
@@ -90,7 +91,7 @@ class _Slow(_OnServer):
 
 
 class _Wipe(_Kill):
-    """A server is killed (SIGKILL), and comes back empty."""
+    """A server is killed (SIGKILL), and restarted without its data at healing."""
 
     async def start(self) -> None:
         await self.services.wipe(self.server)

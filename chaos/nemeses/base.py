@@ -1,8 +1,7 @@
-"""Inflict one fault: start, wait for the proof that it bit, hold, heal in `finally`, and record
-each of these.
+"""Inflict one fault: start it, wait for proof, hold it, heal it in `finally`, and record each step.
 
-The proof looks at the world, never at what the nemesis believes to have done: replaced by a no-op,
-none of them bites.
+The proof looks at the world, never at what the nemesis believes it has done: a nemesis replaced by
+a no-op must never have a proof.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from chaos.waiting import until
 PROOF_WITHIN_S: Final = 8.0
 POLL_S: Final = 0.05
 LEADER_WITHIN_S: Final = 3.0
-"""For an election to end, or an answer to come: a fault of the leader must not hit somebody else by
-chance.
+"""How long to wait for a leader, while an election or an answer is pending. Without this wait a
+fault meant for the leader could hit another node by chance.
 """
 
 
 @dataclass(frozen=True)
 class Inflicted:
-    """How one fault went."""
+    """The result of one fault."""
 
     nemesis: str
     targets: tuple[str, ...]
     proof: str | None
-    """None: it did not bite, and the run is weak."""
+    """Evidence that it took effect. None: it did not, and the run counts as weak."""
     skipped: str | None = None
-    """Why it was not tried."""
+    """Reason why it was not tried, if so."""
     error: str | None = None
 
 
 class Nemesis(ABC):
-    """One kind of fault. An instance inflicts it once: make a new one for the next."""
+    """A kind of fault. An instance inflicts it once: create a new one for the next time."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Abilities of the target without which it cannot be tried."""
+    """Abilities that the target must have."""
     heal_within_s: ClassVar[float] = 30.0
 
     def __init__(self, target: Target, rng: Random) -> None:
@@ -53,36 +52,36 @@ class Nemesis(ABC):
         self.targets: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
-        """Return why it cannot be tried here, None when it can."""
+        """Return why it cannot be tried on this target, or None if it can."""
         lacking = sorted(self.needs - self.target.abilities)
         return f"the target has no {', '.join(lacking)}" if lacking else None
 
     @abstractmethod
     async def choose(self) -> tuple[str, ...]:
-        """Return whom it will hit."""
+        """Return the names of what it will hit."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Do what harms."""
+        """Begin the fault."""
 
     @abstractmethod
     async def proof(self) -> str | None:
-        """Return what shows from outside that it bites, None while nothing does."""
+        """Return evidence from outside that the fault is in effect; None while there is none."""
 
     async def hold(self, seconds: float) -> None:
-        """Let it last. Faults that are a sequence of steps take them here."""
+        """Keep the fault for about `seconds`. A fault made of several steps takes them here."""
         await asyncio.sleep(seconds)
 
     @abstractmethod
     async def heal(self) -> None:
-        """Undo it. Called whatever happened before, also when `start` failed half-way."""
+        """Undo the fault. It is always called, even if `start` failed half-way."""
 
 
 async def inflict(nemesis: Nemesis, recorder: Recorder, seconds: float) -> Inflicted:
-    """Inflict a fault for about so long, and record it. Raises nothing but cancellation; heals in
-    any case.
+    """Inflict a fault for about `seconds` and record it.
 
-    One that cannot even choose whom to hit is an error of the fault, and not the end of the run.
+    It raises nothing but cancellation, and heals in any case. If `choose` fails, that is recorded
+    as an error of the fault and does not end the run.
     """
     if (why := nemesis.missing()) is not None:
         recorder.add(Fault(nemesis.name, "skipped", recorder.clock(), (), why))
@@ -142,7 +141,7 @@ async def _heal(nemesis: Nemesis) -> str | None:
 
 
 async def leader_within(target: Target, within_s: float) -> str | None:
-    """Return who leads as soon as somebody does, None when nobody does in time."""
+    """Return the leader as soon as there is one; None if there is none within `within_s`."""
     found: str | None = None
 
     async def known() -> bool:
@@ -157,8 +156,8 @@ async def leader_within(target: Target, within_s: float) -> str | None:
 async def some(target: Target, rng: Random, whom: str) -> tuple[str, ...]:
     """Return nodes by role: leader, follower, one, minority, majority, all.
 
-    Where nobody leads even after LEADER_WITHIN_S any node stands for the leader: so it is while
-    another fault holds.
+    If there is no leader even after LEADER_WITHIN_S, for example because of another fault, a random
+    node takes its role.
     """
     nodes = list(target.nodes)
     leader = ""

@@ -1,4 +1,4 @@
-"""Name the nemeses, one by one and in families, for the command line and for runs."""
+"""List the nemeses by name and by family, for the command line and for runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ _KINDS: Final[tuple[type[Nemesis], ...]] = (
 NEMESES: Final[dict[str, type[Nemesis]]] = {n.name: n for n in _KINDS}
 
 EVERY: Final[dict[str, type[Nemesis]]] = NEMESES | CONTAINER_NEMESES
-"""With those of `--target docker`, which "all" leaves out: their family is called "containers"."""
+"""All nemeses, including those of `--target docker`, which "all" leaves out; their family is called
+"containers".
+"""
 
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "kill": ("kill-leader", "kill-follower", "kill-minority", "kill-majority", "kill-all"),
@@ -77,8 +79,9 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def expand(names: str) -> list[str]:
-    """Return the nemeses that a comma-separated list of names and families stands for. Raises
-    KeyError with the unknown name.
+    """Expand a comma-separated list of names and families.
+
+    Raises KeyError with an unknown name.
     """
     found: list[str] = []
     for name in filter(None, (n.strip() for n in names.split(","))):
@@ -94,8 +97,9 @@ def expand(names: str) -> list[str]:
 
 
 def grouped(names: str) -> dict[str, list[str]]:
-    """Return the same by the names given, so that each of these gets its turn. Raises KeyError with
-    the unknown name.
+    """Expand a list, grouped by the given names, so that each of these gets its turn.
+
+    Raises KeyError with an unknown name.
     """
     found: dict[str, list[str]] = {}
     for name in filter(None, (n.strip() for n in names.split(","))):

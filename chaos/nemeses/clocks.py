@@ -1,4 +1,4 @@
-"""Wall clocks that jump, of one node or of most."""
+"""Make wall clocks jump, on one node or on most."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ JUMPS_S: Final = (-4e7, -3600.0, -90.0, 45.0, 900.0, 4e7)
 
 @runtime_checkable
 class Clocks(Protocol):
-    """Nodes whose wall clock can be set off."""
+    """A target whose nodes' wall clocks can be shifted."""
 
     def set_clock(self, node: str, offset_s: float) -> None:
-        """Let the node's wall clock be so far off from now on."""
+        """Shift the node's wall clock by `offset_s` from now on."""
         ...
 
     async def skew_s(self, node: str) -> float | None:
-        """Return how far its wall clock is off by what it tells over HTTP; None: no answer."""
+        """Return the offset of the node's wall clock, from the time it reports over HTTP; None: no
+        answer.
+        """
         ...
 
 
 class ClockJump(Nemesis):
-    """The wall clock of one node jumps, ahead or back, and jumps home at healing."""
+    """The wall clock of one node jumps forward or back, and returns at healing."""
 
     name: ClassVar[str] = "clock-jump"
     needs: ClassVar[frozenset[str]] = frozenset({"clocks"})
@@ -33,7 +35,7 @@ class ClockJump(Nemesis):
 
     @property
     def clocks(self) -> Clocks:
-        """Return the target, which can set clocks off."""
+        """Return the target, typed as one whose clocks can be shifted."""
         assert isinstance(self.target, Clocks)
         return self.target
 
@@ -71,7 +73,7 @@ class ClockJump(Nemesis):
 
 
 class ClockJumpMost(ClockJump):
-    """The wall clocks of most nodes jump, all by as much."""
+    """The wall clocks of a majority jump, all by the same offset."""
 
     name: ClassVar[str] = "clock-jump-most"
     whom: ClassVar[str] = "majority"

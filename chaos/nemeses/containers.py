@@ -1,6 +1,4 @@
-"""Faults of containers: killed, paused, restarted, taken off the network; for nodes and for every
-back end.
-"""
+"""Inject faults into containers of nodes and back ends: kill, pause, restart, disconnect."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ class _OnContainers(Nemesis):
     """A fault of containers.
 
     `whom` is a role of nodes, "store", "redis-master", or "service:…" with the services of which
-    one is drawn.
+    one is drawn at random.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"containers"})
     heal_within_s: ClassVar[float] = 120.0
-    """A busy engine takes seconds for each call."""
+    """Seconds to heal in: a busy engine needs several for each call."""
     whom: ClassVar[str] = "one"
 
     def __init__(self, target: Target, rng: Random) -> None:
@@ -67,14 +65,12 @@ class _OnContainers(Nemesis):
         return _all(f"{s} {state}" if state == wanted else None for s, state in found.items())
 
     async def heal(self) -> None:
-        """Heal all of them. Raises NotHealed with those that could not be, after the others
-        were.
-        """
+        """Heal all targets. Raises NotHealed, naming those that failed, after all were tried."""
         await self.stack.heal_each(self.targets)
 
 
 class _Kill(_OnContainers):
-    """A container is killed (SIGKILL), and started again at healing."""
+    """A container is killed (SIGKILL), and restarted at healing."""
 
     async def start(self) -> None:
         await asyncio.gather(*(self.stack.kill(s) for s in self.targets))
@@ -84,7 +80,7 @@ class _Kill(_OnContainers):
 
 
 class _Pause(_OnContainers):
-    """A container is frozen, with every process in it."""
+    """A container is frozen with all its processes."""
 
     async def start(self) -> None:
         await asyncio.gather(*(self.stack.pause(s) for s in self.targets))
@@ -94,7 +90,7 @@ class _Pause(_OnContainers):
 
 
 class _Disconnect(_OnContainers):
-    """A container is taken off the network; its processes run on and notice only silence."""
+    """A container is disconnected from the network; its processes run on, but hear nothing."""
 
     async def start(self) -> None:
         await asyncio.gather(*(self.stack.disconnect(s) for s in self.targets))
@@ -105,9 +101,7 @@ class _Disconnect(_OnContainers):
 
 
 class _Restart(_OnContainers):
-    """Stopped as an operator does it (SIGTERM, then the grace period), one after another, and
-    started at once.
-    """
+    """Containers are restarted one by one as an operator does it (SIGTERM, then a grace period)."""
 
     async def choose(self) -> tuple[str, ...]:
         chosen = await super().choose()
@@ -115,7 +109,7 @@ class _Restart(_OnContainers):
         return chosen
 
     async def start(self) -> None:
-        """Do nothing yet: the steps are taken while it holds."""
+        """Do nothing: `hold` takes the steps."""
 
     async def hold(self, seconds: float) -> None:
         for service in self.targets:
@@ -131,7 +125,7 @@ class _Restart(_OnContainers):
 
 
 def _all(proofs: Iterable[str | None]) -> str | None:
-    """Join the proofs; None when one is missing, or nobody was hit."""
+    """Join the proofs; return None if one is missing or there are none."""
     found = list(proofs)
     return None if None in found or not found else ", ".join(p for p in found if p is not None)
 
@@ -168,4 +162,4 @@ def _made() -> dict[str, type[Nemesis]]:
 
 
 CONTAINER_NEMESES: Final = _made()
-"""Every fault by name: container-kill-leader, container-pause-database, …"""
+"""All faults of containers by name: container-kill-leader, container-pause-database, …"""

@@ -1,7 +1,7 @@
-"""Disks that take their time, are full, or lose the end of what was written.
+"""Make disks slow, hung or full, or tear the end of what was written.
 
-A slow disk lets each sync of a node's Raft log wait; a hung one for so long that its node has to
-step aside.
+A slow disk delays each sync of a node's Raft log; a hung one delays it for so long that its node
+must step down.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ TORN_BYTES: Final = 64
 
 @runtime_checkable
 class Disks(Protocol):
-    """Nodes whose syncs can be made to wait."""
+    """A target whose nodes' syncs can be delayed."""
 
     def set_sync_s(self, node: str, seconds: float) -> None:
-        """Let every sync that begins from now on take so much longer."""
+        """Delay every sync that begins from now on by `seconds`."""
         ...
 
     async def unsynced_s(self, node: str) -> float | None:
-        """Return how long the oldest entry of its log has waited for its disk, as it tells; None:
-        no answer.
+        """Return how long the oldest unsynced entry of the node's log has waited, as the node
+        reports it.
+
+        None: no answer.
         """
         ...
 
 
 class SlowDisk(Nemesis):
-    """Every sync of one node, or of all, takes 200 to 400 ms."""
+    """Every sync takes 200 to 400 ms, on one node or on all."""
 
     name: ClassVar[str] = "slow-disk"
     needs: ClassVar[frozenset[str]] = frozenset({"disks"})
@@ -47,11 +49,11 @@ class SlowDisk(Nemesis):
         super().__init__(target, rng)
         self.sync_s = 0.0
         self.seen: dict[str, float] = {}
-        """The oldest age that each has reported."""
+        """The highest age that each node has reported."""
 
     @property
     def disks(self) -> Disks:
-        """Return the target, which can let syncs wait."""
+        """Return the target, typed as one whose syncs can be delayed."""
         assert isinstance(self.target, Disks)
         return self.target
 
@@ -66,7 +68,9 @@ class SlowDisk(Nemesis):
             self.disks.set_sync_s(node, self.sync_s)
 
     async def proof(self) -> str | None:
-        """Show that each reported an entry that waited for most of such a sync, or for a second."""
+        """Prove that each node reported an entry that waited for 60 % of the delay, or for a
+        second.
+        """
         for node in self.targets:
             told_s = await self.disks.unsynced_s(node)
             self.seen[node] = max(self.seen.get(node, 0.0), told_s or 0.0)
@@ -84,7 +88,7 @@ class SlowDisk(Nemesis):
 
 
 class HungDisk(SlowDisk):
-    """A sync of the leader takes four seconds: it has to step aside."""
+    """Each sync of the leader takes HANGS_S seconds, so that it must step down."""
 
     name: ClassVar[str] = "hung-disk"
 
@@ -96,17 +100,15 @@ class HungDisk(SlowDisk):
 
 @runtime_checkable
 class Files(Protocol):
-    """Nodes whose files are on this machine."""
+    """A target whose nodes keep their files on this machine."""
 
     def folder(self, node: str) -> Path:
-        """Return the node's own directory."""
+        """Return the directory of the node."""
         ...
 
 
 class DiskFull(Nemesis):
-    """No file of one node's process grows any more (RLIMIT_FSIZE), until it is healed or started
-    anew.
-    """
+    """No file of one node can grow (RLIMIT_FSIZE) until healing or its next start."""
 
     name: ClassVar[str] = "disk-full"
     needs: ClassVar[frozenset[str]] = frozenset({"processes"})
@@ -118,7 +120,7 @@ class DiskFull(Nemesis):
 
     @property
     def processes(self) -> NodeProcesses:
-        """Return the target, whose nodes are processes."""
+        """Return the target, typed as one whose nodes are processes."""
         assert isinstance(self.target, NodeProcesses)
         return self.target
 
@@ -134,8 +136,9 @@ class DiskFull(Nemesis):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
     async def proof(self) -> str | None:
-        """Tell who is not ready while its files cannot grow, or has ended over it (and may run
-        again, on an empty disk).
+        """Prove that each node is not ready while its files cannot grow, or ended because of that.
+
+        A node that ended may have been restarted since, without the limit.
         """
         proofs = []
         for node in self.targets:
@@ -162,7 +165,7 @@ class DiskFull(Nemesis):
 
 
 class TornJournal(DiskFull):
-    """A minority is killed, and each journal ends in a torn record, as after a power cut."""
+    """A minority is killed, and a torn record is added to each journal, as after a power cut."""
 
     name: ClassVar[str] = "torn-journal"
     needs: ClassVar[frozenset[str]] = frozenset({"processes", "files"})

@@ -1,8 +1,8 @@
-"""Tell Prometheus which faults hold at the moment: what the dashboard draws as windows.
+"""Export the active faults to Prometheus; the dashboard draws them as windows.
 
-One gauge on an HTTP port. For the stack in containers it listens where containers reach this
-machine, the gateway of the engine's own bridge; a port or address that cannot be had costs the
-windows and never the run.
+This is one gauge on an HTTP port. For the stack in containers it listens on the gateway of the
+engine's own bridge, where containers reach this machine. If the port or address is not available,
+the windows are missing, but the run continues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PORT: Final = 9102
 
 
 class Windows:
-    """The faults that hold at the moment. Nobody is told of them until they are `shown`."""
+    """The gauge of active faults. It is not served until `shown` is entered."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -30,7 +30,7 @@ class Windows:
 
     @contextlib.contextmanager
     def shown(self, host: str, port: int = PORT) -> Iterator[str | None]:
-        """Serve them; yield what keeps that from working, or None."""
+        """Serve the gauge; yield None, or the reason why it cannot be served."""
         try:
             server, thread = start_http_server(port, host, registry=self._registry)
         except OSError as exc:
@@ -45,7 +45,7 @@ class Windows:
 
     @contextlib.contextmanager
     def window(self, nemesis: str, whom: tuple[str, ...] = ()) -> Iterator[None]:
-        """Say that a fault holds, for as long as this is open."""
+        """Mark a fault as active while the context is open."""
         active = self._active.labels(nemesis, ", ".join(whom))
         active.set(1)
         try:
@@ -55,4 +55,4 @@ class Windows:
 
 
 WINDOWS: Final = Windows()
-"""Of this process."""
+"""The gauge of this process."""

@@ -1,6 +1,4 @@
-"""Faults of links, through the proxies of a target: partitions of every shape, slow and lossy
-links, resets.
-"""
+"""Inject faults into links through the target's proxies: partitions, delay, loss, resets."""
 
 from __future__ import annotations
 
@@ -19,14 +17,14 @@ FLAP_S: Final = (0.2, 1.2)
 DELAY_S: Final = 0.05
 JITTER_S: Final = 0.02
 ECHO_S: Final = 1.5
-"""How late a leader hears its peers in the end."""
+"""Final delay of the messages from the peers to the leader."""
 ECHO_STEPS: Final = 30
 LOSS: Final = 0.2
 RESET: Final = 0.01
 
 
 class _OnLinks(Nemesis):
-    """A fault of links, which needs a proxy on each."""
+    """A fault of links. Every link must go through a proxy."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"links"})
 
@@ -40,7 +38,7 @@ class _OnLinks(Nemesis):
         return self.target.mesh
 
     def _count(self) -> dict[str, int]:
-        """Count what was disturbed so far, by direction and by client link."""
+        """Return what was disturbed so far, by direction between nodes and by client link."""
         nodes = self.target.nodes
         counts = {f"{a} → {b}": self.mesh.disturbed(a, b) for a in nodes for b in nodes if a != b}
         return counts | {
@@ -62,7 +60,7 @@ class _OnLinks(Nemesis):
 class Partition(_OnLinks):
     """Some directions between nodes are cut.
 
-    The proof: every node that lost a direction really lost bytes or connections in one.
+    The proof: every node at the end of a cut direction really lost bytes or connections in one.
     """
 
     def __init__(self, target: Target, rng: Random) -> None:
@@ -77,7 +75,7 @@ class Partition(_OnLinks):
         return tuple(f"{a}→{b}" for a, b in self.cuts)
 
     async def plan(self) -> Iterable[tuple[str, str]]:
-        """Return the directions to cut."""
+        """Return the directions to cut, as (from, to)."""
         raise NotImplementedError
 
     @override
@@ -97,13 +95,13 @@ class Partition(_OnLinks):
 
 
 def both(some_nodes: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
-    """Return both directions of every pair between two groups."""
+    """Return both directions of each pair between two groups."""
     others = list(others)
     return [pair for a in some_nodes for b in others for pair in ((a, b), (b, a))]
 
 
 class Halves(Partition):
-    """A majority on one side, the rest on the other, whoever leads."""
+    """A majority is on one side and the rest on the other, regardless of the leader."""
 
     name: ClassVar[str] = "partition-halves"
 
@@ -116,7 +114,7 @@ class Halves(Partition):
 
 
 class IsolateLeader(Partition):
-    """The leader is cut from its peers, and goes on hearing its clients."""
+    """The leader is cut off from its peers, but still reaches its clients."""
 
     name: ClassVar[str] = "isolate-leader"
 
@@ -127,7 +125,7 @@ class IsolateLeader(Partition):
 
 
 class IsolateFollower(Partition):
-    """A follower is cut from its peers, and goes on hearing its clients."""
+    """A follower is cut off from its peers, but still reaches its clients."""
 
     name: ClassVar[str] = "isolate-follower"
 
@@ -138,7 +136,7 @@ class IsolateFollower(Partition):
 
 
 class OneWay(Partition):
-    """The leader hears the others, but they do not hear it; or the other way round."""
+    """The leader receives from the others but cannot send to them, or the reverse."""
 
     name: ClassVar[str] = "one-way"
 
@@ -154,11 +152,10 @@ class OneWay(Partition):
 
 
 class Ring(Partition):
-    """Every node still reaches a majority, but no two the same one: neighbours on a ring hear each
-    other.
+    """Every node reaches a majority, but each another one: only neighbours on a ring are connected.
 
-    With three nodes a ring has no link to spare, so one of its three is cut, as in a bridge beside
-    the leader.
+    With three nodes a ring has no link to spare, so one of its three links is cut, as in a bridge
+    beside the leader.
     """
 
     name: ClassVar[str] = "partition-ring"
@@ -180,7 +177,7 @@ class Ring(Partition):
 
 
 class Bridge(Partition):
-    """Two halves that only one node can speak to both of; here the leader is never the bridge."""
+    """Two halves are connected only by one node that reaches both. It is never the leader."""
 
     name: ClassVar[str] = "partition-bridge"
 
@@ -195,7 +192,7 @@ class Bridge(Partition):
 
 
 class Flapping(Partition):
-    """The leader's links go and come again, at random moments."""
+    """The leader's links are cut and restored at random moments."""
 
     name: ClassVar[str] = "partition-flapping"
 
@@ -219,7 +216,7 @@ class Flapping(Partition):
 
 
 class IsolateLeaderFromClients(_OnLinks):
-    """Clients do not reach the leader; its peers do."""
+    """Clients cannot reach the leader, but its peers can."""
 
     name: ClassVar[str] = "isolate-leader-from-clients"
 
@@ -245,7 +242,7 @@ class IsolateLeaderFromClients(_OnLinks):
 class _WorseLinks(_OnLinks):
     """All links of some nodes get worse.
 
-    The proof: every one of these nodes has a link on which something was disturbed.
+    The proof: each of these nodes has a link on which something was disturbed.
     """
 
     whom: ClassVar[str] = "all"
@@ -276,7 +273,7 @@ class _WorseLinks(_OnLinks):
 
 
 class Slow(_WorseLinks):
-    """Some 50 ms more on every link, each way."""
+    """Every link is delayed by about 50 ms in each direction."""
 
     name: ClassVar[str] = "slow"
 
@@ -286,15 +283,16 @@ class Slow(_WorseLinks):
 
 
 class SlowOne(Slow):
-    """One node far away from all others and from its clients."""
+    """One node is far away from all others and from its clients."""
 
     name: ClassVar[str] = "slow-one"
     whom: ClassVar[str] = "one"
 
 
 class SlowFollower(Slow):
-    """A follower far away from its peers, and close to its clients: it hears late of what others
-    tell theirs.
+    """A follower is far away from its peers but close to its clients.
+
+    So it learns late of what the other nodes answer their clients.
     """
 
     name: ClassVar[str] = "slow-follower"
@@ -303,10 +301,10 @@ class SlowFollower(Slow):
 
 
 class LateEcho(_OnLinks):
-    """The leader hears what its peers said long ago, and they hear it no more: it believes for a
-    while that it leads.
+    """The leader receives old messages of its peers, and they receive none of its own.
 
-    The delay grows bit by bit, so that answers never pause; then the way from the leader is cut.
+    So it believes for a while that it still leads. The delay grows in small steps, so that answers
+    never pause; then the direction from the leader is cut.
     """
 
     name: ClassVar[str] = "late-echo"
@@ -352,7 +350,7 @@ class LateEcho(_OnLinks):
 
 
 class Lossy(_WorseLinks):
-    """A fifth of what is sent waits for a retransmission, and a few connections break."""
+    """A fifth of the data waits for a retransmission, and a few connections break."""
 
     name: ClassVar[str] = "lossy"
 
@@ -362,7 +360,7 @@ class Lossy(_WorseLinks):
 
 
 class ResetClients(_OnLinks):
-    """Every connection of a client breaks, again and again."""
+    """All client connections break, again and again."""
 
     name: ClassVar[str] = "reset-clients"
 

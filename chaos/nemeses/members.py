@@ -1,4 +1,4 @@
-"""Changes of the members and of who leads, as an operator makes them."""
+"""Change the members and the leader, as an operator does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALL_TIMEOUT_S: Final = 5.0
 
 
 class ByApi(Nemesis):
-    """A fault that an operator could make by the administrative calls."""
+    """A fault made by administrative calls that an operator could make."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"members"})
 
@@ -25,9 +25,7 @@ class ByApi(Nemesis):
 
 
 class MemberChurn(ByApi):
-    """A member that nobody reaches joins as an observer and is removed again: two changes of the
-    configuration.
-    """
+    """An unreachable member joins as an observer and is removed: two configuration changes."""
 
     name: ClassVar[str] = "member-churn"
 
@@ -38,8 +36,8 @@ class MemberChurn(ByApi):
     @override
     async def start(self) -> None:
         async with self.client() as client:
-            # Nobody listens there; discard (RFC 863) is its port. An unknown outcome is seen by the
-            # proof.
+            # Nothing listens at that address: port 9 is discard (RFC 863). If the outcome is
+            # unknown, the proof shows whether the member was added.
             with contextlib.suppress(OutcomeUnknown):
                 await client.add_member(
                     self.targets[0],
@@ -61,7 +59,7 @@ class MemberChurn(ByApi):
         async with self.client() as client:
             there = True
             while there:
-                # until the fault's own bound: nobody may lead just now
+                # Retry until `heal_within_s`: there may be no leader at the moment.
                 with contextlib.suppress(AcordoError):
                     there = self.targets[0] in [m.id for m in (await client.cluster()).members]
                     if there:
@@ -70,7 +68,7 @@ class MemberChurn(ByApi):
 
 
 class TransferLeader(ByApi):
-    """The leader hands its leadership on, as it does before an upgrade."""
+    """The leader transfers its leadership, as it does before an upgrade."""
 
     name: ClassVar[str] = "transfer-leader"
 
@@ -81,7 +79,7 @@ class TransferLeader(ByApi):
     @override
     async def start(self) -> None:
         async with self.client() as client:
-            with contextlib.suppress(OutcomeUnknown):  # the proof tells
+            with contextlib.suppress(OutcomeUnknown):  # the proof shows whether it happened
                 await client.transfer()
 
     @override
@@ -90,4 +88,4 @@ class TransferLeader(ByApi):
         return f"{self.targets[0]} handed on to {now}" if now not in (None, *self.targets) else None
 
     async def heal(self) -> None:
-        """Nothing is broken by it."""
+        """Do nothing: a transfer breaks nothing."""

@@ -1,4 +1,4 @@
-"""Drop packets in the kernel, where nftables may be used."""
+"""Drop packets in the kernel, where nftables can be used."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ NFT_TIMEOUT_S: Final = 10.0
 
 @runtime_checkable
 class RaftPorts(Protocol):
-    """Nodes whose packets to one another can be told by their ports."""
+    """A target whose packets between nodes can be recognised by their ports."""
 
     def raft_ports(self, node: str) -> tuple[int, ...]:
-        """Return every port that packets between this node and its peers go to or come from."""
+        """Return every port used by packets between this node and its peers."""
         ...
 
 
 class NftFailed(Exception):
-    """The kernel's packet filter was not changed as it was asked for."""
+    """The kernel's packet filter was not changed as requested."""
 
 
 class DropPackets(Nemesis):
-    """The kernel drops every packet between one node and its peers (nftables), as a pulled cable
-    does.
+    """The kernel drops every packet between one node and its peers (nftables), like a pulled cable.
 
-    Unlike a cut of the proxies it closes no connection: what was sent is sent again by TCP, and
-    arrives late.
+    Unlike a cut in the proxies this closes no connection: TCP sends the data again, and it arrives
+    late.
     """
 
     name: ClassVar[str] = "drop-packets"
@@ -48,8 +47,9 @@ class DropPackets(Nemesis):
 
     @property
     def table(self) -> str:
-        """Return the name of the table with our rules: one per process, so that runs never share
-        it.
+        """Return the name of the table with our rules.
+
+        Each process has its own, so that runs never share one.
         """
         return f"acordo_chaos_{os.getpid()}"
 
@@ -67,7 +67,10 @@ class DropPackets(Nemesis):
         await asyncio.to_thread(_nft, "-f", "-", text=rules)
 
     async def proof(self) -> str | None:
-        """Show dropped packets. Those towards the ports are enough, for then nothing comes back."""
+        """Prove that packets were dropped.
+
+        Dropped packets towards the ports are enough, because then there are no answers to drop.
+        """
         towards, back = [
             await asyncio.to_thread(self._packets, counter) for counter in ("towards", "back")
         ]
@@ -81,7 +84,7 @@ class DropPackets(Nemesis):
         )
 
     async def heal(self) -> None:
-        """Drop nothing any more. Raises NftFailed when packets may still be dropped."""
+        """Stop dropping packets. Raises NftFailed if packets may still be dropped."""
         if await asyncio.to_thread(self._there):
             await asyncio.to_thread(_nft, "delete", "table", "inet", self.table)
 
@@ -90,7 +93,7 @@ class DropPackets(Nemesis):
 
 
 def _nft(*words: str, text: str | None = None) -> str:
-    """Return what nft prints. Raises NftFailed."""
+    """Run nft and return its output. Raises NftFailed."""
     try:
         done = subprocess.run(
             ["nft", *words],
@@ -108,8 +111,9 @@ def _nft(*words: str, text: str | None = None) -> str:
 
 
 def nft_missing() -> str | None:
-    """Return why packets cannot be dropped here: tried with a table of our own that drops
-    nothing.
+    """Return why packets cannot be dropped here; None if they can.
+
+    It tries to add and delete an empty table.
     """
     name = f"acordo_probe_{os.getpid()}"
     try:

@@ -1,4 +1,4 @@
-"""Faults of processes: SIGKILL, SIGSTOP, restarts in one order or another."""
+"""Inject faults into processes: SIGKILL, SIGSTOP, and restarts in various orders."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from chaos.waiting import until
 
 READY_WITHIN_S: Final = 30.0
 GAP_S: Final = (0.3, 1.5)
-"""Between two steps of a staggered or rolling restart."""
+"""Shortest and longest pause between two steps of a staggered or rolling restart, in seconds."""
 
 
 class _OnProcesses(Nemesis):
-    """A fault of processes, which knows them from before it."""
+    """A fault of processes. It remembers the process ids from before."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"processes"})
     whom: ClassVar[str] = "one"
@@ -41,7 +41,7 @@ class _OnProcesses(Nemesis):
         return chosen
 
     async def _gone(self, node: str) -> str | None:
-        """Return the proof that a node's process ended and its port refuses."""
+        """Return the proof that a node's process ended and its port refuses connections."""
         pid = self.before.get(node)
         if pid is None or is_running(pid) or await self.target.answers(node):
             return None
@@ -49,7 +49,7 @@ class _OnProcesses(Nemesis):
 
 
 class Kill(_OnProcesses):
-    """Nodes are killed (SIGKILL), and started again on the same data at healing."""
+    """Nodes are killed (SIGKILL), and restarted with the same data at healing."""
 
     name: ClassVar[str] = "kill"
 
@@ -68,28 +68,28 @@ class Kill(_OnProcesses):
 
 
 class KillLeader(Kill):
-    """The node that leads is killed."""
+    """The leader is killed."""
 
     name: ClassVar[str] = "kill-leader"
     whom: ClassVar[str] = "leader"
 
 
 class KillFollower(Kill):
-    """A node that does not lead is killed."""
+    """A follower is killed."""
 
     name: ClassVar[str] = "kill-follower"
     whom: ClassVar[str] = "follower"
 
 
 class KillMinority(Kill):
-    """As many nodes are killed as a quorum can miss."""
+    """As many nodes are killed as possible with a quorum left."""
 
     name: ClassVar[str] = "kill-minority"
     whom: ClassVar[str] = "minority"
 
 
 class KillMajority(Kill):
-    """So many nodes are killed that no quorum is left."""
+    """A majority is killed, so that no quorum is left."""
 
     name: ClassVar[str] = "kill-majority"
     whom: ClassVar[str] = "majority"
@@ -103,10 +103,10 @@ class KillAll(Kill):
 
 
 class Pause(_OnProcesses):
-    """Nodes are stopped (SIGSTOP), and go on at healing (SIGCONT).
+    """Nodes are suspended (SIGSTOP), and resume at healing (SIGCONT).
 
-    They believe that no time has passed: the best finder of stale reads. A supervisor may kill what
-    is silent for too long; then it was a pause that ended as a kill.
+    They believe that no time has passed, which finds stale reads better than any other fault. A
+    supervisor may kill a node that is silent for too long; then the pause ended as a kill.
     """
 
     name: ClassVar[str] = "pause"
@@ -133,28 +133,28 @@ class Pause(_OnProcesses):
 
 
 class PauseLeader(Pause):
-    """The node that leads is stopped."""
+    """The leader is suspended."""
 
     name: ClassVar[str] = "pause-leader"
     whom: ClassVar[str] = "leader"
 
 
 class PauseFollower(Pause):
-    """A node that does not lead is stopped."""
+    """A follower is suspended."""
 
     name: ClassVar[str] = "pause-follower"
     whom: ClassVar[str] = "follower"
 
 
 class PauseMinority(Pause):
-    """As many nodes are stopped as a quorum can miss."""
+    """As many nodes are suspended as possible with a quorum left."""
 
     name: ClassVar[str] = "pause-minority"
     whom: ClassVar[str] = "minority"
 
 
 class PauseAll(Pause):
-    """All nodes are stopped at once."""
+    """All nodes are suspended at once."""
 
     name: ClassVar[str] = "pause-all"
     whom: ClassVar[str] = "all"
@@ -163,7 +163,7 @@ class PauseAll(Pause):
 class StaggeredRestart(_OnProcesses):
     """All nodes are killed; a majority starts first, the rest later.
 
-    An old term or vote on a late riser must survive that.
+    The cluster must cope with an old term or vote on a node that starts late.
     """
 
     name: ClassVar[str] = "staggered-restart"
@@ -174,7 +174,7 @@ class StaggeredRestart(_OnProcesses):
         await asyncio.gather(*(self.processes.kill(n) for n in self.targets))
 
     async def proof(self) -> str | None:
-        """All processes are others than before: nothing that ran then runs now."""
+        """Prove that no process from before the fault still runs."""
         old = [self.before.get(n) for n in self.targets]
         if None in old or any(is_running(pid) for pid in old if pid is not None):
             return None
@@ -190,7 +190,8 @@ class StaggeredRestart(_OnProcesses):
             self.processes.start(node)
             await asyncio.sleep(self.rng.uniform(*GAP_S))
         await asyncio.sleep(seconds)
-        # Whoever leads now goes, as the late riser comes: it must not win with what it has.
+        # Kill the current leader while the last nodes start: a late node must not win the election
+        # with its outdated log.
         leader = await leader_within(self.target, READY_WITHIN_S)
         if leader is None:
             raise TimeoutError(
@@ -208,7 +209,7 @@ class StaggeredRestart(_OnProcesses):
 
 
 class RollingRestart(_OnProcesses):
-    """Each node in turn is ended (SIGTERM) and must be ready again before the next, as in an
+    """Each node in turn is stopped (SIGTERM) and must be ready again before the next, as in an
     upgrade.
     """
 
@@ -246,12 +247,12 @@ async def _all(proofs: list[str | None]) -> str | None:
 
 
 def process_state(pid: int) -> str | None:
-    """Return the process's state letter, None when it is gone."""
+    """Return the state letter of a process; None if it does not exist."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return None
 
 
 def is_running(pid: int) -> bool:
-    """Say whether the process exists and is no zombie; a stopped one runs."""
+    """Return whether a process exists and is no zombie. A suspended process counts as running."""
     return process_state(pid) not in {None, "Z", "X"}

@@ -1,4 +1,4 @@
-"""Hold the embedded store's lock, as a backup or an operator's shell does."""
+"""Hold the lock of the embedded store, as a backup or an operator's shell does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaos.nemeses.base import Nemesis
 from chaos.targets.base import Target
 
 LOCKED_S: Final = (0.2, 0.6)
-"""How long the store's lock is held at a time."""
+"""Shortest and longest time for which the lock is held at once, in seconds."""
 LOCK_RETRY_S: Final = 0.01
 LOCK_WITHIN_S: Final = 5.0
 LOCKED_TRIES: Final = 8
@@ -22,18 +22,16 @@ LOCKED_TRIES: Final = 8
 
 @runtime_checkable
 class StoreFile(Protocol):
-    """Nodes that share one SQLite file of this machine."""
+    """A target whose nodes share one SQLite file on this machine."""
 
     @property
     def store_file(self) -> Path:
-        """Return the file."""
+        """Return the path of the file."""
         ...
 
 
 class StoreBusy(Nemesis):
-    """Somebody else holds the embedded store's write lock again and again, as a backup or an
-    operator's shell does.
-    """
+    """Another process holds the embedded store's write lock again and again, as a backup does."""
 
     name: ClassVar[str] = "store-busy"
     needs: ClassVar[frozenset[str]] = frozenset({"store-file"})
@@ -44,7 +42,7 @@ class StoreBusy(Nemesis):
 
     @property
     def file(self) -> Path:
-        """Return the store that is locked."""
+        """Return the path of the store to lock."""
         assert isinstance(self.target, StoreFile)
         return self.target.store_file
 
@@ -66,8 +64,9 @@ class StoreBusy(Nemesis):
         raise TimeoutError(f"{self.file.name} was never free to be locked")
 
     async def proof(self) -> str | None:
-        """Show that another connection finds it locked, time after time: no transaction takes so
-        long.
+        """Prove that another connection finds the store locked LOCKED_TRIES times in a row.
+
+        No transaction of a node takes that long.
         """
         other = sqlite3.connect(self.file, timeout=0, isolation_level=None)
         try:
@@ -104,7 +103,7 @@ class StoreBusy(Nemesis):
 
 
 def _taken(connection: sqlite3.Connection) -> bool:
-    """Take the write lock; False: somebody else has it."""
+    """Try to take the write lock; return False if another connection holds it."""
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as exc:
