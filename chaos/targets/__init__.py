@@ -1,1 +1,1 @@
-"""What is disturbed: a cluster of this machine, one in containers, or somebody else's."""
+"""Provide the clusters to disturb: one on this machine, one in containers, or one run by others."""

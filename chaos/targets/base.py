@@ -1,4 +1,4 @@
-"""Say what every target offers to workloads and nemeses, whatever it is made of."""
+"""Define what every target offers to workloads and nemeses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEALTHY_WITHIN_S: Final = 60.0
 
 
 class Target(Protocol):
-    """A cluster that can be disturbed. What it cannot do is missing from `abilities`."""
+    """A cluster that can be disturbed. `abilities` says in which ways."""
 
     nodes: tuple[str, ...]
 
@@ -23,73 +23,76 @@ class Target(Protocol):
 
     @property
     def looking_urls(self) -> tuple[str, ...]:
-        """Return URLs for looking on, around every proxy."""
+        """Return URLs for observing the nodes, which bypass every proxy."""
         ...
 
     @property
     def abilities(self) -> frozenset[str]:
-        """Return what may be done: processes, links, files, clocks, disks, or the name of a back
+        """Return what faults may use: processes, links, files, clocks, disks, or the name of a back
         end's server.
         """
         ...
 
     async def leader(self) -> str | None:
-        """Return who leads, as far as a majority of nodes says the same."""
+        """Return the leader that a majority of nodes agree on; None if there is none."""
         ...
 
     async def answers(self, node: str) -> bool:
-        """Say whether the node's own port answers /livez in time, around every proxy."""
+        """Return whether the node's own port answers `/livez` in time, bypassing every proxy."""
         ...
 
     async def ready(self, node: str) -> bool:
-        """Say whether the node calls itself ready."""
+        """Return whether the node reports that it is ready."""
         ...
 
     async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
-        """Wait until every node is ready and one leads; return whether that came in time."""
+        """Wait until every node is ready and there is a leader; return False if `within_s` is not
+        enough.
+        """
         ...
 
 
 @runtime_checkable
 class NodeProcesses(Protocol):
-    """Nodes that are processes of this machine."""
+    """A target whose nodes are processes of this machine."""
 
     def pid(self, node: str) -> int | None:
-        """Return the node's process, None when it has none."""
+        """Return the node's process id; None if it has no process."""
         ...
 
     async def kill(self, node: str) -> None:
-        """Send SIGKILL, and keep it down until `start`."""
+        """Kill the node with SIGKILL and keep it down until `start`."""
         ...
 
     async def stop(self, node: str) -> None:
-        """Send SIGTERM, wait until it is gone, and keep it down until `start`."""
+        """Stop the node with SIGTERM, wait until it has ended, and keep it down until `start`."""
         ...
 
     def start(self, node: str) -> None:
-        """Let it run again."""
+        """Let the node run again."""
         ...
 
     def pause(self, node: str) -> None:
-        """Send SIGSTOP."""
+        """Suspend the node with SIGSTOP."""
         ...
 
     def resume(self, node: str) -> None:
-        """Send SIGCONT."""
+        """Resume the node with SIGCONT."""
         ...
 
 
 @runtime_checkable
 class NodeLinks(Protocol):
-    """Nodes between which, and before which, proxies stand."""
+    """A target with proxies between its nodes and in front of each."""
 
     mesh: Mesh
 
 
 def majority_leader(claims: Sequence[str | None], nodes: int) -> str | None:
-    """Return whom most of the nodes call leader; None while no majority says the same.
+    """Return the leader that a majority of the nodes name; None if no majority agrees.
 
-    A leader that was cut off still calls itself so, and whoever hears only it believes it.
+    Fewer votes are not enough: a leader that is cut off still names itself, and so does every node
+    that hears only that one.
     """
     for name in claims:
         if name is not None and claims.count(name) > nodes // 2:

@@ -1,4 +1,4 @@
-"""Make blocking calls to the Docker engine from a loop, and name what may come of them."""
+"""Make blocking calls to the Docker engine from an event loop, and define the errors they raise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import requests
 import urllib3.exceptions
 
 ENGINE_TIMEOUT_S: Final = 60
-"""Of one call to the engine."""
+"""Time-out of one call to the engine, in seconds."""
 ENGINE_ERRORS: Final = (
     docker.errors.DockerException,
     requests.RequestException,
@@ -22,23 +22,23 @@ T = TypeVar("T")
 
 
 class NoStack(Exception):
-    """No stack that could be disturbed is running."""
+    """No running stack was found that can be disturbed."""
 
 
 class EngineFailed(NoStack):
-    """The engine did not do what it was asked, or does not answer any more."""
+    """The engine refused a request or does not answer any more."""
 
 
 class NotHealed(EngineFailed):
-    """These containers may still be down, frozen or cut off."""
+    """Some containers may still be down, frozen or disconnected."""
 
 
 async def ask(*calls: Callable[[], T]) -> T:
-    """Make blocking calls to the engine, each in its thread, all at once; return what the first
-    returned.
+    """Make blocking calls concurrently, each in a thread of its own; return the result of the
+    first.
 
-    Ends when every one has ended, also when cancelled meanwhile: a thread cannot be stopped, and a
-    kill that is still under way would undo the healing. The engine's time-out bounds it. Raises
+    It waits for all of them, even when cancelled: a thread cannot be stopped, and a kill that is
+    still under way would undo the healing. The engine's time-out bounds the wait. Raises
     EngineFailed.
     """
     asked = [asyncio.ensure_future(asyncio.to_thread(call)) for call in calls]
@@ -57,7 +57,7 @@ async def ask(*calls: Callable[[], T]) -> T:
 
 
 def published(container: Any, port: str) -> str:
-    """Return the URL of a published port. Raises NoStack."""
+    """Return the URL of a published port. Raises NoStack if it is not published."""
     bound = (container.attrs["HostConfig"].get("PortBindings") or {}).get(port)
     if not bound:
         raise NoStack(f"{container.name} publishes no {port}")

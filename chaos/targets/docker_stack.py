@@ -1,8 +1,7 @@
-"""A cluster in containers, as `docker-compose.yml` starts it: what can be killed, paused and cut
-off by the engine.
+"""Control a cluster in containers, as `docker-compose.yml` starts it, through the engine.
 
-It touches the containers of one compose project and no other. The engine does not start again what
-was killed by hand: healing does.
+It touches only the containers of one compose project. The engine does not restart a container that
+was killed by hand; healing does.
 """
 
 from __future__ import annotations
@@ -40,12 +39,14 @@ NODES: Final = {"n1": "node1", "n2": "node2", "n3": "node3"}
 STORES: Final = ("postgres", "cockroach", "cockroach1")
 STOP_S: Final = 30
 MASTER_WITHIN_S: Final = 30.0
-"""For a fail-over under way to end."""
+"""Longest wait for a fail-over of Redis to end."""
 How = Literal["kill", "pause", "disconnect"]
 
 
 def place_of(member: str) -> str:
-    """Return the place that a member has in NODES: what replaced n2 is called n2-2, then n2-3."""
+    """Return the place of a member in NODES. The replacements of n2 are called n2-2, n2-3 and so
+    on.
+    """
     place, _, number = member.rpartition("-")
     return place if number.isdigit() and place in NODES else member
 
@@ -53,7 +54,7 @@ def place_of(member: str) -> str:
 class DockerTarget(Target):
     """The stack of a compose project: `async with DockerTarget() as target`.
 
-    The project is the one given, COMPOSE_PROJECT_NAME, or "acordo".
+    The project is the given one, COMPOSE_PROJECT_NAME, or "acordo".
     """
 
     def __init__(self, project: str | None = None) -> None:
@@ -64,7 +65,7 @@ class DockerTarget(Target):
         self.services: frozenset[str] = frozenset()
 
     async def __aenter__(self) -> Self:
-        """Find the stack's containers. Raises NoStack when it is not there."""
+        """Find the stack's containers. Raises NoStack if there are none."""
         try:
             self.docker: Any = await ask(partial(docker.from_env, timeout=ENGINE_TIMEOUT_S))
             found = await ask(self._containers)
@@ -115,7 +116,7 @@ class DockerTarget(Target):
 
     @property
     def store(self) -> str | None:
-        """Return the service that holds the store."""
+        """Return the service of the store; None if the stack has none of its own."""
         return next((s for s in STORES if s in self.services), None)
 
     @override
@@ -155,14 +156,15 @@ class DockerTarget(Target):
         return None
 
     async def gateway(self) -> str:
-        """Return this machine's address as the stack's Prometheus finds it."""
+        """Return the address at which the stack's Prometheus reaches this machine."""
         with contextlib.suppress(docker.errors.DockerException, KeyError, IndexError):
             return await asyncio.to_thread(bridge_gateway, self.docker)
         return "127.0.0.1"
 
     async def redis_master(self) -> str:
-        """Return the service that a Sentinel calls master. Raises NoStack when none does within
-        MASTER_WITHIN_S.
+        """Return the service that a Sentinel reports as master.
+
+        Raises NoStack if none does so within MASTER_WITHIN_S.
         """
         found = ""
 
@@ -195,29 +197,29 @@ class DockerTarget(Target):
     # ----------------------------------------------------------------------- what can be done to it
 
     async def execute(self, service: str, command: list[str]) -> str:
-        """Run a command in a container; return what it printed."""
+        """Run a command in a container and return its output."""
         container = await self._container(service)
         _, output = await ask(partial(container.exec_run, command))
         return bytes(output).decode(errors="replace")
 
     async def state(self, service: str) -> str:
-        """Return the engine's word for its state: running, paused, exited and so on."""
+        """Return a container's state in the engine's words: running, paused, exited and so on."""
         return str((await self._container(service)).status)
 
     async def started_at(self, service: str) -> str:
-        """Return when it was started last, as the engine says it."""
+        """Return the time of a container's last start, as the engine reports it."""
         return str((await self._container(service)).attrs["State"]["StartedAt"])
 
     async def connected(self, service: str) -> bool:
-        """Say whether it has an address in any network."""
+        """Return whether a container is connected to any network."""
         return bool((await self._container(service)).attrs["NetworkSettings"]["Networks"])
 
     async def strike(self, how: How, services: Sequence[str]) -> float:
-        """Kill, pause or disconnect them at once. Return the loop's time just before the first was
-        touched.
+        """Kill, pause or disconnect containers concurrently; return the loop's time just before
+        that.
 
-        That is after they were looked up and before the engine was asked: what happens while it
-        works is counted.
+        The time is taken after the look-up and before the first call to the engine, so the time
+        that the engine takes counts as part of the fault.
         """
         found = await ask(self._containers)
         acts = [act for service in services for act in self._acts(how, self._of(found, service))]
@@ -228,45 +230,47 @@ class DockerTarget(Target):
         return began
 
     async def kill(self, service: str) -> None:
-        """Send SIGKILL; it stays down until `start`."""
+        """Kill a container (SIGKILL); it stays down until `start`."""
         await self._do(service, "kill")
 
     async def stop(self, service: str) -> None:
-        """Send SIGTERM, and SIGKILL after STOP_S; it stays down until `start`."""
+        """Stop a container (SIGTERM, then SIGKILL after STOP_S); it stays down until `start`."""
         await self._do(service, "stop", timeout=STOP_S)
 
     async def start(self, service: str) -> None:
-        """Let it run again."""
+        """Start a container again."""
         await self._do(service, "start")
 
     async def restart(self, service: str) -> None:
-        """Stop it and start it again."""
+        """Stop a container and start it again."""
         await self._do(service, "restart", timeout=STOP_S)
 
     async def pause(self, service: str) -> None:
-        """Freeze all its processes (cgroup freezer)."""
+        """Freeze all processes of a container (cgroup freezer)."""
         await self._do(service, "pause")
 
     async def resume(self, service: str) -> None:
-        """Thaw its processes."""
+        """Unfreeze the processes of a container."""
         await self._do(service, "unpause")
 
     async def disconnect(self, service: str) -> None:
-        """Take it off its networks: nobody inside reaches it, and it reaches nobody. Its published
-        port goes too.
+        """Disconnect a container from its networks, so that nothing passes in or out.
+
+        Its published port stops working too.
         """
         await self.strike("disconnect", (service,))
 
     async def connect(self, service: str) -> None:
-        """Put it back, under the names that it had. Raises EngineFailed when it is in no network
-        afterwards.
+        """Reconnect a container under its former names.
+
+        Raises EngineFailed if it is in no network afterwards.
         """
         await ask(partial(self._connect, service))
         if not await self.connected(service):
             raise EngineFailed(f"{service} cannot be put back on its network")
 
     async def heal_all(self) -> None:
-        """Start, unpause and connect whatever is not as it should be. Raises NotHealed."""
+        """Start, unpause and reconnect every container that should run. Raises NotHealed."""
         await self.heal_each(
             service
             for service, container in (await ask(self._containers)).items()
@@ -275,9 +279,10 @@ class DockerTarget(Target):
         )
 
     async def heal_each(self, services: Iterable[str]) -> None:
-        """Heal all of them at once, each whatever becomes of the others.
+        """Heal containers concurrently; the failure of one does not affect the others.
 
-        Says each failure on stderr when it happens. Raises NotHealed at the end, with all of them.
+        Each failure is printed on stderr when it happens. Raises NotHealed at the end, naming all
+        of them.
         """
         wrong = []
 
@@ -286,7 +291,7 @@ class DockerTarget(Target):
                 await self.heal(service)
             except NoStack as exc:
                 wrong.append(service)
-                # a terminal that is gone must not end the healing
+                # Printing fails if the terminal is gone, which must not end the healing.
                 with contextlib.suppress(OSError):
                     print(f"error: {service} is not healed: {exc}", file=sys.stderr, flush=True)
 
@@ -295,7 +300,7 @@ class DockerTarget(Target):
             raise NotHealed(f"not healed, look after them: {', '.join(sorted(wrong))}")
 
     async def heal(self, service: str) -> None:
-        """Start, unpause and connect one container."""
+        """Start, unpause and reconnect one container."""
         if not await self.connected(service):
             await self.connect(service)
         match await self.state(service):
@@ -317,7 +322,7 @@ class DockerTarget(Target):
         return found[service]
 
     def _containers(self) -> dict[str, Any]:
-        """Return the first container of every service."""
+        """Return the first container of each service."""
         label = f"{PROJECT}={self.project}"
         found = {}
         for container in self.docker.containers.list(
@@ -328,9 +333,7 @@ class DockerTarget(Target):
         return found
 
     def _acts(self, how: How, container: Any) -> list[Callable[[], object]]:
-        """Return the calls that do it to one container, one for each network where it is
-        cut off.
-        """
+        """Return the calls that strike one container: several if it leaves several networks."""
         if how != "disconnect":
             return [getattr(container, how)]
         names = container.attrs["NetworkSettings"]["Networks"]

@@ -1,6 +1,6 @@
-"""What is disturbed: a cluster of this machine, whose processes and links are ours.
+"""Run a cluster on this machine whose processes and links can be disturbed.
 
-It knows a cluster from outside: processes, ports, HTTP. Nothing of the nodes is imported.
+It treats the cluster from outside only: processes, ports, HTTP. It imports nothing of the nodes.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ NODE: Final = (sys.executable, "-m", "node")
 
 
 class LocalTarget(Target, NodeProcesses, NodeLinks):
-    """A cluster of node processes, every link of which leads through a proxy of ours.
+    """A cluster of node processes whose links all lead through our proxies.
 
-    `async with LocalTarget(RunnerSettings(...), Random(7)) as target`.
-
-    A node that installs another one's snapshot learns members' addresses as that one knows them:
-    from then on a cut between those two also cuts it. That makes faults larger, never smaller.
+    `async with LocalTarget(RunnerSettings(...), Random(7)) as target`. A node that installs another
+    node's snapshot learns the members' addresses as that node knows them, which are its proxies.
+    From then on a cut between those two also cuts the first one. This makes faults larger, never
+    smaller.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         self.mesh = Mesh(rng)
         self.nodes: tuple[str, ...] = tuple(f"n{n + 1}" for n in range(settings.nodes))
         self.lines: list[str] = []
-        """What the runner said."""
+        """Lines that the runner reported."""
         self._stack = contextlib.AsyncExitStack()
         self.cluster: LocalCluster
 
@@ -105,7 +105,9 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         await self._stack.__aexit__(kind, exc, trace)
 
     async def _route(self, node: str, other: str) -> str:
-        """Return where `node` reaches `other`: through a proxy, whatever `other` says of itself."""
+        """Return the proxy's address through which `node` reaches `other`, whatever `other`
+        advertises.
+        """
         port = self._http_port(other) + RAFT_PORT_OFFSET
         return (await self.mesh.add_peer(node, other, "127.0.0.1", port)).address
 
@@ -122,7 +124,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
 
     @property
     def direct_urls(self) -> tuple[str, ...]:
-        """Return URLs around the proxies, for looking on."""
+        """Return URLs that bypass the proxies, for observing."""
         return tuple(f"http://127.0.0.1:{self._http_port(n)}" for n in self.nodes)
 
     @property
@@ -146,7 +148,9 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         return frozenset({"processes", "links", "files", "members", "raft-ports", *services, *more})
 
     def _clock(self, node: str) -> dict[str, str]:
-        """Return what lets the node's wall clock be set off, and its syncs be slowed."""
+        """Return the environment by which the node's wall clock can be shifted and its syncs
+        slowed.
+        """
         if not self.clocks:
             return {}
         self.set_clock(node, 0.0)
@@ -160,7 +164,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         return self.settings.data.absolute().parent / f"clock-{node}"
 
     def set_clock(self, node: str, offset_s: float) -> None:
-        """Set the node's wall clock off by so much from now on."""
+        """Shift the node's wall clock by `offset_s` from now on."""
         file = self._clock_file(node)
         fresh = file.with_suffix(".new")
         fresh.write_text(f"{offset_s:+.0f}\n")
@@ -170,14 +174,14 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         return self.settings.data.absolute().parent / f"sync-{node}"
 
     def set_sync_s(self, node: str, seconds: float) -> None:
-        """Let every sync of the node that begins from now on take so much longer."""
+        """Delay every sync of the node that begins from now on by `seconds`."""
         file = self._sync_file(node)
         fresh = file.with_suffix(".new")
         fresh.write_text(f"{seconds:.3f}\n")
         fresh.rename(file)
 
     async def unsynced_s(self, node: str) -> float | None:
-        """Return how long the oldest entry of its log has waited for its disk; None: no answer."""
+        """Return how long the node's oldest log entry has waited for its disk; None: no answer."""
         url = self.direct_urls[self.nodes.index(node)]
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
             async with self._http.get(url + "/v1/cluster") as response:
@@ -185,7 +189,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         return None
 
     async def skew_s(self, node: str) -> float | None:
-        """Return how far its wall clock is off by what it tells over HTTP; None: no answer."""
+        """Return the offset of the node's wall clock, from its HTTP answers; None: no answer."""
         url = self.direct_urls[self.nodes.index(node)]
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
             async with self._http.get(url + "/livez") as response:
@@ -193,22 +197,22 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         return None
 
     def raft_ports(self, node: str) -> tuple[int, ...]:
-        """Return every port that packets between this node and its peers go to or come from."""
+        """Return every port used by packets between this node and its peers."""
         dialled = [link.port for (a, _), link in self.mesh.peers.items() if a == node]
         return (self._http_port(node) + RAFT_PORT_OFFSET, *dialled)
 
     @property
     def store_file(self) -> Path:
-        """Return the embedded store's one file."""
+        """Return the file of the embedded store."""
         return self.data / "store.sqlite"
 
     def folder(self, node: str) -> Path:
-        """Return the node's own directory."""
+        """Return the directory of the node."""
         return self._process(node).data_dir
 
     @property
     def data(self) -> Path:
-        """Return the directory with the data of all nodes."""
+        """Return the directory that holds the data of all nodes."""
         return self.settings.data
 
     @override
@@ -280,7 +284,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
 
 
 def _with_wall_clock(command: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the same command with a wall clock that can be set off. Raises ValueError."""
+    """Return the command, changed to run with a shiftable wall clock. Raises ValueError."""
     if len(command) < 3 or command[1] != "-m":
         raise ValueError(f"{command}: only `PYTHON -m MODULE …` can be run under another clock")
     return (*command[:2], "chaos.targets.wallclock", *command[2:])

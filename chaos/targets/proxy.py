@@ -1,9 +1,8 @@
-"""Stand between two processes as a TCP proxy that can cut, slow down and break what passes. Needs
-no rights at all.
+"""Proxy TCP between two processes, with the ability to cut, delay and break connections.
 
-It never drops bytes inside a stream and goes on: what is cut is a black hole until it heals, and
-then the connections it swallowed from are closed, so that both sides begin anew. It counts what it
-did, which is the proof that a fault bit.
+It needs no special rights. It never drops bytes in the middle of a stream and continues: a cut link
+is a black hole until it heals, and then the connections that lost bytes are closed, so that both
+sides begin anew. Its counters are the proof that a fault took effect.
 """
 
 from __future__ import annotations
@@ -18,37 +17,39 @@ from typing import Final, Self
 
 CHUNK_BYTES: Final = 64 * 1024
 QUEUE_CHUNKS_MAX: Final = 64
-"""Chunks under way in one direction of one connection; beyond, the sender is not read from."""
+"""Most chunks in flight in one direction of one connection. When full, nothing more is read from
+the sender.
+"""
 STALL_S: Final = 0.2
-"""What a lost packet costs: the shortest retransmission time-out of Linux."""
+"""Delay caused by a lost packet: the shortest retransmission time-out of Linux."""
 CONNECT_TIMEOUT_S: Final = 2.0
 
 
 @dataclass
 class Weather:
-    """How one direction of a link behaves now, and what that did so far."""
+    """The current behaviour of one direction of a link, with counters of its effects."""
 
     cut: bool = False
     delay_s: float = 0.0
     jitter_s: float = 0.0
     loss: float = 0.0
-    """Share of chunks that wait for a retransmission."""
+    """Fraction of chunks that wait for a retransmission."""
     reset: float = 0.0
-    """Share of chunks on which the connection breaks."""
+    """Fraction of chunks at which the connection breaks."""
     bytes_per_s: float | None = None
 
     passed: int = 0
-    """Bytes that went through."""
+    """Bytes passed on."""
     withheld: int = 0
     """Bytes swallowed while cut."""
     refused: int = 0
-    """Connections that found the link cut both ways."""
+    """Connections opened while both directions were cut."""
     delayed: int = 0
     lost: int = 0
     resets: int = 0
 
     def clear(self) -> None:
-        """Behave again. The counters stay."""
+        """Return to normal behaviour. The counters stay."""
         self.cut = False
         self.delay_s = 0.0
         self.jitter_s = 0.0
@@ -58,15 +59,15 @@ class Weather:
 
     @property
     def disturbed(self) -> int:
-        """Count everything that did not simply pass."""
+        """Return the number of all disturbances."""
         return self.withheld + self.refused + self.delayed + self.lost + self.resets
 
 
 class Link:
     """A TCP proxy from a port of this machine to `host:port`.
 
-    `up` is towards the target, `down` back. `async with Link("127.0.0.1", 9001, Random(1)) as link`
-    listens on `link.port`.
+    `up` is the direction towards the target, `down` the one back. `async with Link("127.0.0.1",
+    9001, Random(1)) as link` listens on `link.port`.
     """
 
     def __init__(
@@ -111,22 +112,22 @@ class Link:
 
     @property
     def address(self) -> str:
-        """Return where to connect: host:port."""
+        """Return the address to connect to, as host:port."""
         return f"{self._listen[0]}:{self.port}"
 
     @property
     def connections(self) -> int:
-        """Return how many connections go through it."""
+        """Return the number of open connections."""
         return len(self._streams)
 
     def heal(self) -> None:
-        """Clear both directions, and close every connection that lost bytes."""
+        """Restore both directions, and close every connection that lost bytes."""
         self.up.clear()
         self.down.clear()
         self.close_tainted()
 
     def close_tainted(self) -> None:
-        """Close connections that lost bytes in a direction that is not cut any more."""
+        """Close connections that lost bytes, unless a direction is still cut."""
         for stream in list(self._streams):
             if stream.tainted and not (self.up.cut or self.down.cut):
                 stream.close()
@@ -147,7 +148,8 @@ class Link:
         self._streams.add(stream)
         try:
             if self.up.cut and self.down.cut:
-                # As if the handshake were lost: nothing is heard until the link heals.
+                # Behave as if the handshake was lost: the client gets no answer until the link
+                # heals.
                 self.up.refused += 1
                 stream.tainted = True
                 await _swallow(reader, self.up)
@@ -178,8 +180,9 @@ class Link:
         queue: asyncio.Queue[tuple[float, bytes]],
         stream: _Stream,
     ) -> None:
-        """Read chunks and decide what becomes of each. Order is kept: a chunk is never due before
-        the one ahead of it.
+        """Read chunks, and disturb each or queue it with the time at which it is due.
+
+        Order is kept: a chunk is never due before the one ahead of it.
         """
         loop = asyncio.get_running_loop()
         due = 0.0
@@ -190,8 +193,8 @@ class Link:
                 await queue.put((due, b""))
                 return
             if weather.cut or lost:
-                # Whatever this direction carries from here on would not join what it lost: it waits
-                # to be closed.
+                # After a loss the rest of the stream would not continue where the receiver stands.
+                # So nothing more is passed on, and the connection waits to be closed.
                 weather.withheld += len(chunk)
                 stream.tainted = lost = True
                 if not chunk:
@@ -217,7 +220,7 @@ class Link:
 
 
 class _Broken(Exception):
-    """The connection is to be reset."""
+    """Raised to reset the connection."""
 
 
 @dataclass(eq=False)
@@ -226,7 +229,7 @@ class _Stream:
 
     writers: list[asyncio.StreamWriter]
     tainted: bool = False
-    """A direction of it lost bytes: it is closed once the link heals."""
+    """Whether a direction lost bytes, so that it must be closed once the link heals."""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def close(self) -> None:
@@ -258,8 +261,8 @@ async def _swallow(reader: asyncio.StreamReader, weather: Weather) -> None:
 
 
 class Mesh:
-    """A link for every ordered pair of nodes that may dial each other, and one per node for its
-    clients.
+    """The set of links: one for every ordered pair of nodes that may dial each other, and one per
+    node for its clients.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -283,40 +286,42 @@ class Mesh:
         await self._stack.__aexit__(kind, exc, trace)
 
     async def add_peer(self, dialler: str, dialled: str, host: str, port: int) -> Link:
-        """Put a link between two nodes, on a free port."""
+        """Add a link between two nodes on a free port."""
         self.peers[dialler, dialled] = link = await self._stack.enter_async_context(
             Link(host, port, self._rng)
         )
         return link
 
     async def add_client(self, node: str, host: str, port: int) -> Link:
-        """Put a link before a node's clients, on a free port."""
+        """Add a link between a node and its clients on a free port."""
         self.clients[node] = link = await self._stack.enter_async_context(
             Link(host, port, self._rng)
         )
         return link
 
     def towards(self, source: str, sink: str) -> Iterator[Weather]:
-        """Yield every direction that carries bytes from one node to another, whoever dialled."""
+        """Yield every direction that carries bytes from `source` to `sink`, whichever of them
+        dialled.
+        """
         if (source, sink) in self.peers:
             yield self.peers[source, sink].up
         if (sink, source) in self.peers:
             yield self.peers[sink, source].down
 
     def cut(self, source: str, sink: str) -> None:
-        """Let nothing pass from one node to another. The other direction stays as it is."""
+        """Cut the direction from one node to another. The other direction stays as it is."""
         for weather in self.towards(source, sink):
             weather.cut = True
 
     def cut_clients(self, node: str) -> None:
-        """Let nothing pass between a node and its clients."""
+        """Cut both directions between a node and its clients."""
         self.clients[node].up.cut = self.clients[node].down.cut = True
 
     def disturbed(self, source: str, sink: str) -> int:
-        """Count what did not simply pass from one node to another, ever."""
+        """Return the number of all disturbances so far from one node to another."""
         return sum(w.disturbed for w in self.towards(source, sink))
 
     def heal(self) -> None:
-        """Let everything pass again."""
+        """Heal every link."""
         for link in (*self.peers.values(), *self.clients.values()):
             link.heal()

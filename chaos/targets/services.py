@@ -1,8 +1,6 @@
-"""Private servers as back ends of a local cluster, each behind a proxy: what can be killed, paused,
-slowed and wiped.
+"""Run private back ends for a local cluster, each behind a proxy, that can be disturbed.
 
-It disturbs none that it did not start, and none that anybody
-else uses.
+It disturbs only servers that it started, which nobody else uses.
 """
 
 from __future__ import annotations
@@ -25,13 +23,14 @@ KINDS: Final[dict[str, tuple[type[Service], str]]] = {
     "redis": (RedisServer, "cache"),
     "rabbitmq": (RabbitServer, "broadcast"),
 }
-"""What starts it, and the setting of a node that names its URL."""
+"""By name: the class of the server, and the node's setting that takes its URL."""
 
 
 class Services:
-    """Private servers of a local cluster: `async with Services(("postgres",), rng) as settings`.
+    """The private servers of a local cluster: `async with Services(("postgres",), rng) as
+    settings`.
 
-    Entering starts them and returns the settings by which nodes find them.
+    Entering starts them and returns the settings by which nodes reach them.
     """
 
     def __init__(self, names: Sequence[str], rng: Random) -> None:
@@ -67,40 +66,40 @@ class Services:
 
     @property
     def broadcast(self) -> str:
-        """Return the URL of the broker around its proxy, "" when there is none."""
+        """Return the URL of the broker that bypasses its proxy; "" if there is no broker."""
         broker = self.servers.get("rabbitmq")
         return "" if broker is None else str(broker.url)
 
     def pid(self, name: str) -> int | None:
-        """Return the server's main process, None when it has none."""
+        """Return the id of the server's main process; None if it has none."""
         process = self.servers[name].process
         return process.pid if process is not None and process.poll() is None else None
 
     async def ready(self, name: str) -> bool:
-        """Say whether it answers, around its proxy."""
+        """Return whether the server answers, bypassing its proxy."""
         return self.pid(name) is not None and bool(
             await asyncio.to_thread(self.servers[name].ready)
         )
 
     async def kill(self, name: str) -> None:
-        """Send SIGKILL, to its children too."""
+        """Kill the server and its children (SIGKILL)."""
         await asyncio.to_thread(self.servers[name].kill)
 
     async def start(self, name: str) -> None:
-        """Start it again on its data; nothing when it runs."""
+        """Start the server again with its data; do nothing if it runs."""
         if self.servers[name].process is None:
             await asyncio.to_thread(self.servers[name].start)
 
     def pause(self, name: str) -> None:
-        """Send SIGSTOP, to its children too."""
+        """Suspend the server and its children (SIGSTOP)."""
         self.servers[name].pause()
 
     def resume(self, name: str) -> None:
-        """Send SIGCONT, if it runs."""
+        """Resume the server (SIGCONT) if it has a process."""
         if self.servers[name].process is not None:
             self.servers[name].resume()
 
     async def wipe(self, name: str) -> None:
-        """Kill it and forget its data."""
+        """Kill the server and delete its data."""
         await self.kill(name)
         await asyncio.to_thread(self.servers[name].wipe)

@@ -1,9 +1,8 @@
-"""Let a process's syncs take as long as a file says: what `os.fsync` and `os.fdatasync` wait for
-before they begin.
+"""Delay the `os.fsync` and `os.fdatasync` calls of a process by the time that a file gives.
 
-`chaos.targets.wallclock`, which runs the module, puts it in place where ACORDO_TEST_SYNC_FILE names
-the file. It is felt by the Raft log, votes and dumps; the embedded store syncs by itself. Nothing
-of the module is imported or changed.
+`chaos.targets.wallclock`, which runs the module, installs this if ACORDO_TEST_SYNC_FILE names the
+file. It affects the Raft log, votes and dumps; the embedded store syncs by itself. Nothing of the
+module is imported or changed.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ VARIABLE: Final = "ACORDO_TEST_SYNC_FILE"
 
 
 class SlowSyncs:
-    """The operating system's two ways to sync, each behind a wait."""
+    """Replacements for `os.fsync` and `os.fdatasync` that wait first."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._fsync, self._fdatasync = os.fsync, os.fdatasync
 
     def install(self) -> None:
-        """Stand in for both, from here on."""
+        """Replace both functions in this process."""
         os.fsync, os.fdatasync = self.fsync, self.fdatasync  # type: ignore[assignment]  # descriptors alone
 
     def fsync(self, fd: int) -> None:
-        """Stand in for os.fsync. Raises OSError."""
+        """Wait, then call the real os.fsync. Raises OSError."""
         self._wait()
         self._fsync(fd)
 
     def fdatasync(self, fd: int) -> None:
-        """Stand in for os.fdatasync. Raises OSError."""
+        """Wait, then call the real os.fdatasync. Raises OSError."""
         self._wait()
         self._fdatasync(fd)
 

@@ -1,4 +1,4 @@
-"""A cluster that somebody else runs: its URLs are all that is known of it."""
+"""Load a cluster that others run, of which only the URLs are known."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ REACH_WITHIN_S: Final = 5.0
 
 
 class UrlTarget(Target):
-    """A cluster that somebody else runs: it is loaded and judged; nothing of it can be disturbed.
+    """A cluster that others run: it can be loaded and judged, but not disturbed.
 
-    `async with UrlTarget(urls)` raises AcordoError when a URL cannot be reached or is not an
-    Acordo.
+    `async with UrlTarget(urls)` raises AcordoError if a URL cannot be reached or is not an Acordo.
     """
 
     def __init__(self, urls: tuple[str, ...]) -> None:

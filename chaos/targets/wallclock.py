@@ -1,10 +1,9 @@
-"""Run a module with a wall clock that a file sets off: `python -m chaos.targets.wallclock node …`
-with ACORDO_TEST_CLOCK_FILE=FILE.
+"""Run a module with a wall clock shifted by a file: `python -m chaos.targets.wallclock node …`.
 
-It stands in for libfaketime, whose 0.9.10 cannot leave the monotonic clock alone: told to, it
-breaks Python's `time.sleep` (EINVAL) and its timed waits. Only the process's wall clock moves;
-nothing of the module is imported or changed. Where ACORDO_TEST_SYNC_FILE is given too, syncs take
-as long as that file says (slowdisk.py).
+The variable ACORDO_TEST_CLOCK_FILE names the file. This replaces libfaketime, whose version 0.9.10
+cannot leave the monotonic clock alone: told to do so, it breaks Python's `time.sleep` (EINVAL) and
+its timed waits. Only the wall clock of the process moves; nothing of the module is imported or
+changed. If ACORDO_TEST_SYNC_FILE is set too, syncs take as long as that file says (slowdisk.py).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from chaos.targets import slowdisk
 
 VARIABLE: Final = "ACORDO_TEST_CLOCK_FILE"
 LOOK_S: Final = 0.2
-"""How long an offset read from the file is taken for the present one."""
+"""How long an offset is used before the file is read again."""
 
 
 class WallClock:
-    """The true wall clock, set off by what a file says."""
+    """The real wall clock plus the offset in a file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -33,7 +32,7 @@ class WallClock:
         self._offset_ns, self._looked = 0, float("-inf")
 
     def time_ns(self) -> int:
-        """Stand in for time.time_ns."""
+        """Replace time.time_ns."""
         now = self._monotonic()
         if now - self._looked >= LOOK_S:
             self._looked = now
@@ -42,12 +41,12 @@ class WallClock:
         return self._true_ns() + self._offset_ns
 
     def time(self) -> float:
-        """Stand in for time.time."""
+        """Replace time.time."""
         return self.time_ns() / 1e9
 
 
 def main() -> None:
-    """Set the clock off, then be the module that is named first."""
+    """Replace the clock, then run the module named by the first argument."""
     clock = WallClock(Path(os.environ[VARIABLE]))
     time.time, time.time_ns = clock.time, clock.time_ns
     if slowdisk.VARIABLE in os.environ:
