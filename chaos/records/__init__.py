@@ -1,1 +1,1 @@
-"""What is recorded of a run while it lasts and collected after it, and how it is read again."""
+"""Record a run while it lasts, collect evidence after it, and read both again."""

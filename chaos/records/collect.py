@@ -1,8 +1,7 @@
-"""Gather, after healing, what a cluster says of itself: the ledger, the fate of unknown writes,
-members, final reads.
+"""Collect, after healing, the ledger, the fate of unknown writes, members' states, and final reads.
 
-Everything comes over HTTP through the client library. It judges nothing, and what does not answer
-is left out.
+Everything comes over HTTP through the client library. It judges nothing, and leaves out nodes that
+do not answer.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from chaos.waiting import wait_for_stop
 
 LOOKUP_TIMEOUT_S: Final = 20.0
 LOOKUP_ROUNDS: Final = 3
-"""What could not be said the first time is asked again: a store may have just come back."""
+"""Attempts to look up an outcome: a store that has just come back may not answer the first one."""
 READ_TIMEOUT_S: Final = 15.0
 LEDGER_ROUNDS: Final = 10
-"""Times that the ledger is read again because it grew meanwhile."""
+"""Most times that the ledger is read again because it grew in the meantime."""
 QUIET_S: Final = 60.0
-"""How long members may take to settle the same once nobody writes."""
+"""Longest wait for all members to settle the same position once nobody writes."""
 PARALLEL: Final = 16
 POLL_S: Final = 0.2
 
 
 async def look_up(client: Client, unknown: Iterable[ClientOperation], recorder: Recorder) -> int:
-    """Ask what became of every unknown write, and record the answers; return how many stay unknown.
+    """Look up the outcome of every unknown write and record it; return how many stay unknown.
 
-    What nobody knows is cancelled, so that it never takes effect later.
+    An op_id that is not known is cancelled, so that it never takes effect later.
     """
     gate = asyncio.Semaphore(PARALLEL)
     left = dict.fromkeys(o.op_id for o in unknown if o.outcome == "info" and o.op_id is not None)
@@ -68,9 +67,7 @@ async def look_up(client: Client, unknown: Iterable[ClientOperation], recorder: 
 
 
 async def write_ledger(client: Client, path: Path) -> int:
-    """Write every row of the ledger as a JSON line; return how many there are. Raises
-    AcordoError.
-    """
+    """Write every row of the ledger as a JSON line; return how many. Raises AcordoError."""
     rows = 0
     with path.open("wb") as file:
         async for row in client.ledger(1, limit=200, timeout_s=READ_TIMEOUT_S):
@@ -80,11 +77,11 @@ async def write_ledger(client: Client, path: Path) -> int:
 
 
 async def write_settled_ledger(urls: Sequence[str], path: Path, found: Evidence) -> Evidence:
-    """Write the ledger; return the evidence with members as they were at the ledger's end.
+    """Write the ledger; return the evidence with the members' states at the ledger's end.
 
-    Keys with a time to live go on ending for half a minute after the last client stopped. A ledger
-    that was read before one of them went would lack what the members settled since, and that looks
-    like members that diverged from it. Raises AcordoError.
+    Keys with a time to live still expire for half a minute after the last client stopped. If the
+    ledger was read before such an expiry, it would lack what the members have settled since, and
+    they would seem to diverge from it. Raises AcordoError.
     """
     async with AsyncExitStack() as stack:
         clients = [
@@ -101,12 +98,14 @@ async def write_settled_ledger(urls: Sequence[str], path: Path, found: Evidence)
 
 
 def _grew(path: Path, members: Sequence[MemberState]) -> bool:
-    """Say whether all members settled alike, and more than the ledger that was written holds."""
+    """Return whether all members settled the same position and it differs from the written ledger's
+    end.
+    """
     settled = {m.settled for m in members}
     try:
         return len(settled) == 1 and settled != {load_ledger(path).last}
     except HistoryError:
-        return False  # for the checkers to say
+        return False  # the checkers report a ledger that cannot be read
 
 
 async def evidence(
@@ -117,8 +116,8 @@ async def evidence(
     broker: bool = False,
     wiped: bool = False,
 ) -> Evidence:
-    """Wait until the members settled the same, then read every key through every node at every
-    level.
+    """Wait until all members settled the same position, then read every key through every node at
+    every level.
     """
     async with AsyncExitStack() as stack:
         clients = [
@@ -128,7 +127,8 @@ async def evidence(
         newest = max((s.settled for s in states if s is not None), default=0)
         names = [s.node if s is not None else url for s, url in zip(states, urls, strict=True)]
         reads = await _read_everywhere(list(zip(names, clients, strict=True)), levels, keys, newest)
-        # Reads wrote nothing, but time may have: members are recorded as they are now.
+        # The reads changed nothing, but keys may have expired since, so the members' states are
+        # read again.
         states = await _quiet(clients)
     return Evidence(
         nodes=tuple(names),
@@ -143,7 +143,7 @@ async def evidence(
 async def _read_everywhere(
     nodes: Sequence[tuple[str, Client]], levels: Sequence[str], keys: Sequence[str], newest: int
 ) -> list[FinalRead]:
-    """Read every key through every node at every level; what does not answer is left out."""
+    """Read every key through every node at every level; leave out reads without an answer."""
     reads: list[FinalRead] = []
     gate = asyncio.Semaphore(PARALLEL)
 
@@ -168,9 +168,7 @@ async def _read_everywhere(
 
 
 async def _quiet(clients: Sequence[Client]) -> list[MemberState | None]:
-    """Return what each node says of itself, as soon as all say the same, or when QUIET_S is
-    over.
-    """
+    """Return each node's state once all agree, or after QUIET_S."""
     states: list[MemberState | None] = []
     try:
         async with asyncio.timeout(QUIET_S):
@@ -198,8 +196,9 @@ async def _state(client: Client) -> MemberState | None:
 async def observe(
     urls: Sequence[str], recorder: Recorder, stop: asyncio.Event, *, every_s: float = 0.2
 ) -> None:
-    """Record what nodes say of themselves, whenever it changed, until `stop`: who led is part of
-    every explanation.
+    """Record the nodes' states whenever they change, until `stop`.
+
+    Every explanation of a finding includes who was leader.
     """
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         for url in urls:

@@ -1,4 +1,4 @@
-"""Hold what members and readers said after healing, once nobody writes: what is in `final.json`.
+"""Define the evidence collected after healing, when nobody writes: the content of `final.json`.
 
 It judges nothing: `checkers/convergence` does.
 """
@@ -13,7 +13,7 @@ LEVELS: Final = ("linearizable", "session", "stale")
 
 
 class MemberState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one member said of itself once all was quiet."""
+    """The state that one member reported when nobody wrote."""
 
     node: str
     settled: int
@@ -22,7 +22,7 @@ class MemberState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FinalRead(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One key read through one node at one level, with nobody writing."""
+    """A read of one key through one node at one level when nobody wrote."""
 
     node: str
     level: str
@@ -40,6 +40,6 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     reads: tuple[FinalRead, ...] = ()
     levels: tuple[str, ...] = LEVELS
     broker: bool = False
-    """A subscriber recorded the broker's stream."""
+    """Whether a subscriber recorded the broker's stream."""
     wiped: bool = False
-    """The broker lost all that it held, on purpose: what it had not delivered yet is gone."""
+    """Whether a fault wiped the broker: messages that it had not delivered yet are gone."""

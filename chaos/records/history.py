@@ -1,6 +1,6 @@
-"""Say what clients saw and what was broken meanwhile: the records of a run.
+"""Define the records of a run: what clients saw and which faults were active.
 
-They are data alone. `history_file` writes and reads them; nothing here knows a clock or a file.
+They are plain data. `history_file` writes and reads them; this module uses no clock and no file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ OutcomeName: TypeAlias = Literal["ok", "fail", "info"]
 Client: TypeAlias = int | str
 
 READS: Final = frozenset({"get", "read"})
-"""Operations that change nothing: of unknown outcome they say nothing."""
+"""Operations that change nothing. If their outcome is unknown, they carry no information."""
 
 
 class HistoryError(ValueError):
-    """A history that cannot be judged. `line` is 1-based (0: the file as a whole)."""
+    """A history cannot be judged. `line` is 1-based (0: the file as a whole)."""
 
     def __init__(self, detail: str, *, line: int = 0, source: str = "") -> None:
         where = source + (f":{line}" if line else "")
@@ -28,12 +28,12 @@ class HistoryError(ValueError):
 
 
 class ClientOperation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One logical operation of one client, over all its attempts: first byte sent to last byte
+    """One logical operation of one client over all its attempts, from first byte sent to last byte
     read.
 
-    `ok` took effect (or observed) inside the interval; `fail` certainly had no effect and observed
-    nothing; `info` is unknown: it may take effect at any time after its start, or never. A refused
-    guard is `ok` with result false.
+    `ok`: it took effect (or observed) inside the interval. `fail`: it certainly had no effect and
+    observed nothing. `info`: unknown; it may take effect at any time after its start, or never. A
+    refused guard is `ok` with result false.
     """
 
     client: int | str
@@ -47,7 +47,7 @@ class ClientOperation(msgspec.Struct, frozen=True, omit_defaults=True):
     result: Any = msgspec.UNSET
     workload: str | None = None
     level: str | None = None
-    """Read level asked for; None means linearizable."""
+    """Read level that was requested; None means linearizable."""
     served: str | None = None
     """Read level that the answer claims."""
     node: str | None = None
@@ -65,17 +65,19 @@ class ClientOperation(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: int = 1
     error: str | None = None
     resolved: bool = False
-    """Its outcome was unknown and looked up later."""
+    """Whether its outcome was unknown at first and was settled by a look-up."""
 
     @property
     def returned_ns(self) -> float:
-        """Return when it ended; infinity while unknown."""
+        """Return the time of its end; infinity if its outcome is unknown."""
         return float("inf") if self.outcome == "info" or self.end_ns is None else self.end_ns
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a nemesis did: `start` intends, `bit` has proof of effect, `healed`, `skipped` for want
-    of permission.
+    """A step of a nemesis.
+
+    `start`: it is about to begin; `bit`: there is proof of its effect; `healed`: it is undone;
+    `skipped`: it was not tried.
     """
 
     nemesis: str
@@ -86,7 +88,7 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Lookup(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What `/v1/operations/{op_id}` answered after healing."""
+    """An answer of `/v1/operations/{op_id}` after healing."""
 
     lookup: str
     answer: Literal["applied", "refused", "expired", "unknown"]
@@ -97,7 +99,7 @@ class Lookup(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Watched(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that one watcher (or subscriber of the broker) was notified of.
+    """A record of one watcher or subscriber of the broker.
 
     `open`: a stream began, resuming after `revision` (None: from now on). `event`: a change.
     `bookmark`: everything up to `revision` was delivered. `gone`: a clear 410. `closed`: the stream
@@ -117,7 +119,7 @@ class Watched(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one node said of itself and of its leader."""
+    """The state that one node reported, with the leader it knew."""
 
     seen: str
     t_ns: int
@@ -133,7 +135,7 @@ Record: TypeAlias = ClientOperation | Fault | Lookup | Watched | NodeStatus
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
-    """First line of a recorded history."""
+    """The first line of a recorded history."""
 
     acordo_history: int
     seed: int | None = None
@@ -142,7 +144,7 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class History:
-    """Everything that one run recorded, in the order of the file."""
+    """All records of one run, in the order of the file."""
 
     operations: list[ClientOperation] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)

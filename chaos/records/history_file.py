@@ -1,11 +1,10 @@
-"""Turn the records of a run into JSON lines and back.
+"""Convert the records of a run to JSON lines and back.
 
-It never reads a clock or opens a file, and never guesses: a record that cannot be trusted is
-refused with its line and the reason.
-
-A file either is *plain* (one operation per line, the format of the public corpora; order of lines
-free) or begins with a header line. A file with a header numbers its records and ends with a count,
-so that a cut, a gap, a swap or a newer version is noticed before anything is judged.
+It uses no clock, opens no file, and never guesses: a record that cannot be trusted is refused with
+its line and the reason. A file is either *plain* (one operation per line in any order, the format
+of the public corpora) or begins with a header line. A file with a header numbers its records and
+ends with their count, so that a cut, a gap, a swap or a newer version is noticed before anything is
+judged.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from chaos.records.history import (
 
 VERSION: Final = 1
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""A longer line is refused: no operation of ours comes near it."""
+"""Longest line that is accepted. Our own operations are far shorter."""
 TIME_NS_MAX: Final = 2**62
 _KINDS: Final[tuple[tuple[str, type[Any]], ...]] = (
     ("op", ClientOperation),
@@ -58,12 +57,12 @@ def header_line(*, seed: int | None = None, settings: Mapping[str, Any] | None =
 
 
 def record_line(number: int, record: Record) -> bytes:
-    """Return one line; `number` counts records from 0 in the order they are written."""
+    """Return the line of one record; `number` counts records from 0 in writing order."""
     return b'{"n":%d,' % number + _encode(record)[1:] + b"\n"
 
 
 def end_line(records: int) -> bytes:
-    """Return the last line. A file with a header and without this line was cut."""
+    """Return the last line. A file with a header but without this line was cut off."""
     return _encode(_End(True, records)) + b"\n"
 
 
@@ -87,9 +86,7 @@ def all_lines(
 def parse(lines: Iterable[bytes], *, source: str = "") -> History:
     """Read and check the lines of one history.
 
-    Raises:
-        HistoryError: cut, reordered, of a newer version, or impossible.
-
+    Raises HistoryError if it is cut, reordered, of a newer version, or impossible.
     """
     reader = _Reader(source)
     for number, line in enumerate(lines, 1):
@@ -100,11 +97,11 @@ def parse(lines: Iterable[bytes], *, source: str = "") -> History:
 
 
 class _Reader:
-    """One file while it is read, line by line."""
+    """The state of reading one file line by line."""
 
     def __init__(self, source: str) -> None:
         self.number = 0
-        """Of the present line, from 1."""
+        """Number of the current line, from 1."""
         self._source = source
         self._history = History()
         self._header: Header | None = None
@@ -115,7 +112,7 @@ class _Reader:
         return HistoryError(why, line=self.number, source=self._source)
 
     def take(self, line: bytes) -> None:
-        """Take one line that is not empty."""
+        """Read one line that is not empty."""
         if self._end is not None:
             raise self._wrong("something follows the end record")
         number, source, header = self.number, self._source, self._header
@@ -134,7 +131,7 @@ class _Reader:
             self._count += 1
 
     def close(self) -> History:
-        """Check the file as a whole, and return what it holds."""
+        """Check the file as a whole and return its history."""
         if self._header is not None:
             if self._end is None:
                 raise self._wrong(f"cut off after {self._count} records: the end record is missing")
@@ -247,7 +244,9 @@ def _check_register(o: ClientOperation) -> str:
 
 
 def _check_clients(operations: Sequence[ClientOperation], source: str) -> None:
-    """Refuse a client that returns after an unknown outcome, or does two things at once."""
+    """Refuse a client that is used again after an unknown outcome, or that has two operations at
+    once.
+    """
     by_client: dict[Client, list[ClientOperation]] = {}
     for o in operations:
         by_client.setdefault(o.client, []).append(o)

@@ -1,4 +1,4 @@
-"""Say from when until when a fault held, and who led from when on."""
+"""Derive the periods of faults and leaderships from the records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chaos.records.history import Fault, History
 
 @dataclass(frozen=True)
 class FaultWindow:
-    """One fault from its start to its healing (None: not within the record)."""
+    """The period of one fault; a time is None if it is not in the records."""
 
     nemesis: str
     targets: tuple[str, ...]
@@ -22,7 +22,7 @@ class FaultWindow:
 
 @dataclass(frozen=True)
 class Leadership:
-    """Who led from when on, as far as anybody said."""
+    """A leader and the time from which it led, as far as any record says."""
 
     since_ns: int
     term: int | None
@@ -30,7 +30,7 @@ class Leadership:
 
 
 def fault_windows(faults: Iterable[Fault]) -> list[FaultWindow]:
-    """Pair each start with what followed it for the same nemesis and targets, in order of start."""
+    """Pair each start with the later steps of the same nemesis and targets, in order of start."""
     open_: dict[tuple[str, tuple[str, ...]], FaultWindow] = {}
     done: list[FaultWindow] = []
     for f in sorted(faults, key=lambda f: f.t_ns):
@@ -49,9 +49,7 @@ def fault_windows(faults: Iterable[Fault]) -> list[FaultWindow]:
 
 
 def leaderships(history: History) -> list[Leadership]:
-    """Return each change of leader or term, from status records and from what operations
-    heard.
-    """
+    """Return each change of leader or term, from status records and answers to operations."""
     claims = [(s.t_ns, s.term, s.leader) for s in history.statuses if s.leader is not None]
     claims += [
         (int(o.end_ns or o.start_ns), o.term, o.leader)
@@ -62,7 +60,7 @@ def leaderships(history: History) -> list[Leadership]:
     for t_ns, term, leader in sorted(claims, key=lambda t: t[0]):
         last = made[-1] if made else None
         if last is not None and term is not None and last.term is not None and term < last.term:
-            continue  # somebody who had not heard of the new term yet
+            continue  # reported by a node that did not know the new term yet
         if last is None or (term, leader) != (last.term, last.leader):
             made.append(Leadership(t_ns, term, leader))
     return made

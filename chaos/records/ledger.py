@@ -1,6 +1,6 @@
-"""Read the rows of `/v1/ledger` and compute their digest chain anew.
+"""Read the rows of `/v1/ledger` and compute their digest chain independently.
 
-It imports nothing of the nodes, on purpose: what they say of themselves is what is being checked.
+It imports nothing of the nodes on purpose, because what they report is what is being checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LedgerIntent:
     body_hash: bytes
     outcome: str
     keys: tuple[str, ...] = ()
-    """Keys that it changed."""
+    """Keys that the intent changed."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The rows from some `seq` on, in order."""
+    """The rows from one `seq` on, in order."""
 
     rows: tuple[LedgerRow, ...] = field(default=())
     read: bool = True
-    """False: it could not be had, so nothing follows from what it lacks."""
+    """False: the ledger could not be read, so nothing follows from rows that are missing."""
 
     @cached_property
     def intents(self) -> dict[int, LedgerIntent]:
@@ -64,7 +64,7 @@ class Ledger:
 
     @cached_property
     def applied(self) -> dict[str, int]:
-        """Return the revision at which each op_id took effect first."""
+        """Return the revision at which each op_id first took effect."""
         found: dict[str, int] = {}
         for row in self.rows:
             for e in row.body:
@@ -84,13 +84,16 @@ class Ledger:
 
     @property
     def whole(self) -> bool:
-        """Say whether it reaches back to the beginning, so that what it lacks never happened."""
+        """Return whether the rows start at the beginning, so that whatever they lack never
+        happened.
+        """
         return self.read and (not self.rows or self.rows[0].seq == 1)
 
 
 def roll(before: bytes, op_id: str, body_hash: bytes) -> bytes:
-    """Return the digest after one more intent: BLAKE2b-256 of msgpack (op_id, body hash), keyed by
-    the one before.
+    """Return the digest after one more intent.
+
+    It is BLAKE2b-256 over the msgpack of (op_id, body hash), keyed by the digest before.
     """
     return hashlib.blake2b(
         msgspec.msgpack.encode((op_id, body_hash)), digest_size=32, key=before
@@ -98,11 +101,9 @@ def roll(before: bytes, op_id: str, body_hash: bytes) -> bytes:
 
 
 def parse(rows: Iterable[Mapping[str, Any]], *, source: str = "ledger") -> Ledger:
-    """Read rows as `/v1/ledger` gives them.
+    """Parse rows in the form of `/v1/ledger`.
 
-    Raises:
-        HistoryError: not such rows.
-
+    Raises HistoryError if they have another form.
     """
     made = []
     for n, raw in enumerate(rows, 1):

@@ -1,5 +1,6 @@
-"""Write what happens, as it happens, to one history file. It never keeps a history in memory and
-never judges.
+"""Write records to one history file as they happen.
+
+It never keeps a history in memory and never judges.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ UNKNOWN_MAX: Final = 20_000
 
 
 class Recorder:
-    """One history file while it is written: `with Recorder(path, seed=7) as recorder`.
+    """A history file that is being written: `with Recorder(path, seed=7) as recorder`.
 
-    Leaving writes the end record, also after an error. `clock` is one for all clients of a run:
-    CLOCK_MONOTONIC is common to all processes of a host.
+    Leaving writes the end record, even after an error. All clients of a run share one `clock`:
+    CLOCK_MONOTONIC is the same for all processes of a host.
     """
 
     def __init__(
@@ -36,9 +37,9 @@ class Recorder:
         self.path, self.clock = path, clock
         self.records = 0
         self.ended: Counter[tuple[str, str, str]] = Counter()
-        """Operations by (workload, op, outcome), to show progress."""
+        """Number of operations by (workload, op, outcome), for the progress display."""
         self.nodes: Counter[str] = Counter()
-        """Answers by node."""
+        """Number of answers by node."""
         self.unknown: list[ClientOperation] = []
         """The newest writes of unknown outcome, to be looked up after healing."""
         self._header = header_line(seed=seed, settings=settings)
@@ -74,7 +75,7 @@ class Recorder:
                 self.nodes[record.node] += 1
 
     def count(self, outcome: str | None = None, *, workload: str | None = None) -> int:
-        """Return how many operations ended, or ended so, of one workload or all."""
+        """Return the number of ended operations, optionally of one outcome or one workload."""
         return sum(
             n
             for (w, _, o), n in self.ended.items()

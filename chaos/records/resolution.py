@@ -1,4 +1,4 @@
-"""Settle unknown operations by what look-ups found after healing."""
+"""Settle unknown operations by look-ups made after healing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from chaos.records.history import ClientOperation, Lookup
 def resolve(
     operations: Iterable[ClientOperation], lookups: Iterable[Lookup]
 ) -> list[ClientOperation]:
-    """Settle unknown operations by what their op_id was found to be after healing.
+    """Settle unknown operations by the look-ups of their op_ids.
 
     *applied* → ok, returning when the look-up ended. *refused* → ok with result false. *expired* →
-    fail. Judge both this and the unresolved history: this one trusts the server, that one does not.
+    fail. Check this history and the unresolved one: this one trusts the server, the other does not.
     """
     first: dict[str, Lookup] = {}
     for found in lookups:

@@ -1,4 +1,4 @@
-"""Open what a run has written. It judges nothing; what cannot be read is refused by name."""
+"""Open the files that a run has written. It judges nothing, and names what it cannot read."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from chaos.records.ledger import Ledger
 
 HISTORY_FILE: Final = "history.jsonl"
 LEDGER_FILE: Final = "ledger.jsonl"
-"""Rows of `/v1/ledger`, where they could be collected."""
+"""File with the rows of `/v1/ledger`, if they could be collected."""
 FINAL_FILE: Final = "final.json"
-"""What members and readers said after healing, where that was collected."""
+"""File with the members' states and final reads, if they were collected."""
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """Everything recorded of one run."""
+    """All records of one run."""
 
     history: History
     ledger: Ledger | None = None
@@ -33,9 +33,7 @@ class SavedRun:
 def open_run(path: Path) -> SavedRun:
     """Read a run's directory, or a single history.
 
-    Raises:
-        HistoryError: nothing there, or nothing that can be judged.
-
+    Raises HistoryError if there is nothing that can be judged.
     """
     if not path.is_dir():
         return SavedRun(load_history(path), name=path.name)
@@ -54,9 +52,7 @@ def open_run(path: Path) -> SavedRun:
 def load_history(path: Path) -> History:
     """Read and check one history.
 
-    Raises:
-        HistoryError: unreadable, cut, reordered, of a newer version, or impossible.
-
+    Raises HistoryError if it is unreadable, cut, reordered, of a newer version, or impossible.
     """
     try:
         with path.open("rb") as lines:
@@ -68,9 +64,7 @@ def load_history(path: Path) -> History:
 def load_ledger(path: Path) -> Ledger:
     """Read rows of `/v1/ledger` from a file of JSON lines.
 
-    Raises:
-        HistoryError: unreadable, or not such rows.
-
+    Raises HistoryError if it is unreadable or has other content.
     """
     try:
         lines = path.read_bytes().splitlines()

@@ -1,8 +1,7 @@
-"""Record what the broker delivers: a durable queue of the run's own on the exchange
-of changes.
+"""Record what the broker delivers to a durable queue of the run's own.
 
-It speaks AMQP as docs/asyncapi.yaml says and imports nothing of the nodes. It never judges, and
-what it heard is acknowledged only once it is recorded: whatever breaks, it is delivered again.
+It speaks AMQP as docs/asyncapi.yaml says and imports nothing of the nodes. It never judges. A
+message is acknowledged only once it is recorded, so after any failure it is delivered again.
 """
 
 from __future__ import annotations
@@ -27,26 +26,24 @@ PREFETCH: Final = 200
 OPEN_WITHIN_S: Final = 30.0
 RETRY_S: Final = 0.3
 CATCH_UP_S: Final = 45.0
-"""How long the broker's stream may take to reach the end once writing stopped."""
+"""Longest wait for the broker's stream to reach the end once writing has stopped."""
 EXPIRES_MS: Final = 3_600_000
-"""A queue that nobody reads from goes by itself after so long."""
+"""Time after which the broker deletes the queue if nobody reads from it."""
 
 
 class SubscriberFailed(Exception):
-    """There was no broker to subscribe to."""
+    """No broker could be subscribed to."""
 
 
 class Subscriber:
-    """A durable queue on the broker, recorded: `async with Subscriber(url, exchange, queue,
-    recorder)`.
+    """A recorded durable queue: `async with Subscriber(url, exchange, queue, recorder)`.
 
-    Entering subscribes, so that nothing is written before. `exchange` is named by /v1/cluster
+    Entering subscribes, so enter before the first write. `/v1/cluster` names the `exchange`
     (`channels`).
     """
 
     def __init__(self, url: str, exchange: str, queue: str, recorder: Recorder) -> None:
-        # A broker that is gone is what a run does to it; aiormq would say it on the terminal each
-        # time.
+        # Runs kill the broker on purpose, and aiormq would log that on the terminal each time.
         logging.getLogger("aiormq").setLevel(logging.CRITICAL)
         self._url = f"{url}{'&' if '?' in url else '?'}heartbeat=5"
         self._exchange, self._queue, self._recorder = exchange, queue, recorder
@@ -76,7 +73,7 @@ class Subscriber:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        # The queue is the run's own: nobody else's is touched. One that cannot be deleted expires.
+        # The queue belongs to this run alone. If it cannot be deleted, it expires.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(3):
                 connection = await aiormq.connect(self._url)
@@ -84,9 +81,7 @@ class Subscriber:
                 await connection.close()
 
     async def reach_end(self, client: Client, key: str) -> bool:
-        """Write a last key and wait, within bounds, until the broker tells of it; say whether it
-        did.
-        """
+        """Write a last key and wait until the broker delivers it; return False after CATCH_UP_S."""
         try:
             written = await client.put(key, "end")
             async with asyncio.timeout(CATCH_UP_S):
@@ -98,9 +93,9 @@ class Subscriber:
         return True
 
     async def _follow(self) -> None:
-        """Subscribe, and again whenever the connection ends. Ends only by being cancelled."""
+        """Subscribe again whenever the connection ends, until cancelled."""
         while True:
-            # whatever aiormq calls it: the broker is gone, and tried again
+            # Whatever error aiormq raises, the broker is unreachable: try again.
             with contextlib.suppress(Exception):
                 await self._once()
             await asyncio.sleep(RETRY_S)
@@ -150,7 +145,7 @@ class Subscriber:
 
 
 def _text(given: str | dict[str, str]) -> str:
-    """Return bytes as the history names them."""
+    """Decode a key or value into the text used in the history."""
     if isinstance(given, str):
         return given
     return base64.b64decode(given["base64"]).decode("utf-8", "backslashreplace")
