@@ -1,3 +1,1 @@
-"""Load that a cluster is put under while it is disturbed, one kind per module, each with a checker
-that judges it.
-"""
+"""Generate load on a cluster while it is disturbed, one kind per module, each with its checker."""

@@ -1,4 +1,4 @@
-"""Append to lists in transactions that read and write several keys. Judged by `append` (Elle)."""
+"""Append to lists in transactions over several keys. Checked by `append` (Elle)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workl
 SLOTS: Final = 6
 MICROS_MAX: Final = 4
 LENGTH_MAX: Final = 90
-"""Longer lists are given up: every read returns the whole list."""
+"""Length at which a list is replaced by a new one, because every read returns the whole list."""
 ATTEMPTS_MAX: Final = 3
-"""Transactions refused because somebody was faster are tried again so often."""
+"""Attempts of a transaction whose guards fail because another client was faster."""
 
 
 class Append(Workload):
-    """Transactions that read lists and append to them; a list is a key with a JSON list.
+    """A workload of transactions that read lists and append to them; a list is a key with a JSON
+    list.
 
-    A transaction reads its lists in one snapshot, then writes them longer, guarded by the revisions
-    it read: so it took effect with exactly what it had read, or not at all.
+    A transaction reads its lists in one snapshot, then writes the longer lists, guarded by the
+    revisions that it read. So it took effect with exactly what it had read, or not at all.
     """
 
     name: ClassVar[str] = "append"
@@ -110,7 +111,7 @@ class Append(Workload):
 
 
 def _execute(asked: list[list[Any]], lists: dict[str, list[Any]]) -> list[list[Any]]:
-    """Make the lists longer in place; return what each micro-operation saw."""
+    """Apply the micro-operations to the lists in place; return what each one saw."""
     answered = []
     for kind, key, value in asked:
         if kind == "append":

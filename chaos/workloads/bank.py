@@ -1,6 +1,4 @@
-"""Move money between accounts and read them all at once: the total never changes. Judged by
-`bank`.
-"""
+"""Move money between accounts; the total over all accounts never changes. Checked by `bank`."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ AMOUNT_MAX: Final = 5
 
 
 class Bank(Workload):
-    """Transfers between accounts, whose balances are numbers in keys.
+    """A workload of transfers between accounts, whose balances are numbers in keys.
 
     A transfer is a transaction guarded by the revisions of both accounts.
     """
@@ -61,8 +59,8 @@ class Bank(Workload):
             await self.transfer(worker)
 
     async def read(self, worker: Worker, *, listing: bool) -> None:
-        """Read all accounts in one snapshot: by a transaction, or by a listing whose pages share a
-        revision.
+        """Read all accounts in one snapshot: by a transaction, or by a listing with all pages at
+        one revision.
         """
 
         async def by_listing() -> Observed:
@@ -85,7 +83,7 @@ class Bank(Workload):
         await worker.do("read", by_listing if listing else by_transaction)
 
     async def transfer(self, worker: Worker) -> None:
-        """Move an amount from one account to another, if there is enough."""
+        """Transfer an amount from one account to another if the balance allows it."""
         one, other = worker.rng.sample(self.accounts, 2)
         amount, op_id = worker.rng.randint(1, AMOUNT_MAX), worker.op_id()
 

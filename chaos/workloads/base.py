@@ -1,9 +1,8 @@
-"""Run many clients against all nodes, closed loop or open loop, and record each logical operation
-once.
+"""Run many clients against all nodes, in a closed or an open loop, and record each operation once.
 
-What an ending means is the client library's table (`acordo/DESIGN.md`): refused is an observation,
-NotApplied is a failure for good, OutcomeUnknown is unknown. It never calls an operation failed that
-may have taken effect.
+The client library's table (`acordo/DESIGN.md`) defines the outcomes: Refused is an observation,
+NotApplied is a definite failure, OutcomeUnknown is unknown. An operation that may have taken effect
+is never recorded as failed.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ OPERATION_TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 2.0
 SETUP_TIMEOUT_S: Final = 30.0
 INFLIGHT_MAX: Final = 256
-"""Operations at once in an open loop; what comes above is shed, and counted."""
+"""Most concurrent operations of an open loop; more are dropped and counted."""
 
 
 class WorkloadFailed(Exception):
-    """The workload could not be set up or finished; the run is worth nothing."""
+    """The workload could not be set up or finished, so the run proves nothing."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What an operation observed, besides having taken effect. Fields are those of
-    `history.ClientOperation`.
+    """What an operation observed, besides having taken effect.
+
+    The fields are those of `history.ClientOperation`.
     """
 
     served: Served | None = None
@@ -47,36 +47,37 @@ class Observed:
     token: int | None = None
     attempts: int = 1
     value: Any = msgspec.UNSET
-    """Replaces the value that was asked for, where that came up only on the way."""
+    """Replaces the requested value, if the actual one was determined only during the operation."""
 
 
 @dataclass
 class LoadSettings:
-    """How much load, where to, and from which seed."""
+    """The settings of the load: its amount, its target and its seed."""
 
     urls: tuple[str, ...]
-    """One per node, and the balancer's where there is one."""
+    """One URL per node, and that of the balancer if there is one."""
     seed: int
     prefix: str
-    """Every key begins so: unique to the run, so that an earlier one leaves no values behind."""
+    """Prefix of every key, unique to the run, so that no values of an earlier run are found."""
     clients: int = 6
     rate: float | None = None
-    """Operations per second of an open loop; None: a closed loop, each client as fast as it is
-    answered.
+    """Operations per second of an open loop; None: a closed loop, in which each client waits for
+    its answer.
     """
     pause_s: float = 0.0
     """Mean pause of a client between two operations of a closed loop."""
     timeout_s: float = OPERATION_TIMEOUT_S
     hot: int = 0
-    """Above 0: `register` uses so many keys at a time, reads back at once what it wrote, and some
-    clients only read.
+    """Above 0: the workload `register` uses this many keys at a time, reads back at once what it
+    wrote, and has some clients that only read.
     """
     shed: int = 0
 
 
 class Worker:
-    """One client at a time: does one operation after another, and goes on under a new name after an
-    unknown outcome.
+    """A client that does one operation after another.
+
+    After an unknown outcome it continues under a new name.
     """
 
     def __init__(
@@ -87,26 +88,26 @@ class Worker:
         self.life = 0
         self.written = 0
         self.memory: dict[str, Any] = {}
-        """What the workload wants to remember for this client. Forgotten when it gets a new
+        """State that the workload keeps for this client. It is cleared when the client gets a new
         name.
         """
         self.attempt: str | None = None
-        """Op_id of the newest attempt of the operation under way, where each attempt is a request
-        of its own.
+        """Op_id of the newest attempt of the current operation, for operations in which each
+        attempt is a request of its own.
         """
 
     @property
     def logical(self) -> str:
-        """Return the name in the history."""
+        """Return the client's current name in the history."""
         return f"{self.name}.{self.life}" if self.life else self.name
 
     def unique(self) -> str:
-        """Return a value that nobody else ever writes."""
+        """Return a value that is never written again."""
         self.written += 1
         return f"{self.name}-{self.written}"
 
     def op_id(self) -> str:
-        """Return an op_id that nobody else ever uses."""
+        """Return an op_id that is never used again."""
         self.written += 1
         return f"{self.workload.load.prefix}{self.name}-{self.written}".replace("/", ".")
 
@@ -118,10 +119,10 @@ class Worker:
         observes_refusal: bool = False,
         **fields: Any,
     ) -> ClientOperation:
-        """Make one operation, record it, return its record.
+        """Execute one operation, record it, and return the record.
 
-        `observes_refusal`: a guard that did not hold is an observation (ok, result false), else a
-        failure.
+        With `observes_refusal` a guard that does not hold is an observation (ok, result false);
+        otherwise it is a failure.
         """
         recorder = self.workload.recorder
         self.attempt = None
@@ -186,8 +187,9 @@ class Worker:
 
 
 class Workload(ABC):
-    """One kind of load. Made once per run: `set_up`, then `step` by many workers at once, then
-    `finish`.
+    """A kind of load, created once per run.
+
+    `set_up` is called first, then `step` by many workers concurrently, then `finish`.
     """
 
     name: ClassVar[str]
@@ -199,7 +201,7 @@ class Workload(ABC):
         self.prefix = f"{load.prefix}{self.name}/"
         self.workers: list[Worker] = []
         self.complaints: list[str] = []
-        """Requests that nodes called malformed: bugs of the workload (or of the nodes)."""
+        """Requests that nodes rejected as malformed: bugs of the workload (or of the nodes)."""
 
     def settings(self) -> dict[str, Any]:
         """Return what the checker must know, for the header of the history."""
@@ -210,21 +212,23 @@ class Workload(ABC):
 
     @abstractmethod
     async def step(self, worker: Worker) -> None:
-        """Make one operation (or a few that belong together) as this worker."""
+        """Execute one operation (or a few that belong together) as this worker."""
 
     async def finish(self, workers: Sequence[Worker]) -> None:  # noqa: B027 - most need nothing
         """Read at the end, after healing, through every node."""
 
     def rejected(self, exc: BadRequest) -> None:
-        """Note a request that can never work."""
+        """Note a request that was rejected as malformed."""
         if len(self.complaints) < 20:
             self.complaints.append(f"{exc.code}: {exc.detail}")
 
     # -------------------------------------------------------------------------------------- running
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Make the workers: one half keep to one node each, so that each node's own answers are
-        seen; the other half roam.
+        """Create the workers.
+
+        Half of them use only one node each, so that each node's own answers are checked; the other
+        half switch between nodes.
         """
         nodes = len(self.load.urls)
         begun = len(self.workers)
@@ -245,7 +249,7 @@ class Workload(ABC):
             self.workers.append(Worker(f"{self.name}{n}", n, client, rng, self))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Make operations until `stop` is set; those under way end by themselves, within their own
+        """Execute operations until `stop` is set. Those in flight end by themselves, within their
         time-out.
         """
         if self.load.rate is None:
@@ -258,13 +262,14 @@ class Workload(ABC):
     async def _closed(self, worker: Worker, stop: asyncio.Event) -> None:
         while not stop.is_set():
             await self.step(worker)
-            # Also with no pause this lets others run: a step that fails at once must not spin.
+            # Even without a configured pause this yields to other tasks: a step that fails at once
+            # must not spin.
             mean_s = self.load.pause_s or 0.0005
             await wait_for_stop(stop, worker.rng.expovariate(1 / mean_s))
 
     async def _open_loop(self, stop: asyncio.Event, rate: float) -> None:
-        """Begin operations at random times of a given mean rate, whoever is slow: load does not
-        wait for answers.
+        """Start operations at random times with a given mean rate, without waiting for slow
+        answers.
         """
         idle = list(self.workers)
         loop = asyncio.get_running_loop()
@@ -291,7 +296,7 @@ class Workload(ABC):
 
 @dataclass
 class Rotation:
-    """Keys that are given up after a random number of operations, so that counterexamples stay
+    """A set of keys, each replaced after a random number of operations to keep counterexamples
     readable.
     """
 
@@ -302,10 +307,10 @@ class Rotation:
     _left: dict[int, int] = field(default_factory=dict)
     _generation: dict[int, int] = field(default_factory=dict)
     every: list[str] = field(default_factory=list)
-    """All keys that were ever handed out."""
+    """All keys that were ever used."""
 
     def key(self, slot: int | None = None) -> str:
-        """Return the present key of a slot (None: of a random one), counting one operation."""
+        """Return the current key of a slot (None: a random slot), and count one operation on it."""
         slot = self.rng.randrange(self.slots) if slot is None else slot
         if self._left.get(slot, 0) <= 0:
             self._generation[slot] = self._generation.get(slot, -1) + 1
@@ -315,9 +320,9 @@ class Rotation:
         return self.present(slot)
 
     def present(self, slot: int) -> str:
-        """Return the present key of a slot."""
+        """Return the current key of a slot."""
         return f"{self.prefix}{slot}.{self._generation.get(slot, 0)}"
 
     def retire(self, slot: int) -> None:
-        """Give the present key up now."""
+        """Replace the current key at its next use."""
         self._left[slot] = 0

@@ -1,4 +1,4 @@
-"""Name the workloads, for the command line and for runs."""
+"""List the workloads by name, for the command line and for runs."""
 
 from __future__ import annotations
 

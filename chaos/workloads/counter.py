@@ -1,4 +1,4 @@
-"""Count: each acknowledged increment counts once, however often its request was sent. Judged by
+"""Increment counters: each acknowledged increment counts once, despite retries. Checked by
 `counter`.
 """
 
@@ -18,11 +18,13 @@ from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workl
 SLOTS: Final = 4
 ATTEMPTS_MAX: Final = 5
 REPEAT_SHARE: Final = 0.1
-"""Acknowledged increments whose request is sent once more, with the same op_id."""
+"""Fraction of acknowledged increments whose request is sent again with the same op_id."""
 
 
 class Counter(Workload):
-    """Increments of numbers in keys, each a transaction guarded by the revision that it read."""
+    """A workload of increments of numbers in keys, each a transaction guarded by the revision it
+    read.
+    """
 
     name: ClassVar[str] = "counter"
 

@@ -1,8 +1,8 @@
-"""Take locks built on compare-and-set, and use a fenced resource with their tokens. Judged by
+"""Take locks built on compare-and-set, and use a fenced resource with their tokens. Checked by
 `lock`.
 
-Two kinds: a plain lock, held until released, and a lease, which expires (TTL) while some holders
-oversleep on purpose.
+There are two kinds: a plain lock, held until it is released, and a lease, which expires (TTL) while
+some holders oversleep on purpose.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ TTL_S: Final = 1.0
 OVERSLEEP_S: Final = (1.2, 3.0)
 OVERSLEEP_SHARE: Final = 0.15
 STUCK_AFTER: Final = 40
-"""Acquisitions refused in a row before a plain lock is given up: its holder's fate is unknown."""
+"""Consecutive refused acquisitions after which a plain lock is given up, because the outcome of its
+holder's operations is unknown.
+"""
 
 
 class Resource:
-    """What a lock protects: refuses a token below the highest that it has seen."""
+    """A resource protected by a lock. It refuses a token below the highest that it has seen."""
 
     def __init__(self) -> None:
         self.highest = 0
 
     def use(self, token: int) -> bool:
-        """Take a token for use; say whether it is at least as new as every one before."""
+        """Use the resource with a token; return False if a higher token was used before."""
         if token < self.highest:
             return False
         self.highest = token
@@ -40,7 +42,7 @@ class Resource:
 
 
 class Lock(Workload):
-    """Clients that take locks; the token is the revision at which a lock was taken."""
+    """A workload of clients that take locks. The token is the revision at which one was taken."""
 
     name: ClassVar[str] = "lock"
 
@@ -72,7 +74,9 @@ class Lock(Workload):
         await self.release(worker, key, holder, leased=leased)
 
     async def acquire(self, worker: Worker, key: str, holder: str, *, leased: bool) -> int | None:
-        """Return the token, or None when the lock was taken or it is not known."""
+        """Try to take the lock; return the token, or None if it was taken or the outcome is
+        unknown.
+        """
         op_id = worker.op_id()
         ttl_s = TTL_S if leased else None
 
@@ -93,7 +97,7 @@ class Lock(Workload):
         return done.token if done.outcome == "ok" and done.result else None
 
     async def use(self, worker: Worker, key: str, token: int) -> None:
-        """Touch the protected resource, which judges the token for itself."""
+        """Use the protected resource, which checks the token itself."""
         resource = self.resources.setdefault(key, Resource())
 
         async def call() -> Observed:
@@ -103,8 +107,10 @@ class Lock(Workload):
         await worker.do("use", call, key=f"{key}/resource")
 
     async def release(self, worker: Worker, key: str, holder: str, *, leased: bool) -> None:
-        """Release what is still ours. A lease may be gone by then; a plain lock is released until
-        it is known to be.
+        """Release the lock if it is still ours.
+
+        A lease may have expired by then. Releasing a plain lock is retried until its outcome is
+        known.
         """
         op_id = worker.op_id()
 

@@ -1,4 +1,4 @@
-"""Put, get, swap and delete single keys, every written value unique. Judged by `register` and
+"""Put, get, swap and delete single keys; every written value is unique. Checked by `register` and
 `versions`.
 """
 
@@ -17,19 +17,19 @@ from chaos.records.recorder import Recorder
 from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
 SLOTS: Final = 12
-"""Keys in use at once."""
+"""Number of keys in use at a time."""
 MIX: Final = (("get", 45), ("put", 28), ("cas", 14), ("swap", 6), ("delete", 5), ("again", 2))
 """Operations and their weights. `cas` compares values, `swap` revisions; `again` repeats an
 acknowledged put's op_id.
 """
 
 AGAIN_SHARE: Final = 0.4
-"""Deletes after which the key, absent by now, is deleted once more."""
+"""Fraction of deletes that are followed by another delete of the key, which is absent by then."""
 
 
 @dataclass(frozen=True)
 class _Put:
-    """The newest acknowledged put of one worker, to be sent once more."""
+    """The newest acknowledged put of one worker, which is to be sent again."""
 
     key: str
     value: str
@@ -38,7 +38,7 @@ class _Put:
 
 
 class Register(Workload):
-    """Single keys under all writes that single keys have."""
+    """A workload on single keys with all kinds of single-key writes."""
 
     name: ClassVar[str] = "register"
 
@@ -47,7 +47,7 @@ class Register(Workload):
         self.slots = load.hot or SLOTS
         self.keys = Rotation(self.prefix, self.rng, self.slots)
         self.recent: dict[str, deque[str | None]] = {}
-        """Values lately seen or written, by key: what swaps expect."""
+        """Recently seen or written values, by key: the values that swaps expect."""
 
     @override
     async def step(self, worker: Worker) -> None:
@@ -64,7 +64,7 @@ class Register(Workload):
             await self.one(worker, op, key)
 
     async def one(self, worker: Worker, op: str, key: str) -> None:
-        """Make one operation of the mix."""
+        """Execute one operation of the mix."""
         match op:
             case "get":
                 await self.get(worker, key)
@@ -80,7 +80,7 @@ class Register(Workload):
                 await self.again(worker)
 
     async def get(self, worker: Worker, key: str) -> None:
-        """Read linearizably; remember what was there, for swaps."""
+        """Read linearizably, and remember the value for swaps."""
 
         async def call() -> Observed:
             reading = await worker.client.read(key)
@@ -93,7 +93,7 @@ class Register(Workload):
             worker.memory[key] = (done.result, done.version or 0)
 
     async def put(self, worker: Worker, key: str) -> None:
-        """Put a value that nobody else writes."""
+        """Put a unique value."""
         value, op_id = worker.unique(), worker.op_id()
 
         async def call() -> Observed:
@@ -106,7 +106,7 @@ class Register(Workload):
             worker.memory["last"] = _Put(key, value, op_id, done.revision)
 
     async def cas(self, worker: Worker, key: str) -> None:
-        """Swap by value, expecting what somebody lately saw there."""
+        """Swap by value, expecting a recently seen value."""
         seen = self.recent.get(key)
         expected = seen[-1] if seen else None
         if seen and worker.rng.random() < 0.4:
@@ -126,8 +126,9 @@ class Register(Workload):
             self._saw(key, value)
 
     async def swap(self, worker: Worker, key: str) -> None:
-        """Swap by revision, expecting what this client saw last. A revision stands for one value:
-        values are unique.
+        """Swap by revision, expecting the one that this client saw last.
+
+        Values are unique, so a revision stands for one value.
         """
         if key not in worker.memory:
             await self.get(worker, key)
@@ -166,11 +167,10 @@ class Register(Workload):
                 await self.delete(worker, key)
 
     async def again(self, worker: Worker) -> None:
-        """Send an acknowledged put once more under its op_id: the answer must be its first
-        revision, and nothing may change.
+        """Send an acknowledged put again under its op_id.
 
-        Recorded as a look-up, which is what it is. The register checker sees it if the value came
-        back.
+        The answer must be the first revision, and nothing may change. It is recorded as a look-up,
+        because it acts as one. If the value came back, the register checker sees it.
         """
         if "last" not in worker.memory:
             return

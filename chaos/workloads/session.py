@@ -1,4 +1,4 @@
-"""Read and write at level `session` while roaming over all nodes. Judged by `session`."""
+"""Read and write at level `session`, switching between all nodes. Checked by `session`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLOTS: Final = 8
 
 
 class Session(Workload):
-    """Clients with a session of their own each, which take the nodes in turn."""
+    """A workload of clients with one session each, which use the nodes in turn."""
 
     name: ClassVar[str] = "session"
     client_options: ClassVar[dict[str, Any]] = {"level": "session"}

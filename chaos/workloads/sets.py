@@ -1,4 +1,4 @@
-"""Add unique elements and read them all: what was acknowledged stays. Judged by `set_full`."""
+"""Add unique elements and read them all; acknowledged ones must stay. Checked by `set_full`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ READ_SHARE: Final = 0.12
 
 
 class Set(Workload):
-    """Sets that only grow: the keys under a prefix. Adding is a put, reading a listing at one
-    revision.
+    """A workload on grow-only sets: the keys under a prefix.
+
+    Adding is a put, reading is a listing at one revision.
     """
 
     name: ClassVar[str] = "set"
@@ -34,7 +35,7 @@ class Set(Workload):
             await self.add(worker, self.sets.key(slot))
 
     async def add(self, worker: Worker, key: str) -> None:
-        """Add an element that nobody else adds."""
+        """Add a unique element."""
         element, op_id = worker.unique(), worker.op_id()
 
         async def call() -> Observed:

@@ -1,4 +1,4 @@
-"""Write linearizably, read stale within stated bounds. Judged by `staleness`, never mixed with
+"""Write linearizably and read stale within given bounds. Checked by `staleness`, apart from
 registers.
 """
 
@@ -16,7 +16,7 @@ MAX_AGES_S: Final = (0.05, 0.2, 1.0, 5.0)
 
 
 class Stale(Workload):
-    """Reads that may be stale, of few keys, written so often that what is at hand is soon old."""
+    """A workload of stale reads of a few keys, written so often that cached values are soon old."""
 
     name: ClassVar[str] = "stale"
 
@@ -34,7 +34,7 @@ class Stale(Workload):
             await self.write(worker, key, gone=kind > 0.96)
 
     async def get(self, worker: Worker, key: str, max_age_s: float) -> None:
-        """Read a value that may be so old."""
+        """Read a value that may be up to `max_age_s` old."""
 
         async def call() -> Observed:
             reading = await worker.client.read(key, level="stale", max_age_s=max_age_s)

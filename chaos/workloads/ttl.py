@@ -1,4 +1,4 @@
-"""Give keys a time to live, once each, and look whether they are there. Judged by `ttl`."""
+"""Give each key a time to live once, and check whether it exists. Checked by `ttl`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from chaos.workloads.base import LoadSettings, Observed, Worker, Workload
 
 TTLS_MS: Final = (800, 1_500, 3_000, 8_000, 30_000)
 SWEEP_INTERVAL_S: Final = 1.0
-"""The nodes' setting."""
+"""The nodes' setting of the same name."""
 KEPT_MAX: Final = 60
-"""Keys of a worker that are looked at; the oldest is let go for a new one."""
+"""Most keys that a worker reads; a new one replaces the oldest."""
 AFTER_S: Final = 2.0
-"""At the end, keys whose time was up so long ago are looked at once more."""
+"""At the end, keys that should have ended at least this long ago are read once more."""
 
 
 class Ttl(Workload):
-    """Keys that end by themselves. None is written twice, so nobody but a sweep ends it."""
+    """A workload of keys that expire. No key is written twice, so only a sweep can end one."""
 
     name: ClassVar[str] = "ttl"
 
     def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         self.keys: dict[str, list[tuple[str, int]]] = {}
-        """By worker: key, and when (ns) its time is up."""
+        """By worker: each key, and the time in ns at which it is due to end."""
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -40,14 +40,14 @@ class Ttl(Workload):
         if not mine or worker.rng.random() < 0.15:
             await self.give(worker, mine)
         else:
-            # Most looks are at keys whose time is nearly up, or just was.
+            # Most reads are of keys that end soon or have just ended.
             now = self.recorder.clock()
             near = min(mine, key=lambda key: abs(key[1] - now))
             key, _ = near if worker.rng.random() < 0.6 else worker.rng.choice(mine)
             await self.read(worker, key)
 
     async def give(self, worker: Worker, mine: list[tuple[str, int]]) -> None:
-        """Put a key that ends by itself, and remember it."""
+        """Put a key with a time to live, and remember it."""
         key, ttl_ms = f"{self.prefix}{worker.unique()}", worker.rng.choice(TTLS_MS)
 
         async def call() -> Observed:
@@ -61,7 +61,7 @@ class Ttl(Workload):
             del mine[:-KEPT_MAX]
 
     async def read(self, worker: Worker, key: str) -> None:
-        """Read whether the key is still there."""
+        """Read whether the key still exists."""
 
         async def call() -> Observed:
             reading = await worker.client.read(key)
@@ -72,7 +72,7 @@ class Ttl(Workload):
         await worker.do("read", call, key=key)
 
     async def finish(self, workers: Sequence[Worker]) -> None:
-        """Look through every node at what should be gone by now."""
+        """Read through every node the keys that should have ended by now."""
         await asyncio.sleep(AFTER_S)
         up_ns = self.recorder.clock() - int(AFTER_S * 1e9)
         over = [key for mine in self.keys.values() for key, due_ns in mine if due_ns < up_ns]

@@ -1,5 +1,6 @@
-"""Write under a prefix while watchers on every node follow it, reconnecting on purpose. Judged by
-`watch` and the ledger.
+"""Write under a prefix while watchers on every node follow it and reconnect on purpose.
+
+Checked by `watch` and the ledger.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from chaos.workloads.base import LoadSettings, Observed, Worker, Workload
 
 KEYS: Final = 12
 RECONNECT_S: Final = (1.0, 6.0)
-"""A watcher leaves on purpose after so long, and goes on at another node."""
+"""Time after which a watcher disconnects on purpose and continues at another node."""
 AWAY_S: Final = 1.5
-"""… and half of the time only after a while of at most so long: then what it missed is not the
-newest any more.
+"""Longest pause before it continues, used half of the time: then the changes that it missed are no
+longer the newest.
 """
 CATCH_UP_S: Final = 30.0
-"""How long watchers may take to reach the end once writing stopped."""
+"""Longest wait for the watchers to reach the end once writing has stopped."""
 RETRY_S: Final = 0.2
 
 
 class Watcher:
-    """One logical watcher: its position survives every connection."""
+    """A logical watcher, whose position survives its connections."""
 
     def __init__(self, name: str, prefix: str, workload: Watching, rng: Random) -> None:
         self.name, self.prefix = name, prefix
@@ -41,7 +42,7 @@ class Watcher:
         self.moved = asyncio.Condition()
 
     async def follow(self, stack: AsyncExitStack) -> None:
-        """Watch for ever, on one node after another. Ends only by being cancelled."""
+        """Watch one node after another, until cancelled."""
         urls = list(self.workload.load.urls)
         clients = [await stack.enter_async_context(Client(url)) for url in urls]
         at = self.rng.randrange(len(urls))
@@ -63,8 +64,8 @@ class Watcher:
 
     async def _one(self, client: Client) -> None:
         if self.position is None:
-            # Without a position a watch begins at whatever is current; ask for it, so that a gap
-            # can be told.
+            # Without a position a watch begins at whatever is current. Reading the position first
+            # makes a gap detectable.
             self.position = (await client.read(self.prefix or "-")).served.position
         self._record("open", revision=self.position)
         async for event in client.watch(self.prefix, after=self.position, bookmarks=True):
@@ -101,13 +102,13 @@ class Watcher:
         recorder.add(Watched(self.name, kind, recorder.clock(), prefix=self.prefix, **fields))
 
     def end(self, revision: int) -> None:
-        """Say up to where it had to be notified."""
+        """Record the revision up to which the watcher must have been notified."""
         self._record("end", revision=revision)
 
 
 class Watching(Workload):
-    """Writers put, delete, and change several keys at one revision; watchers of the whole prefix
-    and of a part of it.
+    """A workload of writers that put, delete, and change several keys at one revision, with
+    watchers of the whole prefix and of a part of it.
     """
 
     name: ClassVar[str] = "watch"
@@ -120,7 +121,7 @@ class Watching(Workload):
         ]
         self.watchers.append(Watcher("part", f"{self.prefix}k1", self, Random(f"{load.seed}/part")))
         self.over = False
-        """Writing has stopped."""
+        """Whether writing has stopped."""
         self.newest = 0
         """Highest revision acknowledged to a writer."""
 
@@ -135,8 +136,8 @@ class Watching(Workload):
                 task.cancel()
 
     async def _catch_up(self) -> None:
-        """Let every watcher be notified of all that was acknowledged, within bounds; one that is
-        not is judged as behind.
+        """Wait up to CATCH_UP_S until every watcher got all acknowledged changes. One that did not
+        is found to be behind.
         """
         self.written_last = self.newest
         try:
@@ -160,7 +161,7 @@ class Watching(Workload):
             await self.several(worker)
 
     async def put(self, worker: Worker, key: str) -> None:
-        """Put a value that nobody else writes."""
+        """Put a unique value."""
         value, op_id = worker.unique(), worker.op_id()
 
         async def call() -> Observed:
@@ -203,4 +204,4 @@ class Watching(Workload):
         return seen
 
     async def finish(self, workers: Sequence[Worker]) -> None:
-        """Nothing is left to read: the watchers were waited for."""
+        """Do nothing: the watchers have caught up before."""
