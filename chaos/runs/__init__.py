@@ -1,1 +1,1 @@
-"""Carry out one run: plan it, load, disturb, heal, collect, and decide what it is worth."""
+"""Carry out one run: plan, load, disturb, heal, collect, and decide what it proves."""

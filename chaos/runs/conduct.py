@@ -1,7 +1,7 @@
-"""Carry out one plan, top to bottom: bring the target up, load and disturb it, collect, judge.
+"""Carry out one plan from start to end: bring the target up, load and disturb it, collect, judge.
 
-It never leaves a fault behind: an interrupted run heals everything, collects what it can and is
-judged all the same.
+No fault is left behind: an interrupted run heals everything, collects what it can, and is judged
+all the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS_SHOWN_MAX: Final = 40
 
 
 async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> RunResult:
-    """Carry the plan out and return what came of it. Raises TargetUnfit."""
+    """Carry out the plan and return its result. Raises TargetUnfit."""
     interrupt = interrupt or Interrupt()
     plan.folder.mkdir(parents=True, exist_ok=True)
     result = RunResult(plan, plan.schedule)
@@ -45,8 +45,8 @@ async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> RunResult:
     except TargetUnfit as exc:
         if not seen:
             raise
-        # Leaving the target failed. What was seen until then is judged all the same: a container
-        # that cannot be healed must not hide a lost write.
+        # Leaving the target failed. What was recorded until then is judged anyway: a container that
+        # cannot be healed must not hide a lost write.
         result.weak.append(str(exc))
     say(plan, "judging …")
     judge_result(result)
@@ -56,7 +56,9 @@ async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> RunResult:
 
 
 def judge_result(result: RunResult) -> None:
-    """Judge as recorded (trusting no server), and with look-ups; note what is weak about both."""
+    """Judge the run as recorded (trusting no server) and with look-ups; note what makes either
+    weak.
+    """
     try:
         result.run = open_run(result.plan.folder)
     except HistoryError as exc:
@@ -84,7 +86,7 @@ def _announce(result: RunResult) -> None:
 
 
 def _drop_data(folder: Path) -> None:
-    """Delete stores and journals of a run that found nothing: only logs are worth their bytes."""
+    """Delete stores and journals of a run without findings, to save disk space. The logs stay."""
     for file in folder.glob("**/*.sqlite*"):
         file.unlink()
     for journals in folder.glob("*/raft"):

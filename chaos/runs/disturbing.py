@@ -1,4 +1,4 @@
-"""Inflict the planned faults on a loaded cluster, one after another or a lane each."""
+"""Inflict the planned faults on a cluster under load, one after another or in parallel lanes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from chaos.targets.base import Target
 from chaos.waiting import wait_for_stop
 
 LOOK_EVERY_S: Final = 1.0
-"""How often it is asked whether the run has lasted long enough, once all faults are inflicted."""
+"""Interval at which the end of the run is checked once all faults are inflicted."""
 HOLD_MIN_S: Final = 0.5
-"""A fault that begins close to the end of the run still lasts so long: it must be able to bite."""
+"""Shortest duration of a fault that begins close to the end of the run: it must have time to take
+effect.
+"""
 
 
 async def disturb(
@@ -40,10 +42,12 @@ class _Disturbance:
         self._ends = self._loop.time() + plan.seconds
         self._latest = self._ends + (LONGER - 1) * plan.seconds
         self._asked = bool(plan.operations or plan.faults)
-        """So many operations or faults were asked for, which may take longer than its time."""
+        """Whether a number of operations or faults was requested, so that the run may exceed its
+        time.
+        """
 
     async def last(self, interrupt: Interrupt) -> None:
-        """Inflict all of it and wait for the end of the run."""
+        """Inflict all faults and wait for the end of the run."""
         faults = asyncio.create_task(self._all_lanes())
         interrupted = asyncio.create_task(interrupt.asked.wait())
         try:
@@ -58,7 +62,9 @@ class _Disturbance:
                 await faults
 
     def _over(self) -> bool:
-        """Say whether the time is over, and all that was asked for is reached or out of reach."""
+        """Return whether the time is over, and everything requested is reached or can no longer be
+        reached.
+        """
         plan, recorder = self._plan, self._recorder
         bit = sum(f.proof is not None for f in self._result.inflicted)
         reached = recorder.count("ok") >= plan.operations and bit >= plan.faults
@@ -72,7 +78,7 @@ class _Disturbance:
 
     async def _lane(self, steps: list[Step]) -> None:
         plan, loop, result = self._plan, self._loop, self._result
-        # Nothing but the time ends such a run, so no fault may begin or hold past it.
+        # Only the time ends such a run, so no fault may begin or last beyond it.
         bounded = not (self._asked or plan.steps)
         for step in steps:
             late = bounded and loop.time() + step.gap_s >= self._ends
@@ -90,10 +96,10 @@ class _Disturbance:
 
 
 def lanes_of(plan: Plan, steps: list[Step]) -> list[list[Step]]:
-    """Return the steps in lanes that run beside one another: one, or one for each set of abilities.
+    """Divide the steps into lanes that run in parallel: one lane, or one for each set of abilities.
 
-    Two faults of the same lane never hold at once: killing a process that is frozen, say, would
-    prove nothing of either.
+    Two faults of the same lane never overlap: killing a process that is frozen, for example, would
+    prove nothing about either fault.
     """
     if not plan.at_once:
         return [steps]

@@ -1,4 +1,4 @@
-"""Kill the leader again and again while clients write, and measure when nobody is answered."""
+"""Kill the leader repeatedly while clients write, and measure the gaps between acknowledgements."""
 
 from __future__ import annotations
 
@@ -22,30 +22,34 @@ from cluster.settings.runner import RunnerSettings
 BASE_PORT: Final = 24000
 WITHIN_S: Final = 30.0
 STEADY_S: Final = 1.0
-"""Quiet time between whole again and the next kill."""
+"""Quiet time between the recovery of the cluster and the next kill."""
 AFTER_KILL_S: Final = 0.2
-"""A write that was acknowledged sooner after the kill may have been on its way already."""
+"""A write acknowledged sooner than this after the kill may have been in flight before it."""
 KEPT: Final = 1000
-"""Newest acknowledgements that are remembered between kills."""
+"""Most acknowledgements that are kept between kills."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """One kill: who led, who took over, how long no write was acknowledged."""
+    """The result of one kill: the old leader, the new one, and the time without acknowledged
+    writes.
+    """
 
     killed: str
     then: str | None
     gap_s: float
     rate: float
-    """Writes acknowledged per second in the second before it: a gap is known to about its
-    inverse.
+    """Writes acknowledged in the second before the kill. The precision of the gap is about the
+    inverse of this rate.
     """
 
 
 async def measure(
     *, kills: int, nodes: int, writers: int, seed: int, report: Callable[[int, Gap], None]
 ) -> list[Gap]:
-    """Kill so many leaders, reporting each gap; return fewer gaps when nobody took over."""
+    """Kill `kills` leaders one by one and report each gap. Return fewer gaps if no leader takes
+    over.
+    """
     acknowledged: list[float] = []
     stop = asyncio.Event()
     gaps: list[Gap] = []
@@ -75,7 +79,7 @@ async def measure(
 
 
 async def _kill_leader(target: LocalTarget, acknowledged: list[float]) -> Gap | None:
-    """Kill whoever leads; return the longest gap around it, None when nobody takes over."""
+    """Kill the leader and return the longest gap around it; None if no other leader takes over."""
     leader = await target.leader()
     if leader is None:
         return None
@@ -89,7 +93,7 @@ async def _kill_leader(target: LocalTarget, acknowledged: list[float]) -> Gap | 
     if not await until(another, WITHIN_S):
         return None
     await asyncio.sleep(STEADY_S)
-    # Now ends a gap as well: writes may have stopped once more.
+    # The current time also ends a gap, because writes may have stopped once more.
     around = [*(t for t in acknowledged if t > at - 1.0), time.monotonic()]
     rate = float(sum(t <= at for t in around))
     return Gap(leader, await target.leader(), max(b - a for a, b in pairwise(around)), rate)

@@ -1,4 +1,4 @@
-"""Take Ctrl-C so that a run ends by itself, heals everything and still writes its report."""
+"""Handle Ctrl-C so that a run ends in order, heals everything and still writes its report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import sys
 
 
 class Interrupt:
-    """Ctrl-C: once it asks the run to end and write its report, twice it ends the process."""
+    """A handler for Ctrl-C: the first one asks the run to end and write its report, the second ends
+    the process.
+    """
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
     def signalled(self) -> None:
-        """Take one signal."""
+        """Handle one signal."""
         if self.asked.is_set():
             print("\nkilled: the report is not written", file=sys.stderr)
             os._exit(130)

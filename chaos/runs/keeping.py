@@ -1,6 +1,6 @@
-"""Keep beside the history what else a run is judged and repeated by.
+"""Save what is needed besides the history to judge and repeat a run.
 
-That is its settings, versions, the ledger, and what members and readers say at the end.
+These are its settings, versions, the ledger, and the final states of members and readers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from chaos.targets.base import Target
 
 SETTINGS_FILE: Final = "settings.json"
 FINAL_KEYS_MAX: Final = 600
-"""Keys read through every node at every level at the end; a longer run draws as many by its
-seed.
+"""Most keys that are read through every node at every level at the end. A longer run draws this
+many by its seed.
 """
 
 
 async def versions_of(plan: Plan, target: Target) -> dict[str, str]:
-    """Return what ran: this machine's software, and each node's role as it says it itself."""
+    """Return the versions of this machine's software, and each node's role as it reports it."""
     found = {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -46,7 +46,7 @@ async def versions_of(plan: Plan, target: Target) -> dict[str, str]:
 
 
 def write_settings(result: RunResult) -> None:
-    """Write what was asked for and planned, before anything is loaded."""
+    """Write the run's settings and planned faults, before any load."""
     plan = result.plan
     kept = {
         "command": plan.command,
@@ -70,7 +70,7 @@ def write_settings(result: RunResult) -> None:
 
 
 async def collect_final_state(target: Target, result: RunResult) -> None:
-    """Write the ledger, and what members and readers say once all is quiet."""
+    """Write the ledger, and the members' states and final reads once nobody writes."""
     plan = result.plan
     found = await collect.evidence(
         target.looking_urls,

@@ -1,6 +1,7 @@
-"""Load a cluster while it is disturbed, let clients finish after healing, settle what is unknown.
+"""Load a cluster while it is disturbed, let clients finish after healing, and settle unknown
+outcomes.
 
-Everything that happens goes to the run's history file as it happens.
+Everything that happens is written to the run's history file as it happens.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ FINISH_WITHIN_S: Final = 180.0
 
 
 async def load_and_disturb(target: Target, result: RunResult, interrupt: Interrupt) -> bool:
-    """Load, disturb, heal and let clients finish; return whether there was a load at all."""
+    """Load, disturb and heal the cluster and let clients finish; return whether there was load."""
     plan = result.plan
     stamp = f"{time.time_ns():x}"
     prefix = f"chaos/{plan.seed}/{stamp}/"
     load = {name: _load_settings(plan, target, prefix) for name in plan.workloads}
     header: dict[str, Any] = {"began": plan.began, "command": plan.command}
     for name in plan.workloads:
-        # A workload says what its checker must know before anything is recorded.
+        # Each workload adds what its checker must know to the header, which is written before any
+        # record.
         header |= WORKLOADS[name](load[name], Recorder(plan.folder / "none")).settings()
     with Recorder(plan.folder / HISTORY_FILE, seed=plan.seed, settings=header) as recorder:
         workloads = [WORKLOADS[name](load[name], recorder) for name in plan.workloads]
@@ -96,7 +98,7 @@ def _load_settings(plan: Plan, target: Target, prefix: str) -> LoadSettings:
 async def _subscribed(
     plan: Plan, target: Target, stack: AsyncExitStack, recorder: Recorder, queue: str
 ) -> Subscriber | None:
-    """Subscribe to the target's broker, if it has one that we know. Raises SubscriberFailed."""
+    """Subscribe to the target's broker, if there is a known one. Raises SubscriberFailed."""
     services = target.services if isinstance(target, LocalTarget) else None
     url = plan.broadcast or (services.broadcast if services is not None else "")
     if not url:
@@ -120,7 +122,9 @@ async def _finish(
     subscriber: Subscriber | None,
     end_key: str,
 ) -> list[str]:
-    """Let workloads read at the end and look up unknown writes; return what is weak afterwards."""
+    """Let workloads make their final reads, and look up unknown writes; return what makes the run
+    weak.
+    """
     weak = []
     for workload in workloads:
         await workload.finish(workload.workers)

@@ -1,4 +1,4 @@
-"""Bring up, or reach, what a plan names as its target."""
+"""Start the target that a plan names, or connect to it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ BASE_PORT: Final = 23000
 
 
 class TargetUnfit(Exception):
-    """The target cannot be reached, is not an Acordo, or is not healthy to begin with."""
+    """The target cannot be reached, is not an Acordo, or is not healthy at the start."""
 
 
 @contextlib.asynccontextmanager
 async def opened_target(plan: Plan) -> AsyncIterator[Target]:
-    """Bring up, or reach, what is to be disturbed. Raises TargetUnfit."""
+    """Start the target or connect to it. Raises TargetUnfit."""
     match plan.target:
         case "local":
             opened = _local_cluster(plan)
@@ -93,10 +93,9 @@ async def _local_cluster(plan: Plan) -> AsyncIterator[Target]:
 
 
 def entrances(target: Target) -> tuple[str, ...]:
-    """Return where clients come in: through every node, and through the balancer where there is
-    one.
+    """Return the URLs for clients: one for each node, and that of the balancer if there is one.
 
-    Without the latter a fault of nginx would hit nobody.
+    Without the balancer's URL a fault of nginx would affect no client.
     """
     balancer = target.balancer_url if isinstance(target, DockerTarget) else ""
     return (*target.urls, balancer) if balancer else target.urls

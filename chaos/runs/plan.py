@@ -1,4 +1,4 @@
-"""Say what one run is asked to do, and by which command it is done again."""
+"""Define what one run is asked to do, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from chaos.nemeses.catalogue import EVERY
 from chaos.runs.schedule import Step, schedule
 
 HEALTHY_WITHIN_S: Final = 120.0
-"""For all nodes to be ready and one to lead, at first and after each fault. A slow machine may need
-most of it.
+"""Longest wait for all nodes to be ready and one to lead, at the start and after each fault. A slow
+machine may need most of it.
 """
 LONGER: Final = 3
-"""A run that is to reach so many operations or faults may take so many times its time."""
+"""A run that must reach a number of operations or faults may take this many times its time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that one run was asked to do."""
+    """The settings of one run."""
 
     folder: Path
     workloads: tuple[str, ...]
@@ -34,29 +34,29 @@ class Plan:
     pause_s: float = 0.01
     hot: int = 0
     operations: int = 0
-    """The run goes on past its time until so many operations took effect, enough of them in each
-    workload …
+    """The run continues beyond its time until this many operations took effect, with enough of them
+    in each workload, and at most LONGER times as long.
     """
     faults: int = 0
-    """… and so many faults bit; at most LONGER times as long."""
+    """The run continues beyond its time until this many faults took effect, with the same limit."""
     nodes: int = 3
     servers: tuple[str, ...] = ()
     at_once: bool = False
     broadcast: str = ""
-    """URL of the target's broker; with private servers it is known."""
+    """URL of the target's broker. For private servers it is known without this."""
     target: str = "local"
     began: str = ""
     commit: str = ""
     quiet: bool = False
     node_command: tuple[str, ...] | None = None
-    """Starts a node in place of `python -m node`."""
+    """Command that starts a node instead of `python -m node`."""
     steps: tuple[Step, ...] = ()
-    """Faults in place of those that the seed plans."""
+    """Faults to inflict instead of those that the seed plans."""
     nemeses: dict[str, type[Nemesis]] = field(default_factory=lambda: dict(EVERY))
 
     @property
     def command(self) -> str:
-        """Return the command that does it again."""
+        """Return the command that repeats the run."""
         words = ["python -m chaos run", f"--workload {','.join(self.workloads)}"]
         if self.families:
             words.append(f"--nemesis {','.join(self.families)}")
@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def schedule(self) -> list[Step]:
-        """Return the faults to inflict, in order: those given, else those that the seed plans."""
+        """Return the faults to inflict, in order: the given ones, or those that the seed plans."""
         if self.steps:
             return list(self.steps)
         longest_s = self.seconds * (LONGER if self.operations or self.faults else 1)
@@ -84,6 +84,6 @@ class Plan:
 
 
 def without_password(url: str) -> str:
-    """Return a URL that can be shown."""
+    """Return a URL with its password hidden."""
     parts = urlsplit(url)
     return url.replace(f":{parts.password}@", ":…@") if parts.password else url

@@ -1,4 +1,4 @@
-"""Tell a person at a terminal how a run goes on."""
+"""Show the progress of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaos.runs.result import RunResult
 
 PROGRESS_S: Final = 1.0
 QUIET_EVERY: Final = 5
-"""Where nobody looks on, so many times less often."""
+"""Factor by which lines are rarer if the output is not a terminal."""
 LINE_CHARS_MAX: Final = 150
 
 
@@ -48,7 +48,9 @@ def _line(since_s: float, ok_before: int, recorder: Recorder, result: RunResult)
 
 
 def say(plan: Plan, line: str) -> None:
-    """Print one line, over the line of progress where there is one; nothing of a quiet run."""
+    """Print one line, replacing the line of progress if there is one; print nothing for a quiet
+    run.
+    """
     if plan.quiet:
         return
     print(("\r\x1b[2K" if sys.stdout.isatty() else "") + line, flush=True)

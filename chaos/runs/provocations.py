@@ -1,7 +1,7 @@
-"""Provoke one planted product bug after another until what clients see shows it.
+"""Provoke planted product bugs, one after another, until the clients' observations show them.
 
-Which bug needs which load and which faults is said here; planting them is left to whoever gives the
-command that starts a node. Nothing here knows how a bug is made.
+This module defines which bug needs which load and which faults. The command that starts a node
+plants them; nothing here knows how a bug is made.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from chaos.runs.result import RunResult
 from chaos.runs.schedule import Step
 
 BUDGET_S: Final = 60.0
-"""Seconds of load in which a bug must be caught."""
+"""Seconds of load within which a bug must be caught."""
 ROUND_S: Final = 8.0
-"""Seconds of load after which the history is judged, before the next round with another seed."""
+"""Seconds of load in one round; then the history is judged before the next round with another seed.
+"""
 BUG: Final = "{bug}"
-"""Stands for the bug's name in the command that starts a node."""
+"""Placeholder for the bug's name in the command that starts a node."""
 NO_BUG: Final = "none"
 
 
 @dataclass(frozen=True)
 class Provocation:
-    """The load and the faults that show one bug."""
+    """The load and the faults that make one bug visible."""
 
     bug: str
     workload: str
     nemeses: tuple[str, ...] = ()
-    """Inflicted one after another, in every round."""
+    """Faults that every round inflicts, one after another."""
     clients: int = 8
     pause_s: float = 0.004
     hot: int = 0
-    """Keys in use at a time, read back at once (`register`); 0: the usual number."""
+    """Number of keys in use at a time, read back at once (`register`); 0: the usual number."""
 
 
 PROVOCATIONS: Final = (
@@ -76,13 +77,13 @@ PROVOCATIONS: Final = (
 
 @dataclass(frozen=True)
 class Caught:
-    """What became of one bug."""
+    """The result for one bug."""
 
     provocation: Provocation
     by: tuple[str, ...] = ()
-    """checker: anomaly."""
+    """The findings that caught it, as "checker: anomaly"."""
     after_s: float | None = None
-    """Seconds of load until the operation that shows it."""
+    """Seconds of load until the operation that shows the bug."""
     weak: tuple[str, ...] = ()
     seed: int = 0
 
@@ -111,7 +112,7 @@ async def provoke(
     folder: Path,
     budget_s: float = BUDGET_S,
 ) -> Caught:
-    """Run one bug, round after round, until it is caught or its time is over."""
+    """Run one bug in rounds until it is caught or its time is over."""
     spent_s = 0.0
     weak: tuple[str, ...] = ()
     round_ = 0
@@ -151,7 +152,7 @@ def _with_bug(node_command: Sequence[str], bug: str) -> tuple[str, ...]:
 
 
 def steps_of(nemeses: Iterable[str]) -> tuple[Step, ...]:
-    """Return one step for each, close behind one another."""
+    """Return one step for each nemesis, with short gaps."""
     return tuple(Step(n + 1, name, 1.0, 2.0) for n, name in enumerate(nemeses))
 
 
@@ -168,7 +169,9 @@ def _load_s(result: RunResult) -> float:
 
 
 def _shown_s(result: RunResult, illegal: Sequence[Judgement]) -> float:
-    """Return when the last operation of the earliest finding had ended."""
+    """Return the time at which the last operation of the earliest finding ended, in seconds of
+    load.
+    """
     ends = [
         max(o.end_ns or o.start_ns for o in finding.operations)
         for j in illegal

@@ -1,4 +1,4 @@
-"""Hold what came of one run, and say its exit code."""
+"""Hold the result of one run, and derive its exit code."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from chaos.runs.schedule import Step
 
 @dataclass
 class RunResult:
-    """What came of one run."""
+    """The result of one run."""
 
     plan: Plan
     schedule: list[Step]
     inflicted: list[Inflicted] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     resolved: list[Judgement] = field(default_factory=list)
-    """The same with unknown outcomes settled by their look-ups."""
+    """Judgements with unknown outcomes settled by look-ups."""
     weak: list[str] = field(default_factory=list)
-    """Why the run proves less than it should."""
+    """Reasons why the run proves less than it should."""
     versions: dict[str, str] = field(default_factory=dict)
     run: SavedRun | None = None
     interrupted: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        """Return the worst of both ways of judging."""
+        """Return the worst verdict of both ways of judging."""
         return overall_verdict([*self.judgements, *self.resolved])
 
     @property

@@ -1,6 +1,6 @@
-"""Plan which fault comes when, from a seed alone: the same seed gives the same plan.
+"""Plan the faults of a run from a seed alone: the same seed gives the same plan.
 
-It never looks at a cluster; whom a fault hits is decided when it begins.
+It never looks at a cluster; what a fault hits is decided when it begins.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from random import Random
 from typing import Final
 
 GAP_S: Final = (0.5, 2.0)
-"""Quiet time before a fault, once the cluster is whole again."""
+"""Shortest and longest quiet time before a fault, once the cluster has recovered."""
 HOLD_S: Final = (1.0, 4.0)
 RECOVERY_S: Final = 3.0
-"""What a fault takes beyond its own time, roughly: to be proved, healed and recovered from. Only
-plans use it.
+"""Rough time that a fault takes in addition to its hold time, to be proved, healed and recovered
+from. Only the planning uses it.
 """
 
 
 @dataclass(frozen=True)
 class Step:
-    """One fault of the plan."""
+    """One fault of the plan, with its times in seconds."""
 
     number: int
     nemesis: str
@@ -37,10 +37,10 @@ class Step:
 
 
 def schedule(families: Mapping[str, Sequence[str]], seconds: float, seed: int) -> list[Step]:
-    """Return enough steps for so many seconds, the families in turn, each going through its nemeses
-    in its own order.
+    """Return enough steps for `seconds`, taking the families in turn.
 
-    At least one step per family, however short the time.
+    Each family goes through its nemeses in its own order. There is at least one step per family,
+    however short the time.
     """
     rng = Random(f"{seed}/schedule")
     orders = {}

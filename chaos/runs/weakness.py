@@ -1,6 +1,6 @@
-"""Say why a run proves less than it should.
+"""Find reasons why a run proves less than it should.
 
-Thin traffic, undecided checkers and faults that did not bite each make a run weak.
+Little traffic, undecided checkers and faults without effect each make a run weak.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from chaos.targets.urls import UrlTarget
 from chaos.workloads.base import Workload
 
 TRAFFIC_MIN: Final = 40
-"""Operations that took effect, per workload, below which a run proves nothing; long runs need as
-many per minute.
+"""Least number of operations per workload that must take effect for a run to prove anything; long
+runs need as many per minute.
 """
 UNDECIDED_SHOWN_MAX: Final = 3
-"""Undecided findings of one checker that are shown one by one."""
+"""Most undecided findings of one checker that are shown individually."""
 
 
 def thin_traffic(
     plan: Plan, target: Target, recorder: Recorder, workloads: Sequence[Workload]
 ) -> list[str]:
-    """Return where there was too little traffic, or none that counts."""
+    """Return reasons about traffic: too little of it, or rejected or unanswered requests."""
     found = too_little_traffic(plan, recorder)
     for workload in workloads:
         if workload.complaints:
             found.append(f"{workload.name} was told that it asks wrongly: {workload.complaints[0]}")
     if (done := recorder.count("ok")) < plan.operations:
         found.append(f"{done} operations took effect, {plan.operations} were asked for")
-    # Of somebody else's cluster the URLs are known and not the names: there the answers are counted
-    # alone.
+    # For a cluster that others run only the URLs are known, not the names of nodes, so the nodes
+    # that answered are only counted.
     if isinstance(target, UrlTarget):
         silent = len(target.nodes) - len(recorder.nodes)
     else:
@@ -46,7 +46,7 @@ def thin_traffic(
 
 
 def too_little_traffic(plan: Plan, recorder: Recorder) -> list[str]:
-    """Return the workloads of which too few operations took effect."""
+    """Return a reason for each workload of which too few operations took effect."""
     least = max(TRAFFIC_MIN, int(TRAFFIC_MIN * plan.seconds / 60))
     counts = {name: recorder.count("ok", workload=name) for name in plan.workloads}
     return [
@@ -57,7 +57,7 @@ def too_little_traffic(plan: Plan, recorder: Recorder) -> list[str]:
 
 
 def weak_judgements(result: RunResult) -> list[str]:
-    """Return what checkers left undecided, and the workloads of which nothing was judged."""
+    """Return what checkers left undecided, and the workloads without a judged operation."""
     found = []
     for judged in (*result.judgements, *result.resolved):
         undecided = [f.message for f in judged.findings if f.verdict is Verdict.UNKNOWN]
@@ -73,7 +73,7 @@ def weak_judgements(result: RunResult) -> list[str]:
 
 
 def weak_faults(result: RunResult) -> list[str]:
-    """Return the faults that did not bite or were never tried."""
+    """Return the faults that had no effect or were never tried."""
     found = []
     for fault in result.inflicted:
         if fault.skipped is not None:
