@@ -1,1 +1,1 @@
-"""Strike a stack in containers once, under a small load, and say what its clients felt."""
+"""Inflict one fault on a stack in containers under a small load; measure what clients notice."""

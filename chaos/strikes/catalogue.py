@@ -1,6 +1,6 @@
-"""Name the single faults of a stack: whom each hits, how, and what is promised of it.
+"""List the single faults of a stack: their targets, their means, and what is promised.
 
-It says what is to be done and leaves doing it, healing and judging to others.
+It only describes faults; other modules inflict, heal and judge them.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ CHOSEN_WITHIN_S: Final = 120.0
 
 @dataclass(frozen=True)
 class Strike:
-    """A single fault of a stack: whom it hits, how, and what is promised of it."""
+    """A single fault of a stack: what it hits, how, and what is promised about it."""
 
     how: How
     choose: Callable[[DockerTarget], Awaitable[tuple[str, ...]]]
     does: str
-    """In a sentence, for whoever calls it."""
+    """Description in one sentence, shown as help."""
     limits: StrikeLimits = NOTHING
 
     def away_s(self, pause_s: float) -> float:
-        """Return how long what it hits stays away: never so short that its return could pass for a
-        fail-over.
+        """Return how long the hit containers stay away.
+
+        It is never so short that their return could be mistaken for a fail-over.
         """
         return max(pause_s, (self.limits.writes_after_s or 0) * 5 / 3)
 
 
 def service(*names: str) -> Callable[[DockerTarget], Awaitable[tuple[str, ...]]]:
-    """Choose these services, whatever they do."""
+    """Return a function that chooses these services, whatever their role."""
 
     async def chosen(target: DockerTarget) -> tuple[str, ...]:
         return names
@@ -75,7 +76,7 @@ READS: Final = StrikeLimits(reads_gap_s=10)
 LEADER: Final = StrikeLimits(writes_after_s=3, reads_gap_s=10)
 DATABASE: Final = StrikeLimits(after_healing_s=10, reads_gap_s=10)
 NOBODY_ANSWERS: Final = NOTHING
-"""While nginx is away, or all nodes, reads fail for as long as that."""
+"""No limits: while nginx or all nodes are away, reads fail for as long as that."""
 
 STRIKES: Final[dict[str, Strike]] = {
     "kill-leader": Strike("kill", _leader, "Kill the node that leads (SIGKILL).", LEADER),

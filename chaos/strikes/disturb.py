@@ -1,4 +1,4 @@
-"""Strike a stack once under load, heal it, and measure what its clients felt."""
+"""Inflict one fault on a stack under load, heal it, and measure what its clients noticed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ RECOVER_WITHIN_S: Final = 120.0
 async def disturb(
     target: DockerTarget, strike: Strike, name: str, pause_s: float = PAUSE_S
 ) -> StrikeOutcome:
-    """Strike under load, and heal in any case; what was struck stays away at least `strike.away_s`.
+    """Inflict the fault under load, heal in any case, and return the outcome.
 
-    Raises TimeoutError when the stack does not come back, NoStack, AcordoError.
+    The hit containers stay away for at least `strike.away_s`. Raises TimeoutError if the stack does
+    not recover, NoStack, or AcordoError.
     """
     loop = asyncio.get_running_loop()
     load = StackLoad(target.balancer_url or target.urls[0])
@@ -60,7 +61,7 @@ async def disturb(
 
 
 async def _recovered(target: DockerTarget, load: StackLoad, back: float, name: str) -> None:
-    """Wait until clients write and read again, and all nodes are ready. Raises TimeoutError."""
+    """Wait until clients can write and read again and all nodes are ready. Raises TimeoutError."""
 
     async def works_again() -> bool:
         writes = any(began > back for began, _ in load.writes_at)

@@ -1,6 +1,6 @@
-"""Put a small load on the stack, remember all that was acknowledged, and read it again.
+"""Put a small load on the stack, remember every acknowledged write, and read it back at the end.
 
-It makes each attempt once: what fails or is unknown is counted, never repeated and never taken for
+Each attempt is made once: a failed or unknown one is counted, never repeated, and never treated as
 acknowledged.
 """
 
@@ -18,22 +18,24 @@ from acordo import AcordoError, Client
 from chaos.waiting import until
 
 WARM_UP: Final = 300
-"""Acknowledged writes before anything is done: what must still be there afterwards."""
+"""Acknowledged writes before the fault begins; all must still exist afterwards."""
 WARM_UP_LEAST: Final = 20
-"""So many must do when WARM_UP_S is over."""
+"""Number of writes that is enough once WARM_UP_S is over."""
 WARM_UP_S: Final = 30.0
 LOADED_WITHIN_S: Final = 120.0
-"""Without so many as WARM_UP_LEAST by then, there is no load to judge by."""
+"""Time by which there must be WARM_UP_LEAST writes; otherwise the load is too small to judge by."""
 WRITERS: Final = 4
 ATTEMPT_S: Final = 3.0
 EVERY_S: Final = 0.1
-"""Between the beginnings of two attempts of one writer, or of the reader."""
+"""Seconds between the starts of two attempts of one writer, or of the reader."""
 SELDOM_S: Final = 1.0
-"""The same after QUICK attempts: the keys to read again stay few, however long an outage lasts."""
+"""The same after QUICK attempts. It limits the number of keys to read back, however long an outage
+lasts.
+"""
 QUICK: Final = 1500
 AT_ONCE: Final = 32
-"""Attempts of one writer, or of the reader, under way: one that hangs for ATTEMPT_S keeps no other
-from being made.
+"""Most concurrent attempts of one writer, or of the reader. An attempt that hangs for ATTEMPT_S
+does not delay the next ones.
 """
 READ_BACK_AT_ONCE: Final = 32
 READ_BACK_WITHIN_S: Final = 120.0
@@ -41,21 +43,22 @@ READ_BACK_WITHIN_S: Final = 120.0
 
 @dataclass
 class StackLoad:
-    """Writers and a reader without retries, and when their attempts succeeded. No key is written
-    twice.
+    """A load of writers and a reader without retries, with the times of their successes.
+
+    No key is written twice.
     """
 
     url: str
     acked: dict[bytes, bytes] = field(default_factory=dict)
-    """Every acknowledged write, for good. One that failed or is unknown is not here."""
+    """Every acknowledged write. Failed and unknown ones are not included."""
     writes_at: list[tuple[float, float]] = field(default_factory=list)
-    """Begin and end of every acknowledged write."""
+    """Start and end of every acknowledged write."""
     reads_at: list[tuple[float, float]] = field(default_factory=list)
     failed: dict[str, int] = field(default_factory=dict)
     prefix: str = field(default_factory=lambda: f"disturbed/{secrets.token_hex(4)}/")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Write and read until `stop`; attempts under way end by themselves."""
+        """Write and read until `stop`. Attempts in flight end by themselves."""
         connections = (WRITERS + 1) * AT_ONCE
         async with (
             Client(
@@ -88,9 +91,7 @@ class StackLoad:
             self.reads_at.append((began, asyncio.get_running_loop().time()))
 
     async def warmed_up(self) -> None:
-        """Wait for enough acknowledged writes, or for a few on a slow machine. Raises
-        TimeoutError.
-        """
+        """Wait for enough acknowledged writes, or a few on a slow machine. Raises TimeoutError."""
 
         async def reached(writes: int) -> bool:
             return len(self.writes_at) >= writes and len(self.reads_at) >= WARM_UP_LEAST
@@ -105,7 +106,7 @@ class StackLoad:
         self.failed[name] = self.failed.get(name, 0) + 1
 
     async def lost(self) -> list[str]:
-        """Read every acknowledged write again; return those that are not there.
+        """Read back every acknowledged write; return the keys that are missing or differ.
 
         Raises AcordoError, and TimeoutError after READ_BACK_WITHIN_S.
         """
@@ -132,8 +133,8 @@ class StackLoad:
 
 
 async def _paced(attempt: Callable[[int], Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
-    """Begin an attempt every EVERY_S (after QUICK of them SELDOM_S) until `stop`; at most AT_ONCE
-    are under way.
+    """Start an attempt every EVERY_S (after QUICK of them every SELDOM_S) until `stop`, with at
+    most AT_ONCE in flight.
     """
     free = asyncio.Semaphore(AT_ONCE)
 
@@ -153,7 +154,7 @@ async def _paced(attempt: Callable[[int], Coroutine[Any, Any, None]], stop: asyn
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Do all at once. Raises the first error; the others are cancelled."""
+    """Run all concurrently. Raise the first error and cancel the others."""
     tasks = [asyncio.create_task(each) for each in coroutines]
     try:
         await asyncio.gather(*tasks)

@@ -1,7 +1,6 @@
-"""Measure what a disturbance did to the load, hold it against what is promised, and say it in words
-and as a table.
+"""Measure the effect of a fault on the load, compare it with the limits, and describe it.
 
-It is computed from the times of successes alone, and never looks at a clock.
+It is computed only from the times of successes, and never reads a clock.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ from dataclasses import dataclass
 from typing import Final
 
 Span = tuple[float, float]
-"""Begin and end of one success."""
+"""Start and end of one successful operation."""
 
 
 @dataclass(frozen=True)
 class StrikeLimits:
-    """What is promised of one disturbance, in seconds; None: nothing."""
+    """The limits promised for one fault, in seconds; None: nothing is promised."""
 
     writes_after_s: float | None = None
-    """From the strike until writes work, and for how long they may stop at all."""
+    """Limit from the strike until writes work, and for any interruption of writes."""
     after_healing_s: float | None = None
-    """From the container's return until writes work."""
+    """Limit from the container's return until writes work."""
     reads_gap_s: float | None = None
 
     def __str__(self) -> str:
@@ -40,22 +39,22 @@ NOTHING: Final = StrikeLimits()
 
 @dataclass(frozen=True)
 class StrikeOutcome:
-    """What one disturbance did. Times count from just before the first container was struck."""
+    """The outcome of one fault. Times count from just before the first container was hit."""
 
     name: str
     whom: str
     acked: int
     before: int
-    """Of these, acknowledged before the strike."""
+    """Number of these that were acknowledged before the strike."""
     lost: list[str]
     writes_gap_s: float
     """Longest time without an acknowledged write."""
     reads_gap_s: float
     writes_after_s: float
-    """From the strike until the end of the interruption that it caused."""
+    """Time from the strike until the end of the interruption that it caused."""
     after_healing_s: float
-    """From the moment at which everything ran again until a write that began after it was
-    acknowledged.
+    """Time from the moment everything ran again until the acknowledgement of a write that began
+    after it.
     """
     failed: dict[str, int]
     limits: StrikeLimits = NOTHING
@@ -71,9 +70,7 @@ class StrikeOutcome:
         )
 
     def missed(self, times: float = 1.0) -> tuple[str, ...]:
-        """Say which limits were missed, or which of them so many times over; empty when all were
-        kept.
-        """
+        """Return the limits that were exceeded, or exceeded `times` over; empty if none."""
         return tuple(
             f"{what} {value:.1f} s, promised within {limit:g} s"
             for what, value, limit in self._measured()
@@ -81,7 +78,7 @@ class StrikeOutcome:
         )
 
     def _measured(self) -> list[tuple[str, float, float | None]]:
-        """Return what was measured and its limit, in the order of the table's columns."""
+        """Return each measurement with its limit, in the order of the table's columns."""
         return [
             ("writes again after", self.writes_after_s, self.limits.writes_after_s),
             ("writes again after it was back", self.after_healing_s, self.limits.after_healing_s),
@@ -91,7 +88,7 @@ class StrikeOutcome:
 
     @property
     def row(self) -> str:
-        """Return it as a row of a Markdown table; a limit that was missed stands beside the
+        """Return the outcome as a row of a Markdown table; an exceeded limit is shown beside the
         figure.
         """
         cells = [
@@ -117,11 +114,10 @@ def gap(done: list[Span], since: float, until_: float) -> float:
 
 
 def resumed(done: list[Span], struck: float, landed: float) -> float:
-    """Return how long after the strike the interruption ended: the longest one that the strike can
-    have begun.
+    """Return how long after the strike the interruption ended.
 
-    It began before the engine said that the container was gone (`landed`), so a write that began
-    after that ends it.
+    The interruption is the longest one that the strike can have caused. It began before the engine
+    reported that the container was gone (`landed`), so a write that began after that ends it.
     """
     last = next_after(done, landed)
     ends = [struck, *sorted(end for _, end in done if struck < end <= last)]
@@ -132,7 +128,7 @@ def resumed(done: list[Span], struck: float, landed: float) -> float:
 
 
 def next_after(done: list[Span], since: float) -> float:
-    """Return when the first success that began after a moment ended; the moment itself when there
-    is none.
+    """Return the end of the first success that began after a moment; the moment itself if there is
+    none.
     """
     return min((end for began, end in done if began > since), default=since)
