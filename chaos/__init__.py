@@ -1,1 +1,1 @@
-"""Disturb a cluster from outside and judge what its clients saw."""
+"""Inject faults into a cluster from outside and check what its clients observed."""

@@ -10,13 +10,13 @@ from typing import Final
 from chaos.commands import check, failover, planted_bugs, run
 
 CRASHED: Final = 3
-"""Exit code of an error that nobody thought of. Python's own, 1, would say that an anomaly was
-found.
+"""Exit code for an unexpected error. Python's own exit code for one, 1, would say that an anomaly
+was found.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the command's exit code, or CRASHED after a traceback."""
+    """Run the command that the arguments name; return its exit code, or CRASHED on an exception."""
     parser = argparse.ArgumentParser(
         prog="python -m chaos", description="disturb a cluster and judge what clients saw"
     )

@@ -1,4 +1,4 @@
-"""Wait for a condition, or for the end of a run, but never without a bound."""
+"""Wait for a condition or for the end of a run, always with a time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ POLL_S: Final = 0.05
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float) -> bool:
-    """Wait until a condition holds; return whether it did in time."""
+    """Poll until a condition holds; return False if it does not within `within_s` seconds."""
     try:
         async with asyncio.timeout(within_s):
             while True:
@@ -22,7 +22,7 @@ async def until(condition: Callable[[], Awaitable[bool]], within_s: float) -> bo
 
 
 async def wait_for_stop(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait for `stop` or for the time to pass; return whether `stop` is set."""
+    """Wait until `stop` is set, but at most `seconds`; return whether it is set."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()

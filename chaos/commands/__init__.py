@@ -1,1 +1,1 @@
-"""The commands of `python -m chaos`, and of the scripts: arguments, output, exit codes."""
+"""Define the commands of `python -m chaos` and of the scripts: arguments, output, exit codes."""

@@ -18,7 +18,7 @@ from chaos.report.explain import Explanation, explain, text
 from chaos.report.timeline import page
 
 EXPLAINED_MAX: Final = 5
-"""Findings explained at length; the others are counted."""
+"""Most findings that are explained at length; the others are counted."""
 EXIT: Final = {Verdict.OK: 0, Verdict.ILLEGAL: 1, Verdict.UNKNOWN: 2}
 
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 legal, 1 anomaly, 2 undecided (also: cannot be read)."""
+    """Check and print the result. Return 0: legal, 1: anomaly, 2: undecided or unreadable."""
     try:
         initial = json.loads(args.initial)
     except json.JSONDecodeError:
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _worst_first(judgements: list[Judgement]) -> list[tuple[Judgement, Finding]]:
-    # The same finding comes twice when the history was judged both as recorded and as looked up.
+    # The same finding occurs twice if the history was judged both as recorded and with look-ups.
     unique: dict[tuple[str, str], tuple[Judgement, Finding]] = {}
     for j in judgements:
         for f in j.findings:

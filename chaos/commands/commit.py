@@ -1,4 +1,4 @@
-"""Say which commit is checked out, and derive a run's seed from it."""
+"""Determine which commit is checked out, and derive a run's seed from it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 OUT: Final = ROOT / "out" / "chaos"
-"""Where runs are kept."""
+"""Directory in which runs are kept."""
 
 
 def commit() -> str:
-    """Return the commit that is checked out, with a + when files differ; "" outside a
-    repository.
-    """
+    """Return the commit that is checked out, with "+" if files differ; "" outside a repository."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
@@ -29,6 +27,8 @@ def commit() -> str:
 
 
 def commit_seed() -> int:
-    """Return a seed that is the same for every run of one commit, and another one for the next."""
+    """Return a seed derived from the commit: equal for all runs of one commit, different for
+    others.
+    """
     digits = "".join(c for c in commit()[-13:].rstrip("+") if c in "0123456789abcdef")[-6:]
     return int(digits or "1", 16)

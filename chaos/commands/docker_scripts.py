@@ -30,12 +30,14 @@ EACH: Final = "each"
 TABLE: Final = Path("out/docker/kills.md")
 PAUSE_MAX_S: Final = 3600.0
 TROUBLE: Final = (NoStack, TimeoutError, AcordoError)
-"""What keeps a disturbance from being judged."""
+"""Errors that keep a fault from being judged."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KEPT: Final = frozenset({"kill-leader", "kill-redis-master", "full-restart"})
-"""Scripts that choose by role; the other kills are in the table under their container's name."""
+"""Kills whose target is chosen by role. The other kills are in the table under their container's
+name.
+"""
 ONCE: Final = frozenset({"secret", "cockroach-init"})
-"""Services that end by themselves: nobody misses them."""
+"""Services that exit by themselves and are not killed."""
 
 LOST, UNJUDGED, MISSED = 1, 2, 3
 CODES: Final = f"""\
@@ -50,7 +52,7 @@ exit codes:
 
 
 async def each(target: DockerTarget, pause_s: float, table: Path) -> int:
-    """Kill every container of the stack in turn, under load; print and write the table. Return the
+    """Kill every container of the stack in turn under load; print and write the table. Return the
     exit code.
     """
     codes, rows = [0], [HEAD]
@@ -64,7 +66,7 @@ async def each(target: DockerTarget, pause_s: float, table: Path) -> int:
             outcome = await disturb(target, script, name, pause_s)
         except TROUBLE as exc:
             if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise  # a signal came, and then healing failed: the next one is left in peace
+                raise  # a signal came and healing failed: do not kill the next container
             _say(f"error: {name}: {_reason(exc)}", sys.stderr)
             codes.append(UNJUDGED)
             rows.append(f"| {name} | not judged: {_reason(exc).replace('|', '/')} | | | | | | |")
@@ -81,7 +83,7 @@ def _write(table: Path, rows: list[str]) -> None:
 
 
 def _say_outcome(outcome: StrikeOutcome) -> int:
-    """Say it and return its exit code."""
+    """Print an outcome and return its exit code."""
     _say(str(outcome))
     for key in outcome.lost[:20]:
         _say(f"lost: {key}")
@@ -93,7 +95,7 @@ def _say_outcome(outcome: StrikeOutcome) -> int:
 
 
 def _say(line: str, where: TextIO | None = None) -> None:
-    # a terminal that is gone must not keep anything from being healed
+    # Printing fails if the terminal is gone, which must not keep anything from being healed.
     with contextlib.suppress(OSError):
         print(line, file=where, flush=True)
 
@@ -103,7 +105,7 @@ def _reason(exc: BaseException) -> str:
 
 
 async def run(target: DockerTarget, name: str, pause_s: float, table: Path = TABLE) -> int:
-    """Do one script, or `each`, to a stack; heal it on the way out. Return the exit code."""
+    """Run one script, or `each`, on a stack; heal it on leaving. Return the exit code."""
     code = 0
     try:
         async with target:
@@ -123,10 +125,10 @@ async def run(target: DockerTarget, name: str, pause_s: float, table: Path = TAB
 
 
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
-    """Do the work; a signal cancels it, so that it heals on its way out. Return its code, or 128 +
-    the signal's number.
+    """Run the work; a signal cancels it, so that it heals while it ends.
 
-    Further signals change nothing: ending while a container is down would leave it so.
+    Return its code, or 128 + the signal's number. Further signals are ignored: if the process ended
+    while a container is down, the container would stay down.
     """
     loop, working = asyncio.get_running_loop(), asyncio.create_task(work)
     came: list[signal.Signals] = []
@@ -151,7 +153,7 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return a subcommand for each script, so that each says what it does itself."""
+    """Return a parser with a subcommand for each script, so that each has its own help."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m chaos.commands.docker_scripts",
@@ -207,8 +209,9 @@ def _seconds(text: str) -> float:
 
 
 def main(argv: list[str]) -> int:
-    """Return the exit code, as CODES says. An error that nobody thought of is not 1: nothing was
-    found to be lost.
+    """Run a script and return an exit code of CODES.
+
+    An unexpected error does not return 1, because no write was found to be lost.
     """
     given = _parser().parse_args(argv)
     try:

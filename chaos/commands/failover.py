@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print a line per kill and the quantiles, and write the report.
 
-    Returns 0, 1 when a gap was too long, 2 when a kill did not lead to a new leader.
+    Return 0; 1 if a gap was too long; 2 if a kill did not lead to a new leader.
     """
     began = datetime.datetime.now(datetime.UTC)
     gaps = asyncio.run(

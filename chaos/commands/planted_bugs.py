@@ -31,7 +31,7 @@ from chaos.runs.provocations import (
 )
 
 QUICK: Final = 2
-"""Bugs of a quick run."""
+"""Number of bugs in a quick run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,10 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the table.
+    """Run the bugs and print the table.
 
-    Returns 0 when every bug was caught and the control run is clean, 1 when not, 2 when the command
-    that starts a node has no place for the bug's name.
+    Return 0 if every bug was caught and the control run is clean, 1 if not, 2 if the command that
+    starts a node has no place for the bug's name.
     """
     if BUG not in args.node_command:
         print(f"error: --node-command must say where the bug's name goes: {BUG}", file=sys.stderr)

@@ -125,8 +125,10 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 no anomaly, 1 anomaly, 2 weak (also: the target or an argument is unfit). An error
-    is CRASHED, 3.
+    """Run and report. Return 0: no anomaly, 1: anomaly, 2: weak, or the target or an argument is
+    unfit.
+
+    For an error the caller returns CRASHED, 3.
     """
     try:
         plan = _plan(args)
@@ -156,7 +158,7 @@ async def _run(plan: Plan) -> RunResult:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    """Return what the arguments ask for. Raises ValueError."""
+    """Return the plan that the arguments describe. Raises ValueError."""
     _check_amounts(args)
     seed = args.seed if args.seed is not None else commit_seed()
     began = datetime.datetime.now(datetime.UTC)

@@ -1,1 +1,1 @@
-"""Explain findings and report runs: what went wrong, what is weak, and pictures of it."""
+"""Explain findings and report runs: what went wrong, what is weak, and pictures of both."""

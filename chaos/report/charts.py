@@ -1,4 +1,4 @@
-"""Draw throughput and latency over time, fault windows shaded, as PNG bytes. It judges nothing."""
+"""Draw throughput and latency over time, with shaded fault windows, as PNG. It judges nothing."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from chaos.records.history import History
 from chaos.records.intervals import FaultWindow, fault_windows
 
 POINTS_MAX: Final = 20_000
-"""Latencies drawn as points, per outcome; a longer run is thinned evenly."""
+"""Most latencies drawn as points per outcome; a longer run is thinned evenly."""
 COLOURS: Final = {"ok": "#2f7d4f", "fail": "#b7791f", "info": "#b42318"}
 NAMES: Final = {"ok": "took effect", "fail": "failed for certain", "info": "unknown"}
 SHADES: Final = ("#f4a3a0", "#a9c7f2", "#f7d794", "#b9e0c3", "#d7b9ec", "#c9ced6", "#f5b7d5")
 
 
 def throughput(history: History) -> bytes:
-    """Return operations per second over time, by workload and by outcome."""
+    """Draw operations per second over time, by workload and by outcome."""
     origin, end = _span(history)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(12, 6.4), sharex=True, layout="constrained")
     width = max(0.5, (end - origin) / 1e9 / 240)
@@ -51,7 +51,7 @@ def throughput(history: History) -> bytes:
 
 
 def latency(history: History) -> bytes:
-    """Return a point per operation, by outcome, on a logarithmic scale."""
+    """Draw the latency of each operation as a point, by outcome, on a logarithmic scale."""
     origin, end = _span(history)
     figure, axes = plt.subplots(figsize=(12, 4.6), layout="constrained")
     for outcome in NAMES:

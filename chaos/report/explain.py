@@ -1,7 +1,8 @@
-"""Say why a history is illegal: the fewest operations that show it, how far they are legal, and why
-nothing can follow.
+"""Explain why a history is illegal, by the fewest operations that show it.
 
-It never drops a write that somebody observed: a read of a value that nobody wrote explains nothing.
+The explanation has the longest legal order of these operations, and why none can follow it. A write
+whose value was observed is never dropped: a read of a value that was never written explains
+nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from chaos.records.history import ClientOperation, History
 from chaos.records.intervals import FaultWindow, Leadership, fault_windows, leaderships
 
 CHECKS_MAX: Final = 4_000
-"""Histories tried while minimising."""
+"""Most histories that are tried while minimising."""
 SEARCH_STEPS: Final = 200_000
 REGISTER: Final = frozenset({"put", "get", "cas", "delete", "append"})
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One finding with all that a person needs to follow it."""
+    """A finding with everything that a person needs to follow it."""
 
     checker: str
     anomaly: str
@@ -35,15 +36,17 @@ class Explanation:
     message: str
     key: str | None
     operations: tuple[ClientOperation, ...]
-    """The fewest that show it (registers), or those of the story (other models), by start."""
+    """The fewest operations that show it (registers), or those of the finding (other models), by
+    start.
+    """
     of: int = 0
-    """How many operations the key had."""
+    """Number of all operations on the key."""
     prefix: tuple[ClientOperation, ...] = ()
-    """Longest legal order of them."""
+    """Longest legal order of the operations."""
     state: Any = None
     """Value after the prefix."""
     stuck: tuple[tuple[ClientOperation, str], ...] = ()
-    """What could come next, and why it cannot."""
+    """Operations that could be called next, each with the reason why it does not fit."""
     leaderships: tuple[Leadership, ...] = ()
     faults: tuple[FaultWindow, ...] = ()
 
@@ -51,7 +54,7 @@ class Explanation:
 def explain(
     finding: Finding, judgement: Judgement, history: History, *, initial: Any = None
 ) -> Explanation:
-    """Explain one finding against the history it was found in."""
+    """Explain one finding with the history in which it was found."""
     operations = tuple(sorted(finding.operations, key=lambda o: o.start_ns))
     of = len(operations)
     prefix: tuple[ClientOperation, ...] = ()
@@ -95,11 +98,11 @@ def minimise(
     initial: Any = None,
     checks_max: int = CHECKS_MAX,
 ) -> list[ClientOperation]:
-    """Drop operations on one key while the rest stays illegal.
+    """Drop operations on one key as long as the rest stays illegal.
 
-    An observer may go alone; a writer only together with everything that observes its value.
-    Refusals are tried first, then reads, then writes, by halves and then smaller, as delta
-    debugging does.
+    An observer may be dropped alone, a writer only together with everything that observes its
+    value. Refusals are tried first, then reads, then writes, by halves and then in smaller parts,
+    as in delta debugging.
     """
     kept = list(operations)
     orphans = _orphans(kept, initial)
@@ -132,8 +135,8 @@ def _rank(o: ClientOperation) -> int:
 def _closed(
     operations: list[ClientOperation], orphans: set[int], initial: Any
 ) -> list[ClientOperation]:
-    """Drop also what observes values that nobody in the rest can have written, until nothing is
-    left to drop.
+    """Also drop observers of values that no remaining operation can have written, until none is
+    left.
     """
     while new := _orphans(operations, initial) - orphans:
         operations = [o for o in operations if id(o) not in new]
@@ -141,8 +144,9 @@ def _closed(
 
 
 def _orphans(operations: Iterable[ClientOperation], initial: Any) -> set[int]:
-    """Return the observers whose value nobody had begun to write when they returned. A refused
-    write counts: it explains.
+    """Return the observers that returned before any write of their value began.
+
+    A refused write counts as a write, because it explains the value.
     """
     ops = list(operations)
     begun: dict[bytes, float] = {_text(initial): float("-inf")}
@@ -173,7 +177,7 @@ def _orphans(operations: Iterable[ClientOperation], initial: Any) -> set[int]:
 
 
 def _composed(text: str, begun: dict[str, float], by_ns: float) -> bool:
-    """Say whether the text can be put together from what had begun to be written by then."""
+    """Return whether the text can be composed of values whose writes had begun by then."""
     pieces = [p for p, t in begun.items() if p and t <= by_ns]
     reached = {0}
     for at in range(len(text)):
@@ -196,8 +200,8 @@ def _observed(o: ClientOperation) -> bytes | None:
 def dead_end(
     operations: Sequence[ClientOperation], initial: Any
 ) -> tuple[tuple[ClientOperation, ...], Any, tuple[tuple[ClientOperation, str], ...]]:
-    """Return the longest legal order, the value after it, and what could come next with the reason
-    why it cannot.
+    """Return the longest legal order, the value after it, and the operations that could come next,
+    each with the reason why it does not fit.
     """
     column = encode("", operations, initial)
     search = Search(column, lifetimes=False)
@@ -232,7 +236,7 @@ def _why(o: ClientOperation, prefix: Sequence[ClientOperation], state: Any, init
 
 
 def _origin(prefix: Sequence[ClientOperation], state: Any, initial: Any) -> str:
-    """Say what the value was by then, and whose doing that was."""
+    """Describe the value after the prefix, and which operation made it."""
     for o in reversed(prefix):
         made = None if o.op == "delete" else o.value
         if (
@@ -264,7 +268,7 @@ def _overwritten(value: Any, prefix: Sequence[ClientOperation], initial: Any) ->
 def _led_by(
     all_: Sequence[Leadership], operations: Sequence[ClientOperation]
 ) -> Iterable[Leadership]:
-    """Keep the leaderships that the operations fall into."""
+    """Yield the leaderships during which the operations ran."""
     first, last = _span(operations)
     for n, reign in enumerate(all_):
         until = all_[n + 1].since_ns if n + 1 < len(all_) else float("inf")

@@ -1,4 +1,4 @@
-"""Write what a measurement of fail-over found: figures as JSON, and a page with a bar per kill."""
+"""Write the result of a fail-over measurement: figures as JSON, and a page with a bar per kill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaos.report.outages import quantile
 from chaos.runs.failover import Gap
 
 LONGEST_S: Final = 1.2
-"""A longer gap fails the measurement."""
+"""Longest gap that passes the measurement, in seconds."""
 BAR_PX: Final = 600
 STYLE: Final = """\
 body{font:14px/1.5 system-ui,sans-serif;max-width:1000px;margin:32px auto;padding:0 16px}
@@ -24,7 +24,7 @@ HEAD: Final = "".join(f"<th>{name}</th>" for name in ("kill", "leader", "gap", "
 
 
 def summary(gaps: list[Gap]) -> str:
-    """Return the figures in a line."""
+    """Return the figures in one line."""
     if not gaps:
         return "no kill was measured"
     values = [g.gap_s for g in gaps]

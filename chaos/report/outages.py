@@ -1,4 +1,4 @@
-"""Tell from a history how fast it went, and when no write was acknowledged. Pure."""
+"""Compute from a history its rates, and the pauses between acknowledged writes. Pure."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from chaos.records.history import READS, ClientOperation, History
 from chaos.records.intervals import fault_windows, leaderships
 
 OUTAGE_NS: Final = 500_000_000
-"""A shorter pause between two acknowledged writes is no outage."""
+"""Shortest pause between two acknowledged writes that counts as an outage."""
 SEEN_NS: Final = 400_000_000
-"""Nodes are asked who leads every so often: a new leader is seen this much later, at most."""
+"""Longest delay with which a new leader appears in the records, because nodes are polled for it."""
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A pause from `start_ns` to `end_ns` in which no write of anybody was acknowledged."""
+    """A pause from `start_ns` to `end_ns` in which no write of any client was acknowledged."""
 
     start_ns: int
     end_ns: int
     before: str | None
-    """Who led when it began, as far as anybody said."""
+    """Leader when the pause began, as far as the records say; `after`: when it ended."""
     after: str | None
     faults: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
-        """Return how long it lasted."""
+        """Return its duration."""
         return (self.end_ns - self.start_ns) / 1e9
 
 
 def acknowledged(operations: Iterable[ClientOperation]) -> list[int]:
-    """Return when writes were acknowledged, in order."""
+    """Return the times at which writes were acknowledged, in order."""
     return sorted(
         o.end_ns for o in operations if o.outcome == "ok" and o.end_ns is not None and _writes(o)
     )
 
 
 def _writes(o: ClientOperation) -> bool:
-    """Say whether an operation writes: a transaction may only read, as those of `append` at the end
-    of a run do.
+    """Return whether an operation writes. A transaction may only read, like those of `append` at
+    the end of a run.
     """
     if o.op == "txn" and isinstance(o.value, list):
         return any(micro and micro[0] != "r" for micro in o.value)
@@ -51,7 +51,7 @@ def _writes(o: ClientOperation) -> bool:
 
 
 def outages(history: History, least_ns: int = OUTAGE_NS) -> list[Outage]:
-    """Return every pause of at least so long between two acknowledged writes, by time."""
+    """Return every pause of at least `least_ns` between two acknowledged writes, by time."""
     led = leaderships(history)
     since = [r.since_ns for r in led]
     faults = fault_windows(history.faults)
@@ -73,7 +73,7 @@ def outages(history: History, least_ns: int = OUTAGE_NS) -> list[Outage]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value below which that share lies; 0.0 of none."""
+    """Return the value below which that share of the values lies; 0.0 if there are none."""
     if not values:
         return 0.0
     ordered = sorted(values)

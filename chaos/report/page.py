@@ -1,7 +1,6 @@
-"""Write what a run was worth: one self-contained page, its pictures as PNG files, and a summary in
-words.
+"""Write the report of a run: one self-contained page, its pictures as PNG files, and a summary.
 
-It judges nothing, and loads nothing from anywhere.
+It judges nothing, and the page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ td.weak { color: var(--info-edge); font-weight: 700; } code { font-size: 12.5px;
 
 
 def headline(result: RunResult) -> str:
-    """Return the run's worth in a line."""
+    """Return the result of the run in one line."""
     faults = sum(i.proof is not None for i in result.inflicted)
     under = f"under {faults} faults" if faults else "no faults injected"
     if result.run is None:
@@ -64,7 +63,7 @@ def headline(result: RunResult) -> str:
 
 
 def summary(result: RunResult) -> str:
-    """Return what the terminal shows at the end."""
+    """Return the text shown on the terminal at the end."""
     lines = []
     for j in result.judgements:
         lines.append(
@@ -136,7 +135,7 @@ def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Return a table. Cells are text, but for those that begin with a tag."""
+    """Return an HTML table. Cells are escaped text, except those that begin with a `<td` tag."""
 
     def cell(n: int, value: str) -> str:
         return value if value.startswith("<td") else f"<td{_n(n)}>{escape(value)}</td>"

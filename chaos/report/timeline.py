@@ -1,8 +1,8 @@
-"""Draw operations as one self-contained HTML page with an SVG: a lane per client, faults behind,
-the leader on top.
+"""Draw operations as a self-contained HTML page with an SVG.
 
-It loads nothing from anywhere, and escapes whatever a history contains. Long idle gaps are drawn
-shorter than they were.
+It has one lane per client, fault windows behind, and the leader at the top. It loads nothing from
+elsewhere, and escapes everything that comes from a history. Long idle gaps are drawn shorter than
+they were.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from chaos.report.explain import Explanation, in_words, unit_of
 from chaos.report.explain import text as explained
 
 OPERATIONS_MAX: Final = 400
-"""More would be a carpet, not a picture; the rest is named as left out."""
+"""Most operations that are drawn, because more would not be readable; the page says how many are
+left out.
+"""
 LEFT: Final = 110
 LANE: Final = 44
 BAR: Final = 26
 TOP: Final = 58
 RIGHT: Final = 40
 LETTER: Final = 6.6
-"""Width of a letter in a bar."""
+"""Width of a letter in a bar, in pixels."""
 WORDS_MAX: Final = 40
-"""Letters of an operation that a bar shows."""
+"""Most letters of an operation that a bar shows."""
 
 STYLE: Final = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2330; --quiet: #667085;
@@ -66,7 +68,9 @@ ul.key { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; paddin
 
 @dataclass(frozen=True)
 class _Scale:
-    """A map of times to pixels: every gap keeps its order and a width, long ones are compressed."""
+    """A map from times to pixels that keeps the order and a minimum width of every gap, and
+    compresses long gaps.
+    """
 
     times: tuple[float, ...]
     places: tuple[float, ...]
@@ -99,7 +103,7 @@ def page(e: Explanation) -> str:
 
 
 def figure(e: Explanation) -> str:
-    """Return the picture alone, for a larger report (its classes are those of STYLE)."""
+    """Return only the picture, for a larger report. Its CSS classes are those of STYLE."""
     ops = e.operations[:OPERATIONS_MAX]
     if not ops:
         return ""
@@ -132,7 +136,8 @@ def _scale(ops: Sequence[ClientOperation]) -> _Scale:
     )
     gaps = [b - a for a, b in pairwise(times)]
     middle = sorted(gaps)[len(gaps) // 2] if gaps else 1.0
-    # A bar must hold its own words, so gaps widen to what the longest label over them needs.
+    # A bar must have room for its label, so gaps are widened to what the longest label over them
+    # needs.
     places = [float(LEFT)]
     for gap in gaps:
         places.append(places[-1] + 16 + 110 * gap / (gap + 2 * middle))
