@@ -42,7 +42,7 @@ VALUE: Final = b"x" * 100
 
 @asynccontextmanager
 async def running(directory: str, **settings: Any) -> AsyncIterator[list[str]]:
-    """Run a cluster of three with these settings until the block ends; its nodes' URLs."""
+    """Run a cluster of three nodes until the block ends; yield the nodes' URLs."""
     base = free_base_port(3, 41000)
     given = RunnerSettings(nodes=3, base_port=base, data=Path(directory) / "data", **settings)
     async with LocalCluster(given) as cluster:
@@ -53,14 +53,15 @@ async def running(directory: str, **settings: Any) -> AsyncIterator[list[str]]:
 async def closed_loop(
     count: int, seconds: float, work: Callable[[int, int], Awaitable[int]]
 ) -> float:
-    """Let `count` loops do `work` for so long; return units done in a second."""
+    """Run `work` in `count` concurrent loops for `seconds`; return the units done per second."""
     began, done = time.monotonic(), 0
 
     async def one(name: int) -> None:
         nonlocal done
         n = 0
         while time.monotonic() - began < seconds:
-            # A line of its own: in `done += await …` the old value would be read before the wait.
+            # The await has a line of its own: `done += await …` would read `done` before the wait
+            # and lose what other loops add meanwhile.
             came = await work(name, n)
             done += came
             n += 1
@@ -70,8 +71,8 @@ async def closed_loop(
 
 
 async def writes(urls: list[str], seconds: float) -> float:
-    """Return acknowledged single writes a second, each on one of CONNECTIONS connections that are
-    spread over nodes.
+    """Return acknowledged single writes per second, over CONNECTIONS connections spread over the
+    nodes.
     """
     run = await load(
         urls,
@@ -83,9 +84,7 @@ async def writes(urls: list[str], seconds: float) -> float:
 
 
 async def batches(urls: list[str], seconds: float) -> float:
-    """Return settled operations a second, in batches: counted by revisions, not by what answers
-    say.
-    """
+    """Return settled operations per second in batches, counted by revisions instead of answers."""
     bodies = [
         json.dumps(
             {
@@ -116,8 +115,9 @@ async def _settled(url: str) -> int:
 
 
 async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[float, float, int]:
-    """Return p50 and p99 in ms from acknowledgement to the subscriber, at a steady rate, and how
-    many were seen.
+    """Measure the lag from acknowledgement to the subscriber at a steady rate.
+
+    Return its p50 and p99 in ms, and the number of events received.
     """
     import aiormq
 
@@ -160,7 +160,7 @@ async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[
 
 
 Row = Callable[[str, str, str], None]
-"""Adds a line to the table: what was measured, what came of it, and the target."""
+"""A function that adds a line to the table: what was measured, the figure, and the target."""
 
 
 async def main_async(seconds: float) -> None:

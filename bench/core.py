@@ -1,8 +1,8 @@
-"""Measure a local three-node cluster beside a bare aiohttp handler, in one run: `make bench-core`.
+"""Measure a local three-node cluster beside a bare aiohttp handler in one run: `make bench-core`.
 
-Everything shares one machine with the load. It prints a table of figures and targets; only what the
-targets of the project demand to be checked here (the share of judged cache hits, nothing lost)
-makes it exit 1.
+Everything shares one machine with the load. It prints a table of figures and targets. It exits with
+1 only if a target that the project requires here is missed: the share of judged cache hits, or
+nothing lost.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Figure:
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print a table; return 1 when too few reads came from the judged cache."""
+    """Measure and print a table; return 1 if too few reads came from the judged cache."""
     parser = argparse.ArgumentParser(prog="python -m bench.core")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each load, per round")
     parser.add_argument(
@@ -97,7 +97,7 @@ async def _measure(urls: list[str], data: str, options: Any) -> list[Figure]:
     found.append(await _fail_over(urls, data, options))
     if options.keys:
         await _fill(urls, options.keys)
-        for url in urls:  # every node meets every key once
+        for url in urls:  # read every key once through every node
             await load(
                 [url],
                 _getter(options.keys, step=True),
@@ -145,9 +145,7 @@ def _getter(keys: int, *, step: bool = False) -> Any:
 
 
 async def _reads(urls: list[str], options: Any) -> list[Figure]:
-    """Linearizable reads through one node, alternating with the bare handler; medians of the
-    rounds.
-    """
+    """Measure linearizable reads through one node, alternating with the bare handler; medians."""
     port = options.base_port + 90
     bare = subprocess.Popen([sys.executable, "-c", BARE, str(port)], stdout=subprocess.PIPE)  # noqa: ASYNC220 - before any load
     try:
@@ -183,7 +181,7 @@ async def _reads(urls: list[str], options: Any) -> list[Figure]:
 
 
 async def _alternating(target: str, bare: str, options: Any) -> tuple[list[float], list[float]]:
-    """Return the rates of both, one of each a round."""
+    """Return the rates of the node and of the bare handler, one of each per round."""
     ours: list[float] = []
     theirs: list[float] = []
     constant = request("GET", "/constant")
@@ -198,7 +196,7 @@ async def _alternating(target: str, bare: str, options: Any) -> tuple[list[float
 
 
 def _served(url: str) -> dict[str, float]:
-    """Return how many linearizable reads each tier has served."""
+    """Return the number of linearizable reads that each tier has served."""
     pattern = r'acordo_reads_total\{level="linearizable",source="(\w+)"\} ([0-9.e+]+)'
     return {source: float(count) for source, count in re.findall(pattern, get(f"{url}/metrics"))}
 
@@ -223,8 +221,8 @@ async def _writes(urls: list[str], options: Any) -> list[Figure]:
 
 
 async def _fail_over(urls: list[str], data: str, options: Any) -> Figure:
-    """Kill the leader with SIGKILL under load; the outage is the longest time without an
-    acknowledged write.
+    """Kill the leader with SIGKILL under load; the outage is the longest time without acknowledged
+    writes.
     """
     gaps: list[float] = []
     for _ in range(options.kills):

@@ -1,8 +1,7 @@
-"""Ask an HTTP server many times over a few connections, at little cost to the machine that both
-share.
+"""Send many requests to an HTTP server over a few connections, with little CPU time.
 
-It speaks just enough HTTP/1.1 for servers that send Content-Length, and never sends a request
-twice.
+Server and load share the machine. It speaks just enough HTTP/1.1 for servers that send
+Content-Length, and never sends a request twice.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from urllib.parse import urlsplit
 
 @dataclass
 class LoadResult:
-    """What came of a load: latencies, moments of acknowledgement, refusals."""
+    """The result of a load: latencies, times of acknowledgements, refusals."""
 
     seconds: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     acknowledged: list[float] = field(default_factory=list)
-    """Moments of 2xx answers, on CLOCK_MONOTONIC."""
+    """Times of 2xx answers, on CLOCK_MONOTONIC."""
     refused: int = 0
-    """Answers that are not 2xx, and requests without an answer."""
+    """Number of answers that are not 2xx, and of requests without an answer."""
 
     @property
     def rate(self) -> float:
-        """Return 2xx answers a second."""
+        """Return 2xx answers per second."""
         return len(self.latencies_s) / self.seconds if self.seconds else 0.0
 
     def percentile_ms(self, share: float) -> float:
-        """Return a percentile of the latency of 2xx answers."""
+        """Return a percentile of the latency of 2xx answers; NaN if there are none."""
         ordered = sorted(self.latencies_s)
         return (
             ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000
@@ -42,7 +41,9 @@ class LoadResult:
 
     @property
     def longest_gap_s(self) -> float:
-        """Return the longest time without an acknowledgement."""
+        """Return the longest time between two acknowledgements; infinity if there are fewer than
+        two.
+        """
         ordered = sorted(self.acknowledged)
         return max((b - a for a, b in pairwise(ordered)), default=float("inf"))
 
@@ -61,10 +62,10 @@ async def load(
     seconds: float,
     count: int | None = None,
 ) -> LoadResult:
-    """Send what `make(connection, number)` returns, one after another on each connection, spread
-    over `urls`.
+    """Send the requests that `make(connection, number)` returns, one by one on each connection.
 
-    Ends after `seconds`, or after `count` requests in all.
+    The connections are spread over `urls`. It ends after `seconds`, or after `count` requests in
+    all.
     """
     run = LoadResult()
     ends = time.monotonic() + seconds

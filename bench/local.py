@@ -1,6 +1,4 @@
-"""Run a local three-node cluster for a measurement, and ask it who leads and which process is
-which.
-"""
+"""Run a local three-node cluster for a measurement, and find its leader and its processes."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from pathlib import Path
 
 @contextmanager
 def cluster(base_port: int, data: str) -> Iterator[list[str]]:
-    """Run a cluster until the block ends."""
+    """Run a cluster until the block ends; yield the nodes' URLs."""
     command = [sys.executable, "-m", "cluster", "up", "--nodes", "3", "--base-port", str(base_port)]
     command += ["--data", str(Path(data) / "cluster")]
     with open(Path(data) / "bench.log", "wb") as log:
@@ -42,7 +40,7 @@ def cluster(base_port: int, data: str) -> Iterator[list[str]]:
 
 
 def ready(url: str) -> bool:
-    """Say whether a node calls itself ready."""
+    """Return whether a node reports that it is ready."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
             return bool(answer.status == 200)
@@ -51,13 +49,13 @@ def ready(url: str) -> bool:
 
 
 def get(url: str) -> str:
-    """Return what a node answers. Raises OSError."""
+    """Return the body of a node's answer. Raises OSError."""
     with urllib.request.urlopen(url, timeout=5) as answer:
         return str(answer.read().decode())
 
 
 def leader_of(urls: list[str]) -> str | None:
-    """Return the URL of the leader, as the first node that answers names it."""
+    """Return the leader's URL as the first node that answers gives it; None if none answers."""
     for url in urls:
         try:
             return str(json.loads(get(f"{url}/v1/leader"))["url"])
@@ -67,6 +65,6 @@ def leader_of(urls: list[str]) -> str | None:
 
 
 def pids(data: str) -> dict[str, int]:
-    """Return URL -> process id of the nodes that run, as the runner wrote it down."""
+    """Return the process ids of the running nodes by URL, from the runner's `running.json`."""
     running = json.loads((Path(data) / "cluster" / "running.json").read_text())
     return {node["url"]: node["pid"] for node in running["nodes"] if node["pid"]}

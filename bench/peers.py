@@ -1,9 +1,9 @@
-"""Measure a local three-node cluster beside three members of etcd through its HTTP gateway: `make
-bench-peers`.
+"""Measure a local three-node cluster beside three etcd members and their HTTP gateway.
 
-Both on this machine with the load, both as they come (time-outs, fsync), rounds alternating,
-medians; the ratio is what counts. Bodies are what each API asks for: bytes here, JSON with base64
-there. Bounded in time; asserts nothing.
+`make bench-peers`. Both run on this machine together with the load, both with their default
+settings (time-outs, fsync). Rounds alternate, and medians are shown; the ratio is what counts.
+Bodies have the form of each API: bytes here, JSON with base64 there. It is bounded in time and
+asserts nothing.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ KEYS: Final = 2_000
 CONNECTIONS: Final = 64
 ETCD_READY_S: Final = 30
 OUTAGE_WRITES: Final = 200
-"""… begin 50 ms apart; the leader dies after a fifth of them."""
+"""Number of writes, which begin 50 ms apart; the leader is killed after a fifth of them."""
 JSON: Final = "Content-Type: application/json\r\n"
 
 
 class Store(Protocol):
-    """What is measured: three members on loopback, one of which leads."""
+    """The store that is measured: three members on loopback, one of which leads."""
 
     name: str
     urls: list[str]
@@ -59,22 +59,20 @@ class Store(Protocol):
         ...
 
     def leader(self) -> str:
-        """Return the URL of who leads now."""
+        """Return the URL of the current leader."""
         ...
 
     def kill(self, url: str) -> None:
-        """Kill that member with SIGKILL."""
+        """Kill a member with SIGKILL."""
         ...
 
     def bring_back(self, url: str) -> None:
-        """See that it runs again, and wait until all answer."""
+        """Make sure that a killed member runs again, and wait until all answer."""
         ...
 
 
 class Acordo:
-    """A cluster with the embedded store, as `make run` starts it; its runner starts again what was
-    killed.
-    """
+    """A cluster with the embedded store, started as by `make run`; its runner restarts nodes."""
 
     name = "Acordo"
 
@@ -98,14 +96,12 @@ class Acordo:
         os.kill(pids(self._data)[url], signal.SIGKILL)
 
     def bring_back(self, url: str) -> None:
-        """Wait until all are ready: the runner has started it again."""
+        """Wait until all nodes are ready; the runner restarts the killed one."""
         _answer(f"{each}/readyz" for each in self.urls)
 
 
 class Etcd:
-    """Three members of etcd with their default settings, asked through the gateway that each of
-    them serves.
-    """
+    """Three members of etcd with default settings. Each is used through its own gateway."""
 
     name = "etcd"
 
@@ -170,7 +166,7 @@ class Etcd:
 
 @contextmanager
 def etcd(base_port: int, data: str) -> Iterator[Etcd]:
-    """Run three members until the block ends."""
+    """Run three members of etcd until the block ends."""
     ensure("etcd")
     store = Etcd("/usr/bin/etcd", base_port, data)
     try:
@@ -197,7 +193,7 @@ def _ask(url: str, body: bytes | None = None) -> str | None:
 
 
 def _answer(urls: Iterable[str]) -> None:
-    """Wait until each answers 200."""
+    """Wait until each URL answers 200."""
     for url in urls:
         _wait(partial(_ask, url), url)
 
@@ -213,10 +209,10 @@ def _wait(found: Callable[[], str | None], what: str) -> str:
 
 
 async def _outage(store: Store) -> float:
-    """Kill the leader while a write begins every 50 ms; return the longest time without an
-    acknowledged one, in s.
+    """Kill the leader while a write starts every 50 ms; return the longest time in s without an
+    acknowledgement.
 
-    Each has a connection of its own, so a write that hangs keeps no other back.
+    Each write has a connection of its own, so one that hangs does not delay the others.
     """
     leader = store.leader()
     others = [url for url in store.urls if url != leader]

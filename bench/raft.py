@@ -28,7 +28,7 @@ LEADER_S: Final = 30.0
 
 
 class Processes:
-    """Three members, each a process."""
+    """Three members of a Raft cluster, each a process."""
 
     def __init__(self, kind: str, fsync: str, folder: Path) -> None:
         self._kind, self._fsync, self._folder = kind, fsync, folder
@@ -38,7 +38,7 @@ class Processes:
         self.up: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, name: str) -> None:
-        """Start one member, or start it again on its directory."""
+        """Start one member, or start it again with its directory."""
         arguments = [self._kind, name, str(self._folder / name), self._fsync, *self._addresses]
         module = "bench.raft_member"
         self.up[name] = await asyncio.create_subprocess_exec(
@@ -48,7 +48,7 @@ class Processes:
         await self._answer(name)
 
     async def ask(self, name: str, line: str) -> Any:
-        """Send a line to a member; return what it answers."""
+        """Send a line to a member; return its decoded answer."""
         stdin = self.up[name].stdin
         assert stdin is not None
         stdin.write(line.encode() + b"\n")
@@ -88,7 +88,7 @@ class Processes:
 async def throughput(
     kind: str, fsync: str, count: int, seconds: float, rows: list[tuple[str, str, str]]
 ) -> None:
-    """Measure the latency of commits on leader and follower, and intents in groups."""
+    """Measure the latency of commits on leader and follower, and the rate of intents in groups."""
     what = {
         "ours": f"ours, fsync {fsync}",
         "stock": f"stock, {'no journal' if fsync == 'off' else 'its journal'}",
@@ -118,7 +118,7 @@ async def throughput(
 
 
 async def kills(number: int, rows: list[tuple[str, str, str]]) -> None:
-    """Kill the leader again and again; measure until another one commits."""
+    """Kill the leader `number` times; measure the time until another leader commits."""
     took = []
     with tempfile.TemporaryDirectory() as folder:
         async with Processes("ours", "always", Path(folder)) as processes:
@@ -143,7 +143,7 @@ async def kills(number: int, rows: list[tuple[str, str, str]]) -> None:
 
 
 async def main() -> None:
-    """Measure what the arguments ask for, and print the table."""
+    """Run the measurements that the arguments select, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.raft", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=3.0)

@@ -1,8 +1,9 @@
-"""Run one member as a process that measures itself, for `bench.raft`: `python -m bench.raft_member
-ours|stock ID DIR FSYNC ID=ADDRESS...`.
+"""Run one Raft member as a process that measures itself, for `bench.raft`.
 
-`stock` is the library as it comes. Lines in, one JSON value a line out. It is the one place here
-that knows Raft from inside: a command that only crosses Raft cannot be sent over HTTP.
+`python -m bench.raft_member ours|stock ID DIR FSYNC ID=ADDRESS...`; `stock` is the unmodified
+library. It reads commands line by line and prints one JSON value per line. This is the one module
+here that uses Raft from inside, because a command that only passes through Raft cannot be sent over
+HTTP.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from kv.model import Intent, Put
 GROUP = 200
 IN_FLIGHT = 8
 SHARED = 200
-"""Reads that wait at a time."""
+"""Number of concurrent reads."""
 SECRET = SharedSecret(b"a secret of three processes that live for seconds")
 
 
 async def percentiles(act: Callable[[], Awaitable[object]], count: int) -> dict[str, float]:
-    """Do something again and again; return milliseconds."""
+    """Run `act` `count` times, one after another; return percentiles in milliseconds."""
     took = []
     for _ in range(count):
         began = time.perf_counter()
@@ -46,7 +47,7 @@ async def percentiles(act: Callable[[], Awaitable[object]], count: int) -> dict[
 
 
 async def rate(act: Callable[[], Awaitable[object]], seconds: float, workers: int) -> float:
-    """Return how often a second something is done by several at once."""
+    """Return how often per second `act` completes, with several workers."""
     ends = time.perf_counter() + seconds
     done = 0
 
@@ -62,7 +63,7 @@ async def rate(act: Callable[[], Awaitable[object]], seconds: float, workers: in
 
 
 def group() -> bytes:
-    """Return a command that carries as many intents as a busy committer puts into one."""
+    """Return a command with as many intents as a busy committer puts into one."""
     return encode(
         Submit(tuple(Intent(f"op{n}", 1, (), (Put(b"key%d" % n, b"v"),)) for n in range(GROUP)))
     )
@@ -72,7 +73,7 @@ class SystemClock:
     """The clocks of this machine."""
 
     def monotonic(self) -> float:
-        """Return seconds of the event loop's clock."""
+        """Return the event loop's time in seconds."""
         return asyncio.get_running_loop().time()
 
     def wall_ms(self) -> int:
@@ -92,7 +93,7 @@ class IdleReplica:
         """Do nothing."""
 
     def stamp_ms(self) -> int:
-        """Count: the time is not measured."""
+        """Return a counter: the time does not matter here."""
         self._stamp += 1
         return self._stamp
 
@@ -107,14 +108,14 @@ class IdleReplica:
         """Forget nothing."""
 
     def led(self, term: int) -> None:
-        """Let reads be answered as soon as this member leads."""
+        """Allow reads as soon as this member leads."""
         self.member.open_reads(term)
 
     def deposed(self, term: int) -> None:
         """Do nothing."""
 
     def note(self) -> bytes:
-        """Return nothing that the other members would want."""
+        """Return an empty note."""
         return b""
 
 
@@ -154,7 +155,7 @@ class Ours:
         return await self.member.propose(self._group)
 
     async def read(self) -> None:
-        """Wait for a position that a read may be answered at."""
+        """Do a ReadIndex round and wait until its position is applied."""
         position = await self.member.read_index(timeout_s=2)
         await self.member.wait_applied(position, timeout_s=2)
 
@@ -166,7 +167,7 @@ class Ours:
 
 
 class StockLibrary:
-    """The library with its own transport, thread and journal, and settings as they come."""
+    """The stock library with its own transport, thread and journal, and default settings."""
 
     def __init__(self, name: str, folder: str, fsync: str, peers: list[PeerAddress]) -> None:
         from pysyncobj import SyncObj, SyncObjConf, replicated
@@ -225,7 +226,7 @@ def _stop(exc: BaseException) -> None:
 
 
 async def answer(node: Any, line: str) -> Any:
-    """Do what a line asks for, and return what came of it."""
+    """Execute the command in a line and return its result."""
     verb, _, rest = line.partition(" ")
     try:
         match verb:
@@ -247,7 +248,7 @@ async def answer(node: Any, line: str) -> Any:
 
 
 async def main(kind: str, name: str, folder: str, fsync: str, *members: str) -> None:
-    """Serve lines until there are no more."""
+    """Answer lines from standard input until it ends."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     peers = [
         PeerAddress(id, address) for id, _, address in (member.partition("=") for member in members)
