@@ -1,8 +1,8 @@
-"""Run nginx before the nodes that DNS names now: `python -m deploy.balancer`, the entry point of
-its container.
+"""Run nginx in front of the nodes that DNS lists: `python -m deploy.balancer`.
 
-Each second it asks each node whether it is ready, and lets nginx read the list anew only when that
-changed. It never sends a request of a client itself, and needs the standard library alone.
+This is the entry point of its container. Each second it asks each node whether it is ready, and
+makes nginx reload the list only if that changed. It never sends a client's request itself, and
+needs only the standard library.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 PERIOD_S: Final = 1.0
-"""From the beginning of a look to that of the next one: what a look waits for a silent node is not
-added.
-"""
+"""Time from the start of one look to the start of the next, including any wait for silent nodes."""
 REST_S: Final = 0.1
-"""Least time between two looks."""
+"""Least pause between two looks."""
 PROBE_TIMEOUT_S: Final = 1.0
 DNS_WAIT_S: Final = 1.0
 SILENT_MAX: Final = 2
-"""Probes in a row without any answer after which a node is left out; one that says 503 is left out
+"""Consecutive unanswered probes after which a node is left out. A node that answers 503 is left out
 at once.
 """
 NODES_MAX: Final = 64
 PROBLEMS: Final = "urn:acordo:problem:"
 NOBODY: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
-"""What DNS says of a name that nobody has. Docker's own server passes the name of a service without
-containers on to the machine's: no such name, or, where none answers, EAI_AGAIN, which must not
-empty the list; probes do then.
+"""Errors of DNS for a name that does not exist. Docker's DNS server forwards the name of a service
+without containers to the machine's server, which answers that there is no such name. If that server
+does not answer, the error is EAI_AGAIN, which must not empty the list; then the probes find out
+that no node answers.
 """
 
 Address: TypeAlias = tuple[str, int]
@@ -47,24 +46,25 @@ Address: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """How long nginx waits, in its own notation. nginx.conf says why."""
+    """The time-outs of nginx, in its own notation. nginx.conf gives the reasons."""
 
     read: str = "2s"
-    """For a read's answer, before another node is asked."""
+    """Wait for the answer to a read before another node is tried."""
     again: str = "8s"
-    """For that other node's."""
+    """Wait for the answer of that other node."""
     write: str = "15s"
     watch: str = "20s"
-    """For a watch's next byte, ten heartbeats; a first one may wait for the ledger. `acordo` waits
-    for four.
+    """Wait for a watch's next byte: ten heartbeats, because the first byte may wait for the ledger.
+    `acordo` waits for four.
     """
     shutdown: str = "20s"
-    """For what a worker still holds after a new list came."""
+    """Time for an old worker to finish its requests after a reload."""
 
 
 def addresses_of(name: str) -> tuple[Address, ...] | None:
-    """Return the addresses of `host:port`; none when DNS says that there are none, None when it
-    says nothing now.
+    """Return the addresses of `host:port`.
+
+    The result is empty if DNS says that there are none, and None if DNS does not answer.
     """
     host, _, port = name.rpartition(":")
     try:
@@ -76,20 +76,20 @@ def addresses_of(name: str) -> tuple[Address, ...] | None:
 
 @dataclass
 class Names:
-    """What DNS last said of each name. Pure: what it says now goes in."""
+    """The last DNS answer for each name. Pure: new answers are passed in."""
 
     known: dict[str, tuple[Address, ...]] = field(default_factory=dict)
 
     def learn(self, said: Mapping[str, tuple[Address, ...] | None]) -> list[Address]:
-        """Return every address, in order; of a name of which DNS says nothing now, those that it
-        had.
+        """Return every address, in order. A name for which DNS gives no answer now keeps its last
+        addresses.
         """
         self.known |= {name: addresses for name, addresses in said.items() if addresses is not None}
         return sorted({a for name in said for a in self.known.get(name, ())})[:NODES_MAX]
 
 
 def probe(address: Address) -> bool | None:
-    """Return whether the node calls itself ready; None when it does not answer."""
+    """Return whether the node reports that it is ready; None if it does not answer."""
     connection = http.client.HTTPConnection(*address, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
@@ -102,15 +102,16 @@ def probe(address: Address) -> bool | None:
 
 @dataclass
 class Choice:
-    """Who gets requests. Pure: what DNS and the probes said goes in."""
+    """The choice of nodes that get requests. Pure: the results of DNS and probes are passed in."""
 
     chosen: tuple[Address, ...] = ()
     silent: dict[Address, int] = field(default_factory=dict)
 
     def choose(self, said: Mapping[Address, bool | None]) -> tuple[Address, ...]:
-        """Return the addresses to use, given every address that there is and its answer.
+        """Return the addresses to use, given the probe result of every address.
 
-        With none ready all that answer stay: the nodes themselves say best why they refuse.
+        If no node is ready, all that answer are used: the nodes' own answers explain best why they
+        refuse.
         """
         self.silent = {a: self.silent.get(a, 0) + 1 for a, answer in said.items() if answer is None}
         heard = [
@@ -124,10 +125,11 @@ class Choice:
 
 
 def upstream(addresses: Iterable[Address]) -> str:
-    """Return nginx's description of the groups: of all, and for each node of all others, for who
-    found it silent.
+    """Return nginx's upstream groups: one of all nodes, and for each node one of all others.
+
+    The latter serve a request whose first node was silent.
     """
-    # Nobody listens there: a request is refused at once, and does not wait for a time-out.
+    # Nothing listens on this address, so a request fails at once instead of waiting for a time-out.
     nodes = [f"{host}:{port}" for host, port in addresses] or ["127.0.0.1:1"]
     kept = ["    keepalive 64;", "    keepalive_timeout 60s;", "    keepalive_requests 100000;"]
     lines = _group("acordo", nodes, *kept)
@@ -142,7 +144,7 @@ def upstream(addresses: Iterable[Address]) -> str:
 
 
 def _group(name: str, nodes: Iterable[str], *more: str) -> list[str]:
-    """Return a group's lines. max_fails=0: an election must not empty it."""
+    """Return the lines of a group. max_fails=0 keeps nginx from emptying it during an election."""
     return [
         f"upstream {name} {{",
         *(f"    server {node} max_fails=0;" for node in nodes),
@@ -160,7 +162,7 @@ def configuration(values: Mapping[str, str]) -> str:
 
 
 class Balancer:
-    """One nginx and its list of nodes, in a directory of its own."""
+    """An nginx process and its list of nodes, in a directory of its own."""
 
     def __init__(
         self,
@@ -186,8 +188,9 @@ class Balancer:
         return self.choice.choose(said) != before
 
     def _named(self, pool: concurrent.futures.Executor) -> dict[str, tuple[Address, ...] | None]:
-        """Return what DNS says within a second; the resolver waits for longer, in which nodes must
-        be looked at.
+        """Return the DNS answers that arrive within DNS_WAIT_S.
+
+        The resolver may take longer, but the nodes must be probed in the meantime.
         """
         for name in self.asked:
             if name not in self.looking:
@@ -198,7 +201,7 @@ class Balancer:
         return {name: answers.get(name) for name in self.asked}
 
     def write(self) -> None:
-        """Write what nginx reads."""
+        """Write nginx's configuration files."""
         self.run.mkdir(parents=True, exist_ok=True)
         for name, text in (
             ("upstream.conf", upstream(self.choice.chosen)),
@@ -220,7 +223,7 @@ class Balancer:
         self.nginx = subprocess.Popen([program, "-e", "stderr", "-c", str(self.run / "nginx.conf")])
 
     def reload(self) -> None:
-        """Let nginx take the new list: its old workers finish what they hold."""
+        """Make nginx reload the list. Its old workers finish the requests that they hold."""
         assert self.nginx is not None
         self.reloads += 1
         print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
@@ -251,21 +254,22 @@ class Balancer:
             if changed and not stopping:
                 self.write()
                 self.reload()
-        # nginx gets its signal first: a look at DNS may take seconds to end
+        # nginx must get its signal without delay, but a DNS look-up under way may take seconds to
+        # end. So the pool is not waited for.
         pool.shutdown(wait=False, cancel_futures=True)
         if self.nginx.poll() is None:
             self.nginx.send_signal(signal.SIGQUIT)
             try:
                 self.nginx.wait(timeout=float(os.environ.get("ACORDO_BALANCER_DRAIN_S", "8")))
             except subprocess.TimeoutExpired:
-                self.nginx.terminate()  # its workers too, which would outlive a kill
+                self.nginx.terminate()  # SIGTERM ends its workers too; they would outlive a SIGKILL
                 self.nginx.wait()
             return 0
         return self.nginx.returncode or 1
 
 
 def main() -> int:
-    """Take what is needed from the environment."""
+    """Run a balancer with the settings in the environment; return its exit code."""
     names = os.environ.get("ACORDO_BALANCER_NODES", "nodes:8000").split(",")
     return Balancer(
         names,

@@ -1,7 +1,8 @@
-"""Make the live page that Prometheus itself serves from the dashboard's panels: `python -m
+"""Generate the live page that Prometheus serves from the dashboard's panels: `python -m
 deploy.console`.
 
-For machines without Grafana: /consoles/acordo.html of the stack's Prometheus. No query stands here.
+It is for machines without Grafana: /consoles/acordo.html of the stack's Prometheus. This module
+defines no query of its own.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ MARK: Final = "/* panels */ null"
 
 
 def made() -> str:
-    """Return the page. Prometheus reads it as a template of its own, to which two opening braces
-    are a command.
+    """Return the page. Prometheus reads it as a template, in which two opening braces start a
+    command.
     """
     what = {
         "panels": [

@@ -33,7 +33,7 @@ COLUMNS: Final = 3
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression, and the name of its series in the legend."""
+    """A PromQL expression, with the name of its series in the legend."""
 
     expression: str
     legend: str
@@ -41,7 +41,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of the dashboard: what it shows, and what it asks."""
+    """A panel of the dashboard: its title, its unit and its queries."""
 
     title: str
     unit: str
@@ -50,14 +50,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """One series: its name in the legend, and its points."""
+    """A series: its name in the legend, and its points."""
 
     name: str
     points: tuple[tuple[float, float], ...]
 
 
 def panels() -> list[Panel]:
-    """Return every panel that asks something, in the order of reading."""
+    """Return every panel with queries, in reading order."""
     return [
         Panel(
             panel["title"],
@@ -70,14 +70,15 @@ def panels() -> list[Panel]:
 
 
 def overlays() -> list[Query]:
-    """Return what is drawn over every panel."""
+    """Return the queries of the annotations that are drawn over every panel."""
     listed = json.loads(DASHBOARD.read_text())["annotations"]["list"]
     return [Query(a["expr"], a["titleFormat"]) for a in listed]
 
 
 def ask(url: str, query: Query, start: float, end: float, step_s: float = STEP_S) -> list[Line]:
-    """Ask a Prometheus for a range, as Grafana does. Raises OSError, and ValueError for a query
-    that it refuses.
+    """Run a range query on a Prometheus, as Grafana does.
+
+    Raises OSError, and ValueError for a query that it rejects.
     """
     words = {"query": query.expression, "start": start, "end": end, "step": step_s}
     request = f"{url}/api/v1/query_range?{urllib.parse.urlencode(words)}"
@@ -97,7 +98,7 @@ def ask(url: str, query: Query, start: float, end: float, step_s: float = STEP_S
 
 
 def draw(url: str, picture: Path, start: float, end: float) -> None:
-    """Ask every panel's queries and draw the answers. Raises OSError and ValueError."""
+    """Run every panel's queries and draw the results. Raises OSError and ValueError."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -123,7 +124,7 @@ def _panel(axes: Any, panel: Panel, url: str, start: float, end: float) -> None:
     scale, unit = _SCALE.get(panel.unit, (1.0, ""))
     for query in panel.queries:
         for line in ask(url, query, start, end):
-            for n, (begin, stop) in enumerate(_stretches(line.points)):  # a hole stays a hole
+            for n, (begin, stop) in enumerate(_stretches(line.points)):  # do not draw over gaps
                 part = [p for p in line.points if begin <= p[0] <= stop]
                 style = {"color": axes.lines[-1].get_color()} if n else {"label": line.name}
                 axes.plot(
@@ -138,7 +139,7 @@ def _panel(axes: Any, panel: Panel, url: str, start: float, end: float) -> None:
 
 
 def _stretches(points: tuple[tuple[float, float], ...]) -> list[tuple[float, float]]:
-    """Return the stretches of time in which a series has points without a hole."""
+    """Return the periods in which a series has points without a gap."""
     found: list[tuple[float, float]] = []
     for at, _ in points:
         if found and at - found[-1][1] <= STEP_S * 1.5:
@@ -149,7 +150,7 @@ def _stretches(points: tuple[tuple[float, float], ...]) -> list[tuple[float, flo
 
 
 def main(argv: list[str]) -> int:
-    """Draw the last minutes."""
+    """Draw the last minutes, as the arguments say; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.dashboard", description=__doc__)
     parser.add_argument("url", help="of a Prometheus: http://127.0.0.1:9091")
     parser.add_argument("picture", type=Path)

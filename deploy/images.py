@@ -68,7 +68,7 @@ IMAGES: Final = {
 
 
 class CannotBuild(Exception):
-    """A build that is not possible: what stands in the way, and what to do about it."""
+    """A build is not possible. The text says why, and what to do about it."""
 
 
 def main(argv: list[str]) -> int:
@@ -102,13 +102,14 @@ def main(argv: list[str]) -> int:
 
 
 def names() -> dict[str, str]:
-    """Return the variables by which docker-compose.yml takes these images."""
+    """Return the variables that make docker-compose.yml use these images."""
     return {f"ACORDO_IMAGE_{n.upper()}": i.tag for n, i in IMAGES.items() if n != "python"}
 
 
 def build(wanted: list[str], *, fresh: bool = False) -> None:
-    """Build these images, in their order; `fresh`: from no cached layer. Raises CannotBuild or
-    DockerException.
+    """Build these images, in their order; with `fresh` without cached layers.
+
+    Raises CannotBuild or DockerException.
     """
     client = docker.from_env(timeout=1800)
     base(client)
@@ -130,7 +131,7 @@ def build(wanted: list[str], *, fresh: bool = False) -> None:
 
 
 def base(client: Any) -> None:
-    """Make the base image from this machine's own mirror, unless it is there."""
+    """Build the base image from this machine's own mirror, unless it exists."""
     try:
         client.images.get(BASE)
     except docker.errors.ImageNotFound:
@@ -160,7 +161,7 @@ def _debootstrap(client: Any) -> None:
 
 
 def _run(*command: str) -> None:
-    """Run a command that asks a mirror; mirrors hiccup, so it has a second try. Raises
+    """Run a command that uses a mirror; try it twice, because mirrors fail at times. Raises
     CannotBuild.
     """
     for _ in range(2):
@@ -173,8 +174,9 @@ def _run(*command: str) -> None:
 
 
 def _slim(root: Path) -> None:
-    """Leave out, now and of what is installed later, what no container reads; apt asks a mirror
-    again that fails.
+    """Remove files that no container needs, and keep later installs from adding them.
+
+    Also let apt retry requests to a mirror that fail.
     """
     (root / "etc/apt/apt.conf.d/retries").write_text('Acquire::Retries "3";\n')
     (root / "etc/apt/apt.conf.d/slim").write_text(
@@ -201,9 +203,10 @@ def _slim(root: Path) -> None:
 
 
 def mirrors(folder: Path = Path("/etc/apt")) -> tuple[str, str]:
-    """Return the mirror of this machine's Debian 12, and a sources.list with its security updates.
+    """Return the mirror of this machine's Debian 12, and a sources.list that includes security
+    updates.
 
-    Raises CannotBuild when the machine's settings name none.
+    Raises CannotBuild if the machine's apt settings name none.
     """
     found: list[tuple[str, str]] = []
     for uri, suites in _sources(folder):
@@ -220,7 +223,7 @@ def mirrors(folder: Path = Path("/etc/apt")) -> tuple[str, str]:
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the URI and suites of every entry, of both of apt's formats."""
+    """Yield the URI and the suites of every entry, in both formats of apt."""
     for path in (folder / "sources.list", *sorted((folder / "sources.list.d").glob("*.list"))):
         for line in path.read_text().splitlines() if path.exists() else ():
             if match := re.match(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s", line + " "):
@@ -269,7 +272,8 @@ def _reproducible(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mtime = 0
-    # An image must not depend on the umask under which somebody cloned.
+    # Set the modes, because an image must not depend on the umask under which the repository was
+    # cloned.
     member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
     return member
 

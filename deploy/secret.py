@@ -1,5 +1,6 @@
-"""Make a secret file once, readable by its owner alone: `python -m deploy.secret FILE`. Never
-replaces one.
+"""Create a secret file, readable by its owner alone: `python -m deploy.secret FILE`.
+
+It never replaces an existing one.
 """
 
 import sys
