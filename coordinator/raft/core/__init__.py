@@ -1,4 +1,4 @@
 """The protocol: elections, replication, membership and reads of one replicated log, on PySyncObj.
 
-It keeps nothing on the disk and opens no socket itself: storage and net, below it, do.
+It writes nothing to the disk and opens no socket itself; the storage and net packages below it do.
 """

@@ -64,7 +64,10 @@ class Elections:
         return self._log.unsynced_age_s(self._environment.now()) <= patience_s
 
     def _stand(self, *, forced: bool) -> None:
-        """Ask for pre-votes, or at once for votes when the leader asks us to (`forced`)."""
+        """Ask for pre-votes; with `forced` (the leader asked us to stand), ask for votes at once.
+
+        A lone voter skips pre-votes too.
+        """
         self._terms.timer.reset()
         self._terms.know_no_leader()
         self._forced = forced
@@ -81,7 +84,7 @@ class Elections:
         self._ask(asked, pre=True)
 
     def _campaign(self) -> None:
-        """Stand for the next term."""
+        """Become a candidate in the next term and ask for votes."""
         self._asking_pre = None
         self._terms.stand()
         self._ballots = {self._roster.id}

@@ -25,7 +25,7 @@ Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Any], Done], None]
 
 
 class Environment:
-    """The outside of one core: clock, rng, machine, snapshots, and how it asks for a tick."""
+    """The environment of one core: clock, rng, machine, snapshots, and the request for a tick."""
 
     def __init__(
         self,

@@ -103,7 +103,7 @@ class RaftLog:
         """
         journal = self._journal
         place = start - journal[0][1]
-        if place < 0:  # compacted: a negative place would count from the end
+        if place < 0:  # `start` is compacted; a negative index would count from the end of the list
             return []
         found = journal[place : place + count]
         if bytes_max is None:

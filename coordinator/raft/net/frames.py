@@ -156,9 +156,9 @@ class Session:
             raise
 
     def frame(self, content: bytes) -> tuple[bytes, ...]:
-        """Return the pieces to send, in order, for one frame.
+        """Return the pieces of one frame, to be sent in order.
 
-        Raises ValueError if it is too long.
+        Raises ValueError if the content is too long.
         """
         if len(content) > self._frame_bytes_max:
             raise ValueError(

@@ -38,7 +38,7 @@ class OwnCluster(Protocol):
 
     @property
     def begun(self) -> bool:
-        """Say whether this member's log holds anything."""
+        """Say whether the log here names its members."""
         ...
 
     def now(self) -> float:

@@ -107,7 +107,7 @@ class Journal:
             self._retire()
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
-        """Drop the entries from that position on. `synced_index` falls with them."""
+        """Drop the entries from that position on, and lower `synced_index` accordingly."""
         if entryFrom >= len(self._log.entries):
             return
         index = self._log.entries[entryFrom][1]

@@ -49,7 +49,7 @@ def make_directory_now(path: Path) -> None:
 
 
 class _Lane:
-    """One worker thread, started by its first call; what it is given runs in order."""
+    """A worker thread that starts at the first call and runs the submitted work in order."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -27,7 +27,7 @@ _PREFIX: Final = struct.Struct("<8sHHI")
 """Magic, format, length of the body, CRC32 over prefix and body without the CRC32 itself."""
 _MARKER: Final = b"\xac\x0d"
 _RECORD: Final = struct.Struct("<2sBIIQQ")
-"""Marker, kind, length of the payload, CRC32 over (index, term, payload), index, term."""
+"""Marker, kind, length of the payload, CRC32 (see `_checksum`), index, term."""
 _SUMMED: Final = struct.Struct("<QBQQ")
 _NOT_SUMMED: Final = 12
 _LENGTH_AT: Final = 10

@@ -1,8 +1,8 @@
 """Read a journal back after any crash: replay its records, tell a torn end from damage, and refuse
 files that are not ours.
 
-It changes only two things: it cuts a torn end, and it sets aside segments that were never durable
-under their policy.
+It leaves the log as it is, except that it cuts a torn end, and removes or sets aside segments that
+were never durable.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class Writer:
         """
         file = self._opened(flight.segment)
         file.sync_now()  # waits for the write under way; fails if that one's sync has failed
-        if file.size != flight.before + len(flight.content):  # there was no room
+        if file.size != flight.before + len(flight.content):  # the disk was full
             file.truncate_now(flight.before)
             file.append_now(flight.content)
         flight.segment.dirty = flight.landed = True

@@ -140,7 +140,7 @@ class CommandQueue:
         return now < max(self._hold_until, self._leaderless_since + self._leader_wait_s)
 
     def next_due(self, now: float) -> float:
-        """Return the monotonic time at which queued commands stop waiting; infinity: none wait."""
+        """Return the next monotonic time at which queued commands may stop waiting, or infinity."""
         waits = self._hold_until, (self._leaderless_since or now) + self._leader_wait_s
         return min((until for until in waits if until > now), default=float("inf"))
 

@@ -1,1 +1,1 @@
-"""What a follower does: takes entries and snapshots, acknowledges, builds its machine anew."""
+"""The follower: it takes entries and snapshots, acknowledges them, and rebuilds its machine."""

@@ -88,8 +88,8 @@ class Follower:
         if term == library.term and library.leads:
             raise InvariantViolated(f"{node.id} and {self._roster.id} both lead term {term}")
         if term > library.term or library.leader != node:
-            # Before the new term is stored: a sync that ends meanwhile must not acknowledge to the
-            # new leader what was verified against the old one.
+            # This comes before the new term is stored. Otherwise a sync that ends meanwhile would
+            # acknowledge to the new leader what was verified against the old leader's log.
             self._verified = 0
         self._elections.follow(node, term)
         return True

@@ -41,7 +41,7 @@ class Unsynced:
         while marks and marks[-1][0] > last:
             _, since = marks.pop()
             before = marks[-1][0] if marks else synced
-            if before < last:  # the rest of them was cut
+            if before < last:  # part of these entries is still in the log
                 marks.append((last, since))
                 return
         if last > (marks[-1][0] if marks else synced):
