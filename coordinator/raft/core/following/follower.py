@@ -63,6 +63,7 @@ class Follower:
                 self._commit_to(message["commit_index"])
                 if verdict.new:
                     raft_log.maybe_sync()
+                # Entries that are not on our disk yet are acknowledged later, by `on_synced`.
                 if (message["answer"] and not entries) or (
                     entries and raft_log.synced_index >= self._verified
                 ):
