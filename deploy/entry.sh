@@ -1,13 +1,14 @@
 #!/bin/bash
-# Run a command as the container's own. Where it ends with 78, its settings or its data need a person: starting it again
-# and again would change nothing and bury what it said, so the container stays, unhealthy, until somebody stops it.
+# Run a command as the container's main process. If it exits with 78, its settings or its data need
+# an operator. Restarting it again and again would change nothing and bury its message, so the
+# container stays up, unhealthy, until it is stopped.
 # usage: entry.sh COMMAND...
 "$@" &
 child=$!
 trap 'kill -TERM "$child" 2>/dev/null' TERM INT
 wait "$child"
 code=$?
-while kill -0 "$child" 2>/dev/null; do  # a signal ended the wait, not the command
+while kill -0 "$child" 2>/dev/null; do  # `wait` was ended by a signal, the command still runs
     wait "$child"
     code=$?
 done

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Make the database once, then run what is asked for. Takes POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB like the
-# image it stands for; never touches a directory that holds a database.
+# Create the database once, then run the given command. It takes POSTGRES_USER, POSTGRES_PASSWORD
+# and POSTGRES_DB like the image that it replaces, and never touches a directory that holds a
+# database.
 set -eu
 bin=$(ls -d /usr/lib/postgresql/*/bin)
 data=/var/lib/postgresql/data/pgdata

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Run a Redis that is a cache and nothing else: no file, a bound on its memory, a password for whoever asks and copies.
-# usage: redis.sh OWN_NAME [MASTER]. The password comes as REDISCLI_AUTH, and stands on no command line.
+# Run a Redis that is only a cache: no file, bounded memory, and a password for clients and
+# replicas.
+# usage: redis.sh OWN_NAME [MASTER]. The password comes in REDISCLI_AUTH, and is on no command line.
 set -eu
 {
     printf 'save ""\nappendonly no\nmaxmemory 100mb\nmaxmemory-policy allkeys-lru\n'

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Run a Sentinel that knows its fellows by name, so that a container may come back under another address.
-# usage: sentinel.sh OWN_NAME. It writes its state to /tmp: what it needs to know it learns anew from the others.
+# Run a Sentinel that knows the other containers by name, so that one may come back under another
+# address.
+# usage: sentinel.sh OWN_NAME. It keeps its state in /tmp: after a restart it learns it again from
+# the others.
 set -eu
-# It ends where it cannot look redis1 up yet, and is started again.
+# If it cannot resolve redis1 yet, it exits and is started again.
 cat > /tmp/sentinel.conf <<CONF
 port 26379
 dir /tmp
