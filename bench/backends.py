@@ -1,8 +1,7 @@
-"""Measure the real back ends: `python -m bench.backends` (make bench-backends). Private servers,
-bounded in time.
+"""Measure the real back ends: `python -m bench.backends` (make bench-backends).
 
-It prints figures beside their targets, with the machine's load, and hides none. It never judges a
-figure.
+It uses private servers and is bounded in time. It prints all figures beside their targets, with the
+machine's load, and judges none of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Measure Raft alone on three processes over loopback, beside the stock library, and print a table
-with the targets.
+"""Measure only Raft, on three processes over loopback, beside the stock library.
 
-`python -m bench.raft [--kills 50] [--seconds 3] [--count 1000]`. It asserts nothing: figures depend
-on the machine.
+`python -m bench.raft [--kills 50] [--seconds 3] [--count 1000]` prints a table with the targets. It
+asserts nothing, because the figures depend on the machine.
 """
 
 from __future__ import annotations

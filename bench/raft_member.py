@@ -160,7 +160,7 @@ class Ours:
         await self.member.wait_applied(position, timeout_s=2)
 
     def role(self) -> str:
-        """Say whether this member leads."""
+        """Return "leader" if this member leads and is ready, else "other"."""
         status = self.member.status()
         ready = status.role == "leader" and status.quorum and status.applied == status.last
         return "leader" if ready else "other"
@@ -211,7 +211,7 @@ class StockLibrary:
         await self._take(self._group)
 
     def role(self) -> str:
-        """Say whether this member leads."""
+        """Return "leader" if this member leads and is ready, else "other"."""
         leader = self.node._getLeader()
         return (
             "leader"

@@ -1,8 +1,6 @@
-"""Draw the dashboard's panels as a picture, from the same queries: `python -m deploy.dashboard
-PROMETHEUS_URL PICTURE`.
+"""Draw the dashboard's panels as a picture: `python -m deploy.dashboard PROMETHEUS_URL PICTURE`.
 
-What Grafana is given is deploy/grafana/dashboards/acordo.json; nothing here knows a query of its
-own.
+The queries are those of Grafana's deploy/grafana/dashboards/acordo.json; this module defines none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Build every image from the distribution's packages alone: `python -m deploy.images [NAME...]`.
 
-Mirror and package index are those of this machine; nothing is asked of an image registry. It
-removes no image.
+The mirror and the package index are those of this machine; no image registry is used. No image is
+removed.
 """
 
 from __future__ import annotations

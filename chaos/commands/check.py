@@ -1,4 +1,4 @@
-"""`python -m chaos check`: judge a saved run or history again and explain what is wrong with it."""
+"""`python -m chaos check`: judge a saved run or history again, and explain its anomalies."""
 
 from __future__ import annotations
 

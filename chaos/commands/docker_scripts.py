@@ -1,9 +1,9 @@
-"""Disturb the stack once, with a small load running, and say what happened: `python -m
+"""Inject one fault into the stack under a small load and report the effect: `python -m
 chaos.commands.docker_scripts NAME`.
 
-Each of chaos/scripts/ is one of these; `NAME --help` says what it does. What was killed is started
-again after a stated pause, also when a signal ends the process; every write that was acknowledged
-is read again at the end.
+Each file in chaos/scripts/ runs one of these; `NAME --help` describes it. Containers that were
+killed are started again after a pause, even when a signal ends the process. At the end every
+acknowledged write is read back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""`python -m chaos failover`: kill the leader again and again, and measure for how long nobody gets
-a write acknowledged.
+"""`python -m chaos failover`: kill the leader repeatedly and measure how long no write is
+acknowledged.
 
-It keeps what it measured in out/chaos/failover-<time>: failover.json, and a page with a bar per
-kill.
+The results are kept in out/chaos/failover-<time>: failover.json, and a page with one bar per kill.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`python -m chaos teeth`: show that each planted product bug is caught from outside.
 
-A bug has a workload and the faults that should show it, and a bounded time. A control run without a
-bug must be clean. The bugs are planted by the command that starts a node, which is given: no bug is
-part of this program.
+Each bug has a workload and faults that should show it within a bounded time. A control run without
+a bug must find nothing. The given command, which starts a node, plants the bugs: no bug is part of
+this program.
 """
 
 from __future__ import annotations

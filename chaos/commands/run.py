@@ -1,5 +1,6 @@
-"""`python -m chaos run`: load a cluster, disturb it, judge what its clients saw, keep everything in
-out/chaos/<run>.
+"""`python -m chaos run`: load a cluster, inject faults, and judge what its clients saw.
+
+Everything is kept in out/chaos/<run>.
 """
 
 from __future__ import annotations

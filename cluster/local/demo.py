@@ -1,9 +1,8 @@
-"""Show the cluster at its main job on real input: load, lose the leader half-way, go on, verify
-every byte.
+"""Show the cluster on real input: load, lose the leader half-way, continue, verify every byte.
 
-The input is the source of Python's own standard library. It never counts a file as kept unless its
-hash is equal when it is read back through a node that did not take the write. Exit code 1:
-something was lost.
+The input is the source of Python's own standard library. A file counts as kept only if its hash is
+equal when it is read back through a node that did not take the write. Exit code 1: something was
+lost.
 """
 
 from __future__ import annotations
