@@ -27,6 +27,7 @@ RETRY_S: Final = 15.0
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 1024 * 1024
 TRIES_PER_NODE: Final = 40
+"""Most requests through a load balancer until a given node must have answered one."""
 URLS_KNOWN_S: Final = 5.0
 """How long to wait for a new cluster's members to know each other's URLs."""
 
