@@ -162,7 +162,9 @@ class Autoscaler:
             await self._ready(url)
         except BaseException:
             _FAILED.labels("start").inc()
-            with contextlib.suppress(AcordoError, TimeoutError):
+            # What fails here (an engine's errors are OSErrors) must not hide why it was needed; the
+            # next round's `reconcile` removes what is left.
+            with contextlib.suppress(AcordoError, TimeoutError, OSError, NotReady):
                 async with asyncio.timeout(CLEAN_UP_WITHIN_S):
                     await self.driver.stop(name)
                     await self.client.remove_member(name, timeout_s=CHANGE_TIMEOUT_S)

@@ -63,6 +63,7 @@ class World:
     running_: set[str] = field(default_factory=set)
     did: list[str] = field(default_factory=list)
     add_fails: bool = False
+    stop_fails: bool = False
     quorum: bool = True
 
     async def cluster(self, **_: Any) -> Cluster:
@@ -104,6 +105,8 @@ class World:
         return f"{name}:9001", f"http://{name}:8000"
 
     async def stop(self, name: str) -> None:
+        if self.stop_fails:
+            raise OSError("the engine does not answer")
         self.did.append("stop")
         self.running_.discard(name)
 
@@ -153,6 +156,15 @@ async def test_an_observer_that_cannot_join_is_stopped_again() -> None:
     world = World(add_fails=True)
     with pytest.raises(NotReady):
         await scaler(world, BUSY).round()
+    assert not world.running_
+
+
+async def test_a_clean_up_that_fails_does_not_hide_why_it_was_needed() -> None:
+    world = World(add_fails=True, stop_fails=True)
+    with pytest.raises(NotReady, match="no"):
+        await scaler(world, BUSY).round()
+    world.stop_fails = False
+    assert await scaler(world, FAIR).reconcile() == []
     assert not world.running_
 
 
