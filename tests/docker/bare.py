@@ -178,7 +178,7 @@ def _run(client: Any, commit: Path, part: str) -> int:
     histories = ROOT.parent / "shared" / "histories"
     if histories.is_dir():
         volumes[str(histories)] = {"bind": "/histories", "mode": "ro"}
-        environment["ACORDO_HISTORIES"] = "/histories"
+        environment["ACORDO_TEST_HISTORIES"] = "/histories"
     container = client.containers.create(
         images.BASE, ["bash", "-c", SCRIPT], environment=environment, volumes=volumes,
         network_mode="host",

@@ -1,7 +1,7 @@
 """The register checker agrees with every history of known verdict.
 
 `cases` travels with this repository. The porcupine and knossos corpora are third-party data that
-stay outside it, in the folder that ACORDO_HISTORIES names; without them their part is skipped.
+stay outside it, in the folder that ACORDO_TEST_HISTORIES names; without them their part is skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chaos.records.saved import load_history
 
 ROOT = Path(__file__).parents[3]
 OWN = ROOT / "tests" / "histories"
-OTHERS = Path(os.environ.get("ACORDO_HISTORIES", ROOT.parent / "shared" / "histories"))
+OTHERS = Path(os.environ.get("ACORDO_TEST_HISTORIES", ROOT.parent / "shared" / "histories"))
 FOLDERS = {"cases": OWN, "porcupine": OTHERS / "porcupine", "knossos": OTHERS / "knossos"}
 EXPECTED = {"cases": 12, "porcupine": 56, "knossos": 40}
 

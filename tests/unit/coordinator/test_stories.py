@@ -2,8 +2,8 @@
 snapshots, retries.
 
 Whatever happens, every promise holds, and once it is over all members agree and everything was
-answered or failed. `ACORDO_STORIES=500` runs more seeds; a failing one is replayed by `pytest -k
-"seed17-"`.
+answered or failed. `ACORDO_TEST_STORIES=500` runs more seeds; a failing one is replayed by `pytest
+-k "seed17-"`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_s
 from tests.unit.coordinator.cluster import QUIET, Cluster, cluster
 from tests.virtual import run, until
 
-SEEDS = sorted({*range(int(os.environ.get("ACORDO_STORIES", "60"))), 245, 359})
+SEEDS = sorted({*range(int(os.environ.get("ACORDO_TEST_STORIES", "60"))), 245, 359})
 """245 and 359: a rival's Settles made an old look at the head seem like a store that is behind."""
 KEYS = [b"a", b"b", b"c"]
 SMALL = dataclasses.replace(

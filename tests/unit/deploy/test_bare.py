@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 from pathlib import Path
 
+from cluster.settings.loading import NOT_OURS
+from cluster.settings.node import NodeSettings
+from cluster.settings.runner import RunnerSettings
+from tests.docker import bare
 from tests.docker.bare import pip_settings, take_commit
+from tests.docker.engine import ROOT
 
 LISTED = """\
 :env:.cert='/etc/ssl/x.crt'
@@ -38,3 +45,27 @@ def test_what_is_no_repository_is_copied_without_what_was_made_in_it(tmp_path: P
         ["git", "ls-files"], cwd=to, capture_output=True, text=True, check=True
     ).stdout
     assert listed.split() == ["Makefile"]
+
+
+def test_what_the_container_is_given_is_no_unknown_setting_of_a_node() -> None:
+    """`make run` inherits all of it, and a node refuses an ACORDO_ variable that it does not
+    know.
+    """
+    given = set(re.findall(r'environment\["(ACORDO_\w+)"\]', inspect.getsource(bare)))
+    assert given, "the folder of histories is given by a variable"
+    assert {name for name in given if not _passed_over(name)} == set()
+
+
+def test_what_only_tests_read_has_a_name_that_nodes_pass_over() -> None:
+    """A person who sets it for the tests may start a node in the same shell."""
+    read = re.compile(r'environ(?:\.get\(|\[)\s*"(ACORDO_\w+)"')
+    names = {
+        name for path in (ROOT / "tests").rglob("*.py") for name in read.findall(path.read_text())
+    }
+    assert len(names) >= 4
+    assert {name for name in names if not _passed_over(name)} == set()
+
+
+def _passed_over(name: str) -> bool:
+    settings = {*NodeSettings.model_fields, *RunnerSettings.model_fields}
+    return name.startswith(NOT_OURS) or name.removeprefix("ACORDO_").lower() in settings
