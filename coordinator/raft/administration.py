@@ -15,8 +15,8 @@ from pysyncobj.node import Node
 
 from coordinator.log import Position
 from coordinator.raft.core.environment import Spawn
-from coordinator.raft.core.library import SUCCESS
 from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.pysyncobj_library import SUCCESS
 from coordinator.raft.core.rules.membership import Add, Change, Promote, Refusal, Remove
 from coordinator.raft.proposals import as_error
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown

@@ -18,8 +18,8 @@ from pysyncobj.node import Node
 
 from coordinator.log import Members, Position, RaftStatus, Replica
 from coordinator.raft.administration import Administration
-from coordinator.raft.core.library import Library
 from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.pysyncobj_library import Library
 from coordinator.raft.core.reads import ReadIndex
 from coordinator.raft.core.rules.membership import bootstrap, first_digest
 from coordinator.raft.net.peer_check import PeerCheck
@@ -326,8 +326,8 @@ class Member:
             term=core.term,
             leader=None if leader is None else leader.id,
             quorum=core.quorate,
-            applied=core.library.applied_index,
-            committed=core.library.commit_index,
+            applied=core.pysyncobj.applied_index,
+            committed=core.pysyncobj.commit_index,
             last=core.log.last_index,
             fsync=self._settings.fsync,
             unsynced_age_s=core.unsynced_age_s(),

@@ -10,7 +10,8 @@ from collections import deque
 from typing import Any, Final
 
 from coordinator.log import Position
-from coordinator.raft.core.library import (
+from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.pysyncobj_library import (
     DISCARDED,
     MISSING_LEADER,
     NOT_LEADER,
@@ -18,7 +19,6 @@ from coordinator.raft.core.library import (
     REQUEST_DENIED,
     SUCCESS,
 )
-from coordinator.raft.core.protocol import Core
 from kv.errors import InvariantViolated, NotApplied, OutcomeUnknown
 
 COMMAND_BYTES_MAX: Final = 16 << 20

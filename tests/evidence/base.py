@@ -27,8 +27,8 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import Position
-from coordinator.raft.core.library import REGULAR, Library
 from coordinator.raft.core.protocol import Core as HardenedCore
+from coordinator.raft.core.pysyncobj_library import REGULAR, Library
 from coordinator.raft.storage.journal import Journal
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import Incoming, SnapshotStore

@@ -341,7 +341,7 @@ class SimNode:
             cut(position)
 
         journal.deleteEntriesFrom = watched
-        leader, library = self.member._core.leader, self.member._core.library
+        leader, library = self.member._core.leader, self.member._core.pysyncobj
         take_over = leader.take_over
 
         def elected() -> None:

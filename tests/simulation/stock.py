@@ -26,7 +26,7 @@ from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import ClientOperation
 from coordinator.log import Position
-from coordinator.raft.core.library import NullPoller
+from coordinator.raft.core.pysyncobj_library import NullPoller
 from tests.simulation import nemesis
 from tests.simulation.disk import SimDisk, SimFile
 from tests.simulation.loop import OrderedTaskGroup, Process, SimLoop

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.core.library import MEMBERSHIP
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.plans import Plan, Plant

@@ -32,7 +32,7 @@ class Compaction:
         """Make a snapshot when the log has grown by `compact_bytes` since the last one, or by the
         number of entries in the library's configuration (`logCompactionMinEntries`).
         """
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._leader, self._transfer = state.roster, leader, transfer
         self._compact_bytes = compact_bytes
         self._saved_bytes = 0

@@ -31,7 +31,7 @@ class Elections:
         on_won: Callable[[], None],
     ) -> None:
         """Start without a candidacy; `on_won` is called when a majority elects this member."""
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._terms, self._leader, self._on_won = state.terms, leader, on_won
         self._ballots: set[str] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from coordinator.log import Position
-from coordinator.raft.core.library import NO_OP, DurableLog, Library, Record
+from coordinator.raft.core.pysyncobj_library import NO_OP, DurableLog, Library, Record
 from coordinator.raft.core.rules.tail import Unsynced
 
 WIPED: Final = NO_OP + b"wiped"

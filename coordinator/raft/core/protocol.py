@@ -27,8 +27,8 @@ from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.following.snapshot_receiver import SnapshotReceiver
 from coordinator.raft.core.following.transfer import Transfer
 from coordinator.raft.core.leading.leader import Leader
-from coordinator.raft.core.library import DurableLog, Library
 from coordinator.raft.core.log import RaftLog
+from coordinator.raft.core.pysyncobj_library import DurableLog, Library
 from coordinator.raft.core.roster import Roster
 from coordinator.raft.core.rules.membership import Add, Configuration, Remove, bootstrap
 from coordinator.raft.core.state import State
@@ -66,7 +66,7 @@ class Core:
         `wake` asks for a tick soon. `on_fault` receives an exception that a message handler raises
         (a bug of ours); without it, the exception goes to the caller of `on_message`.
         """
-        self.library, self._on_fault = library, on_fault
+        self.pysyncobj, self._on_fault = library, on_fault
         environment = self.environment = Environment(
             member=library.selfNode.id,
             clock=clock,
@@ -141,7 +141,7 @@ class Core:
 
     def tick(self) -> None:
         """Elect, commit, apply, drain, send, sync, compact: in this order, each at most once."""
-        library, environment, leader = self.library, self.environment, self.leader
+        library, environment, leader = self.pysyncobj, self.environment, self.leader
         now = environment.now()
         self.log.each_second(now)
         self.log.note_tail(now)
@@ -168,10 +168,10 @@ class Core:
     def next_due(self) -> float:
         """Return the monotonic time at which a tick is due even if no event comes before."""
         due = float("inf")
-        if self.library.leads:
-            due = self.library.heartbeat_due
+        if self.pysyncobj.leads:
+            due = self.pysyncobj.heartbeat_due
         elif self.eligibility.votes:
-            due = self.library.election_deadline
+            due = self.pysyncobj.election_deadline
         return min(due, self.commands.next_due(self.environment.now()))
 
     def on_message(self, node: Node, message: dict[str, Any]) -> None:
@@ -190,20 +190,20 @@ class Core:
     def on_connected(self, node: Node) -> None:
         """Start over with a peer: what was in flight on an earlier connection is lost."""
         node = self.roster.meet(node)
-        connected = self.library.connected_nodes
+        connected = self.pysyncobj.connected_nodes
         if node in connected:
             self._forget_connection(node)
         connected.add(node)
-        self.library.send(node, self.roster.contacts(self.roster.committed))
+        self.pysyncobj.send(node, self.roster.contacts(self.roster.committed))
         self.leader.on_connected(node)
         self.environment.wake()
 
     def on_disconnected(self, node: Node) -> None:
         """Treat what was in flight to a peer as lost; if it led, prepare to stand soon."""
-        self.library.connected_nodes.discard(node)
+        self.pysyncobj.connected_nodes.discard(node)
         self._forget_connection(node)
         self.leader.on_disconnected(node)
-        if node == self.library.leader:
+        if node == self.pysyncobj.leader:
             self.transfer.drop_unless_installing()
             self.terms.lose_leader()
         self.environment.wake()
@@ -247,18 +247,18 @@ class Core:
 
     def tell(self, node: Node, message: dict[str, Any]) -> bool:
         """Send a message; return False if the transport did not take it."""
-        return self.library.send(node, message)
+        return self.pysyncobj.send(node, message)
 
     def tell_member(self, member: str, message: dict[str, Any]) -> bool:
         """Send to a member; return False if it is not connected or the transport refused it."""
-        node, library = self.roster.node(member), self.library
+        node, library = self.roster.node(member), self.pysyncobj
         return node is not None and node in library.connected_nodes and library.send(node, message)
 
     def broadcast(self, message: dict[str, Any]) -> None:
         """Send to all members that are connected."""
         for node in self.roster.peers:
-            if node in self.library.connected_nodes:
-                self.library.send(node, message)
+            if node in self.pysyncobj.connected_nodes:
+                self.pysyncobj.send(node, message)
 
     # ------------------------------------------------------------------------ how this member is
 
@@ -269,12 +269,12 @@ class Core:
     @property
     def heartbeat_s(self) -> float:
         """Seconds between two heartbeats."""
-        return self.library.conf.appendEntriesPeriod
+        return self.pysyncobj.conf.appendEntriesPeriod
 
     @property
     def election_max_s(self) -> float:
         """The longest election time-out in seconds."""
-        return self.library.conf.raftMaxTimeout
+        return self.pysyncobj.conf.raftMaxTimeout
 
     @property
     def node_id(self) -> str:
@@ -284,17 +284,17 @@ class Core:
     @property
     def leads(self) -> bool:
         """Say whether this member leads."""
-        return self.library.leads
+        return self.pysyncobj.leads
 
     @property
     def term(self) -> int:
         """The newest term that this member knows."""
-        return self.library.term
+        return self.pysyncobj.term
 
     @property
     def leader_node(self) -> Node | None:
         """The leader, as far as this member knows."""
-        return self.library.leader
+        return self.pysyncobj.leader
 
     @property
     def votes(self) -> bool:
@@ -309,7 +309,7 @@ class Core:
     @property
     def role(self) -> Role:
         """The role to show to an operator."""
-        if self.library.leads:
+        if self.pysyncobj.leads:
             return "leader"
         if not self.roster.votes or self.eligibility.removed:
             return "observer"
@@ -318,8 +318,8 @@ class Core:
     @property
     def quorate(self) -> bool:
         """Say whether a majority (as leader) or a leader was heard within one election time-out."""
-        within = self.library.conf.raftMaxTimeout
-        leads = self.library.leads
+        within = self.pysyncobj.conf.raftMaxTimeout
+        leads = self.pysyncobj.leads
         return self.leader.has_quorum(within) if leads else self.terms.heard_within(within)
 
     @property
@@ -353,18 +353,18 @@ class Core:
     def match(self, member: str) -> int | None:
         """Return up to which index a member is known to hold our log; None if we do not lead."""
         node = self.roster.node(member)
-        leads = node is not None and self.library.leads
-        return self.library.match_index.get(node) if node is not None and leads else None
+        leads = node is not None and self.pysyncobj.leads
+        return self.pysyncobj.match_index.get(node) if node is not None and leads else None
 
     def last_seen_s(self, member: str) -> float | None:
         """Return the seconds since a member answered us as leader, else since it sent anything."""
         node = self.roster.node(member)
         if node is None:  # its connection was dropped, and the entry that removed it was cut off
             return None
-        seen = self.library.last_response.get(node) if self.library.leads else None
+        seen = self.pysyncobj.last_response.get(node) if self.pysyncobj.leads else None
         if seen is not None:
             return max(0.0, self.environment.now() - seen)
-        ask = getattr(self.library.transport, "last_seen_s", None)
+        ask = getattr(self.pysyncobj.transport, "last_seen_s", None)
         return None if ask is None else ask(node)
 
     # ------------------------------------------------------------- who may connect (net/peer_check)
@@ -389,7 +389,7 @@ class Core:
 
     def on_told_removed(self, by: str) -> None:
         """Never stand or vote again: `by` refused our connection because we were removed."""
-        self.elections.on_removed(self.roster.node(by) or self.library.make_node(by), {})
+        self.elections.on_removed(self.roster.node(by) or self.pysyncobj.make_node(by), {})
 
 
 def _bootstrap(library: Library) -> Configuration:

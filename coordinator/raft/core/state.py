@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from coordinator.raft.core.eligibility import Eligibility
 from coordinator.raft.core.environment import Environment
-from coordinator.raft.core.library import Library
 from coordinator.raft.core.log import RaftLog
+from coordinator.raft.core.pysyncobj_library import Library
 from coordinator.raft.core.roster import Roster
 from coordinator.raft.core.terms import Terms
 
@@ -19,7 +19,7 @@ from coordinator.raft.core.terms import Terms
 class State:
     """The state of one member: its log, its term, its members, and whether it may vote."""
 
-    library: Library
+    pysyncobj: Library
     environment: Environment
     log: RaftLog
     roster: Roster

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 from pysyncobj.node import Node
 
 from coordinator.raft.core.environment import Environment
-from coordinator.raft.core.library import CANDIDATE, FOLLOWER, LEADER, DurableLog, Library
+from coordinator.raft.core.pysyncobj_library import CANDIDATE, FOLLOWER, LEADER, DurableLog, Library
 from kv.errors import InvariantViolated
 
 STORE_S_MAX: Final = 2.0

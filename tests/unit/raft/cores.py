@@ -7,7 +7,7 @@ from coordinator.raft.core.protocol import Core
 
 def forget_leader(core: Core) -> None:
     """Let time pass for one member: it has heard of no leader, or, if it leads, of no voter."""
-    library, silent_s = core.library, core.library.conf.raftMinTimeout
+    library, silent_s = core.pysyncobj, core.pysyncobj.conf.raftMinTimeout
     core.terms.heard = float("-inf")
     for node, heard in library.last_response.items():
         library.last_response[node] = min(heard, core.now() - silent_s)

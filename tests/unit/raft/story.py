@@ -18,9 +18,9 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.core.library import SUCCESS, Library
 from coordinator.raft.core.messages import ALL
 from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.pysyncobj_library import SUCCESS, Library
 from coordinator.raft.core.rules.membership import bootstrap
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.storage.snapshot import SnapshotStore
@@ -209,12 +209,12 @@ class Stage:
         self.cores[name] = core
         disk.maybe_sync()
         self.complete(name)
-        self.cores[name].library.election_deadline = self.clock.at_s + NEVER_S
+        self.cores[name].pysyncobj.election_deadline = self.clock.at_s + NEVER_S
         self.connect()
 
     def stop(self, name: str, *, power: bool) -> None:
         """End a member; with `power` what its disk had not synced is gone too."""
-        link = self.cores.pop(name).library.transport
+        link = self.cores.pop(name).pysyncobj.transport
         assert isinstance(link, Link)
         self.wanted = {pair for pair in self.wanted if pair[0] != name}
         self._seen.pop(name, None)
@@ -254,7 +254,7 @@ class Stage:
 
     def _tell_link(self, me: str, peer: str, *, up: bool) -> None:
         if me in self.cores:
-            link = self.cores[me].library.transport
+            link = self.cores[me].pysyncobj.transport
             (link._onNodeConnected if up else link._onNodeDisconnected)(Node(peer))
 
     def send(self, source: str, target: str, message: dict[str, Any]) -> bool:
@@ -273,7 +273,7 @@ class Stage:
             if message["type"] != "contacts":
                 said += 1
                 self.say(f"{source} → {target}: {self.words.message(message)}")
-            self.cores[target].library.transport._onMessageReceived(Node(source), message)
+            self.cores[target].pysyncobj.transport._onMessageReceived(Node(source), message)
             self.complete(target)
         return said
 
@@ -318,7 +318,7 @@ class Stage:
     def state(self, name: str) -> str:
         """Say in one line what a member is."""
         core = self.cores[name]
-        log, library = core.log, core.library
+        log, library = core.log, core.pysyncobj
         of = f" of {library.leader.id}" if library.leader and not library.leads else ""
         role = f"{core.role}{of}{f', {core.unfit}' if core.unfit else ''}"
         begins = f"{log.first_index}–" if log.first_index > 1 else ""

@@ -41,7 +41,7 @@ class Stage:
         for each in voters + name:
             forget_leader(self.core(each))
         self.core(name).terms.follow(max(self.core(each).term for each in voters + name), None)
-        self.core(name).library.election_deadline = float("-inf")
+        self.core(name).pysyncobj.election_deadline = float("-inf")
         self.core(name).elections.elect()
         for pre in (True, False):
             for voter in voters:
@@ -60,7 +60,7 @@ class Stage:
                 self.carry(leader, follower, up_to)
                 await self.settle()
                 self.carry(follower, leader, up_to)
-            self.core(leader).library.heartbeat_due = 0
+            self.core(leader).pysyncobj.heartbeat_due = 0
             self.core(leader).environment.wake()
             await self.settle()
 
@@ -97,12 +97,12 @@ async def test_an_entry_of_an_older_term_is_not_committed_by_counting() -> None:
         await stage.elect("A", "BC")  # term 3: its no-op is entry 4, and stays where it is
         await stage.replicate("A", "BC", 3)
         assert [stage.core(name).log.term_at(2) for name in "ABCE"] == [1, 1, 1, 2]
-        assert stage.core("A").library.commit_index == 1
+        assert stage.core("A").pysyncobj.commit_index == 1
         stage.net.bag.clear()
         await stage.elect("E", "BCD")  # as it may: its last entry is of term 2, theirs of term 1
         await stage.replicate("E", "BCD", 4)
         assert [stage.core(name).log.term_at(2) for name in "BCDE"] == [2, 2, 2, 2]
-        assert stage.core("E").library.commit_index == 4
+        assert stage.core("E").pysyncobj.commit_index == 4
 
 
 @virtual
@@ -163,7 +163,7 @@ async def test_a_member_that_lost_its_disk_acknowledges_and_confirms_nothing(ask
         await leader.propose(b"more")
         if asked == "read_ping":
             core = back._core
-            core.library.load_term(leader.status().term, None)  # as if it had followed
+            core.pysyncobj.load_term(leader.status().term, None)  # as if it had followed
             ping = {"type": "read_ping", "term": leader.status().term, "round": 1}
             core.on_message(Node(leader.id), ping)
         await asyncio.sleep(0.5)

@@ -95,8 +95,10 @@ async def test_a_leader_stays_while_no_majority_syncs_and_its_tail_is_bounded() 
             # those that wait are unknown after ten seconds, and others may come
             await asyncio.sleep(10.5)
         core = leader._core
-        tail = [core.library.journal[n] for n in range(len(core.library.journal))]
-        held = sum(len(command) for command, index, _ in tail if index > core.library.commit_index)
+        tail = [core.pysyncobj.journal[n] for n in range(len(core.pysyncobj.journal))]
+        held = sum(
+            len(command) for command, index, _ in tail if index > core.pysyncobj.commit_index
+        )
         assert UNCOMMITTED_BYTES_MAX < held <= UNCOMMITTED_BYTES_MAX + 2 * MIB
         assert leader.status().role == "leader"
         refused = [future for future in futures if isinstance(future.exception(), NotApplied)]

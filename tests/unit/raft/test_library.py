@@ -14,8 +14,8 @@ import pytest
 from pysyncobj import SyncObj
 from pysyncobj.version import VERSION
 
-from coordinator.raft.core import library
-from coordinator.raft.core.library import Library
+from coordinator.raft.core import pysyncobj_library as library
+from coordinator.raft.core.pysyncobj_library import Library
 from tests.unit.raft.cluster import Cluster, virtual
 
 REPLACED = {

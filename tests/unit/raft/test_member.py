@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coordinator.log import Position
-from coordinator.raft.core.library import MEMBERSHIP
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from coordinator.raft.storage.journal import Journal
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import Cluster, Tape, eventually, virtual
@@ -178,8 +178,8 @@ async def test_a_member_stops_before_what_it_does_not_know_and_goes_on_there_in_
         await cluster.agree()
         if entry == "kind":  # of an entry of the log itself
             core = member._core
-            core.library.journal.add(b"\x7fnew", core.log.last_index + 1, core.term)
-            core.library.commit_index += 1
+            core.pysyncobj.journal.add(b"\x7fnew", core.log.last_index + 1, core.term)
+            core.pysyncobj.commit_index += 1
             core.environment.wake()
         else:
             await leader.propose(b"new")

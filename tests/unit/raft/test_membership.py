@@ -12,7 +12,12 @@ import pytest
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
-from coordinator.raft.core.library import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
+from coordinator.raft.core.pysyncobj_library import (
+    MISSING_LEADER,
+    REQUEST_DENIED,
+    SUCCESS,
+    UNKNOWN_OUTCOME,
+)
 from coordinator.raft.core.rules.membership import Change, Refusal
 from coordinator.raft.member import Member
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coordinator.raft import proposals
-from coordinator.raft.core.library import UNKNOWN_OUTCOME
+from coordinator.raft.core.pysyncobj_library import UNKNOWN_OUTCOME
 from kv.errors import InvariantViolated, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
 from tests.unit.raft.cores import forget_leader

@@ -194,7 +194,7 @@ async def test_a_log_waits_for_a_transfer_only_so_long(by: str) -> None:
         cluster.net.hold(behind, leader.id)
         core, saved, size = leader._core, leader.counts["snapshots_saved"], 1
         if by == "bytes":
-            core.library.conf.logCompactionMinEntries, core.compaction._compact_bytes, size = (
+            core.pysyncobj.conf.logCompactionMinEntries, core.compaction._compact_bytes, size = (
                 10**6,
                 10_000,
                 1000,
@@ -362,7 +362,7 @@ async def test_who_puts_a_snapshot_in_place_does_not_lead() -> None:
                 disk.remove_now(file)
         for name in (leader.id, other):
             await cluster.start(name)
-        back._core.library.election_deadline = float("-inf")
+        back._core.pysyncobj.election_deadline = float("-inf")
         back.outrank(back.status().term)
         await asyncio.sleep(0.5)
         assert back._core.log.frozen

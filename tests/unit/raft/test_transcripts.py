@@ -114,7 +114,7 @@ def lose_snapshot(stage: Stage, words: list[str]) -> None:
 def fire(stage: Stage, words: list[str]) -> None:
     """Let the election timer of a member fire."""
     for name in words:
-        stage.cores[name].library.election_deadline = float("-inf")
+        stage.cores[name].pysyncobj.election_deadline = float("-inf")
         stage.tick(name)
 
 
@@ -139,7 +139,7 @@ def tick(stage: Stage, words: list[str]) -> None:
 def heartbeat(stage: Stage, words: list[str]) -> None:
     """Let a leader's heartbeat be due, and tick."""
     for name in words:
-        stage.cores[name].library.heartbeat_due = float("-inf")
+        stage.cores[name].pysyncobj.heartbeat_due = float("-inf")
         stage.tick(name)
 
 

@@ -48,7 +48,7 @@ async def test_a_late_vote_is_not_added_to_pre_votes_of_another_term() -> None:
 
         def fire(name: str) -> None:
             core = cluster.members[name]._core
-            core.library.election_deadline = float("-inf")
+            core.pysyncobj.election_deadline = float("-inf")
             core.elections.elect()
 
         fire("A")
@@ -147,7 +147,7 @@ async def test_a_pre_vote_that_comes_late_starts_no_campaign() -> None:
         net.bag.clear()
         for name in "AC":
             core = cluster.members[name]._core
-            core.library.election_deadline = float("-inf")
+            core.pysyncobj.election_deadline = float("-inf")
             core.elections.elect()
         net.deliver("A", "B", "request_vote", pre=True, term=1)
         net.deliver("B", "A", "response_vote", pre=True)
@@ -175,17 +175,17 @@ async def test_a_vote_is_stored_once_and_the_timer_starts_when_it_is() -> None:
             def watched(term: int, vote: str | None, name: str = name, store: Any = store) -> None:
                 stored.append((name, term, vote))
                 # it takes very long
-                cluster.members[name]._core.library.election_deadline = float("-inf")
+                cluster.members[name]._core.pysyncobj.election_deadline = float("-inf")
                 store(term, vote)
 
             journal.setCurrentTerm = watched
         a, b = (cluster.members[name]._core for name in "AB")
-        a.library.election_deadline = float("-inf")
+        a.pysyncobj.election_deadline = float("-inf")
         a.elections.elect()
         net.deliver("A", "B", "request_vote", pre=True)
         net.deliver("B", "A", "response_vote", pre=True)
         net.deliver("A", "B", "request_vote", pre=False)
         assert stored == [("A", 1, "A"), ("B", 1, "A")]
         now = asyncio.get_running_loop().time()
-        assert a.library.election_deadline > now
-        assert b.library.election_deadline > now
+        assert a.pysyncobj.election_deadline > now
+        assert b.pysyncobj.election_deadline > now

@@ -10,8 +10,8 @@ from typing import Any, cast
 from pysyncobj.node import Node
 
 from coordinator.raft.core.following.follower import Follower
-from coordinator.raft.core.library import NO_OP
 from coordinator.raft.core.log import RaftLog
+from coordinator.raft.core.pysyncobj_library import NO_OP
 from coordinator.raft.core.rules.replication import LogEntry
 
 
@@ -70,7 +70,7 @@ def test_a_wiped_log_asks_for_everything_and_takes_nothing() -> None:
 
     nothing = Nothing()
     state = SimpleNamespace(
-        library=library,
+        pysyncobj=library,
         environment=SimpleNamespace(count=nothing.count, member="A"),
         log=log,
         roster=SimpleNamespace(id="A", truncate=nothing.truncate),
@@ -100,7 +100,7 @@ def test_what_an_old_leader_verified_is_forgotten_before_the_new_term_is_stored(
     library = SimpleNamespace(term=1, leads=False, leader=old)
     nothing = Nothing()
     state = SimpleNamespace(
-        library=library,
+        pysyncobj=library,
         environment=nothing,
         log=nothing,
         roster=SimpleNamespace(id="A"),

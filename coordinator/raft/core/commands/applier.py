@@ -13,7 +13,7 @@ from coordinator.raft.core.commands.changes import Changes
 from coordinator.raft.core.commands.waiters import Waiters
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.leading.leader import Leader
-from coordinator.raft.core.library import MEMBERSHIP, NO_OP, REGULAR
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, NO_OP, REGULAR
 from coordinator.raft.core.state import State
 from kv.errors import InvariantViolated, NewerCommand
 
@@ -35,7 +35,7 @@ class EntryApplier:
     """The part that feeds committed entries to the machine."""
 
     def __init__(self, state: State, leader: Leader, changes: Changes, waiters: Waiters) -> None:
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._leader, self._changes, self._waiters = leader, changes, waiters
         self._replica = state.environment.replica
 

@@ -13,7 +13,7 @@ from pysyncobj.node import Node
 
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.leading.leader import Leader
-from coordinator.raft.core.library import MEMBERSHIP
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from coordinator.raft.core.rules.membership import (
     Already,
     Configuration,
@@ -35,7 +35,7 @@ class Changes:
     """The membership changes that this member makes as leader, and those that it learns of."""
 
     def __init__(self, state: State, leader: Leader) -> None:
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._terms, self._leader = state.terms, leader
         self._leaving: dict[str, None] = {}

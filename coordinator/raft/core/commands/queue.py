@@ -14,7 +14,7 @@ from coordinator.raft.core.commands.applier import STAMP_BYTES
 from coordinator.raft.core.commands.changes import Changes
 from coordinator.raft.core.commands.waiters import Waiters
 from coordinator.raft.core.leading.leader import Leader
-from coordinator.raft.core.library import (
+from coordinator.raft.core.pysyncobj_library import (
     DISCARDED,
     MEMBERSHIP,
     MISSING_LEADER,
@@ -58,10 +58,10 @@ class CommandQueue:
         leader_wait_s: float,
     ) -> None:
         """Start empty; `leader_wait_s` is how long commands wait while there is no leader."""
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._leader, self._changes, self._waiters = leader, changes, waiters
-        self._queue = state.library.queue
-        self._forwarded = state.library.waiting_reply
+        self._queue = state.pysyncobj.queue
+        self._forwarded = state.pysyncobj.waiting_reply
         self._next_request = state.environment.rng.getrandbits(48)
         self._hold_until = float("-inf")
         """Monotonic time until which commands wait in the queue, because the leadership is being
@@ -74,7 +74,7 @@ class CommandQueue:
 
     def propose(self, command: bytes, callback: Callback) -> None:
         """Queue a command. `callback(result, reason)` is called once, with one of the library's
-        reasons (library.py).
+        reasons (pysyncobj_library.py).
         """
         self.enqueue(REGULAR + command, callback)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.log import Position
 from coordinator.raft.core.environment import log
-from coordinator.raft.core.library import (
+from coordinator.raft.core.pysyncobj_library import (
     DISCARDED,
     SUCCESS,
     UNKNOWN_OUTCOME,
@@ -23,7 +23,7 @@ class Waiters:
 
     def __init__(self, state: State) -> None:
         self._environment = state.environment
-        self._waiting = state.library.waiting_commit
+        self._waiting = state.pysyncobj.waiting_commit
 
     def add(self, position: Position, callback: Callback) -> None:
         """Register a callback for the time when the entry at that index is applied; the command

@@ -13,7 +13,7 @@ from pysyncobj.node import Node
 from coordinator.raft.core.election import Elections
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.following.rebuild import Rebuild
-from coordinator.raft.core.library import MEMBERSHIP
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from coordinator.raft.core.roster import configuration_at
 from coordinator.raft.core.rules.replication import (
     LogEnds,
@@ -31,7 +31,7 @@ class Follower:
     """The follower's part of one member: it handles the messages of a leader."""
 
     def __init__(self, state: State, elections: Elections, rebuild: Rebuild) -> None:
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._elections, self._rebuild = elections, rebuild
         self._verified = 0

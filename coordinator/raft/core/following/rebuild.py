@@ -11,8 +11,8 @@ from typing import Final
 from coordinator.log import Position
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.following.transfer import Transfer
-from coordinator.raft.core.library import MEMBERSHIP, NO_OP
 from coordinator.raft.core.log import WIPED
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, NO_OP
 from coordinator.raft.core.roster import configuration_at
 from coordinator.raft.core.rules.membership import ConfigurationHistory, decode_configuration
 from coordinator.raft.core.state import State
@@ -27,7 +27,7 @@ class Rebuild:
     """The procedures that bring machine, snapshot and log of one member into agreement."""
 
     def __init__(self, state: State, transfer: Transfer) -> None:
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
         self._transfer = transfer
         self._replica, self._snapshots = self._environment.replica, self._environment.snapshots

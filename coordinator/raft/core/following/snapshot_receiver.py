@@ -39,7 +39,7 @@ class SnapshotReceiver:
         """`on_installed` is called when a snapshot has replaced the log, with the snapshot's end:
         the outcome of commands that wait for an entry up to there is not known here.
         """
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._eligibility, self._transfer = state.eligibility, transfer
         self._rebuild, self._follower, self._on_installed = rebuild, follower, on_installed
         self._sender: tuple[Node | None, int] = None, 0

@@ -15,7 +15,7 @@ class Transfer:
     """The one snapshot transfer to this member that may be under way."""
 
     def __init__(self, state: State) -> None:
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self.incoming: Incoming | None = None
         self.id = b""
         """The digest of the snapshot that is being received."""

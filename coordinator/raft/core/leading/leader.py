@@ -13,7 +13,7 @@ from pysyncobj.node import Node
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.leading.progress import Progress
 from coordinator.raft.core.leading.snapshot_sender import SnapshotSender
-from coordinator.raft.core.library import MEMBERSHIP, Record
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, Record
 from coordinator.raft.core.rules.membership import decode_configuration
 from coordinator.raft.core.rules.replication import majority, quorum_index
 from coordinator.raft.core.rules.tail import Uncommitted, steps_aside
@@ -26,9 +26,9 @@ class Leader:
     """The leader's part of one member: its knowledge of the peers, and what it does with it."""
 
     def __init__(self, state: State) -> None:
-        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
-        self._conf, self._sender = state.library.conf, SnapshotSender(state)
+        self._conf, self._sender = state.pysyncobj.conf, SnapshotSender(state)
         self.progress: dict[str, Progress] = {}
         """The progress of each peer, by id; empty while this member does not lead."""
         self.uncommitted = Uncommitted()

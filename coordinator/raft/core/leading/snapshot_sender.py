@@ -22,7 +22,7 @@ class SnapshotSender:
 
     def __init__(self, state: State) -> None:
         self._library, self._environment, self._roster = (
-            state.library,
+            state.pysyncobj,
             state.environment,
             state.roster,
         )
