@@ -24,6 +24,8 @@ from tests.simulation.loop import Process
 from tests.simulation.skew import HINT, next_version
 
 DELAY_S = (0.0001, 0.002)
+LATE_S = 0.1
+"""What will arrive later than this is late."""
 DEAD_S = 1.5
 """A connection on which nothing gets through for so long is given up by both ends."""
 RETRY_S = (0.02, 0.2)
@@ -89,8 +91,19 @@ class Network:
 
     @property
     def disturbed(self) -> bool:
-        """Say whether some may not reach others in good time."""
-        return bool(self.cut or self.slow or self.lag_s or self.loss)
+        """Say whether some may not reach others in good time.
+
+        After a lag is mended a connection delivers in order what it still holds, so what arrives
+        stays old until that has arrived.
+        """
+        if self.cut or self.slow or self.lag_s or self.loss:
+            return True
+        soon = asyncio.get_running_loop().time() + LATE_S
+        return any(
+            due > soon
+            for connection in self.connections.values()
+            for due in connection.last_due.values()
+        )
 
     def isolate(self, names: list[str], *, from_names: list[str], one_way: bool = False) -> None:
         """Cut everything from `names` to `from_names`, and back unless `one_way`."""

@@ -59,6 +59,8 @@ class Timekeeper:
         """
         self._disturbed_s = -HEARD_S
         """When some could last not reach others in good time."""
+        self._blocked_s: dict[str, float] = {}
+        """When a node was last seen blocked by its disk: it tells nobody the time then."""
         self._behind_s: dict[str, float] = {}
         """Since when a node that keeps the time is behind it."""
         self._lost: list[tuple[float, int]] = []
@@ -76,6 +78,9 @@ class Timekeeper:
         time, world, now_s = node.coordinator.time, self._world, asyncio.get_running_loop().time()
         if world.network.disturbed:
             self._disturbed_s = now_s
+        for other in world.serving:
+            if other.process is not None and other.process.blocked(now_s):
+                self._blocked_s[other.name] = now_s
         if not time.kept:
             self._behind_s.pop(node.name, None)
             return
@@ -132,8 +137,14 @@ class Timekeeper:
         others = [
             other for other in self._world.serving if other is not node and other.name in voters
         ]
-        kept = [other for other in others if other.coordinator.time.kept]
-        cut_off = asyncio.get_running_loop().time() - self._disturbed_s < HEARD_S
+        now_s = asyncio.get_running_loop().time()
+        kept = [
+            other
+            for other in others
+            if other.coordinator.time.kept
+            and now_s - self._blocked_s.get(other.name, -HEARD_S) >= HEARD_S
+        ]
+        cut_off = now_s - self._disturbed_s < HEARD_S
         return not kept or cut_off or self._world.plan.ghosts
 
     def _judge_clocks(self, node: SimNode, now_ms: int) -> None:
