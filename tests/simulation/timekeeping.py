@@ -59,6 +59,10 @@ class Timekeeper:
         """
         self._disturbed_s = -HEARD_S
         """When some could last not reach others in good time."""
+        self._newest_row_ms = 0
+        """The latest log time of any row that is in the ledger."""
+        self._rows_ms: dict[int, int] = {}
+        """… and what that was when a time was found, by the term in which it was."""
         self._blocked_s: dict[str, float] = {}
         """When a node was last seen blocked by its disk: it tells nobody the time then."""
         self._behind_s: dict[str, float] = {}
@@ -90,6 +94,7 @@ class Timekeeper:
         if found is None:
             last = self._found[max(self._found)][0] if self._found else off_ms
             self._found[time.found_in] = off_ms, now_s
+            self._rows_ms[time.found_in] = self._newest_row_ms
             if not self._nobody_kept(node):
                 world.violate(
                     "Time (kept)", f"{node.name} finds the time anew, though others kept it"
@@ -108,6 +113,13 @@ class Timekeeper:
         behind_s = (
             now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < -behind_ms else 0.0
         )
+        # When it was found no log that was left had the newest rows, and the clocks said less than
+        # they: the Rebase that brings them raises log time to theirs.
+        since_found_ms = (now_s - found[1]) * 1000
+        rebased_ms = self._rows_ms[time.found_in] + since_found_ms + AHEAD_MS
+        if wrong_ms > AHEAD_MS + slewed_ms and now_ms <= rebased_ms:
+            self._found[time.found_in] = off_ms, now_s
+            return
         if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -behind_ms and behind_s > BEHIND_S):
             what = f"{node.name} takes it for {wrong_ms} ms later than it is"
             world.violate(
@@ -184,6 +196,7 @@ class Timekeeper:
         a ttl.
         """
         row, now_s = group.row, asyncio.get_running_loop().time()
+        self._newest_row_ms = max(self._newest_row_ms, row.log_time_ms)
         built_s = self._built_s.get((row.committer, row.first, row.log_time_ms), now_s)
         for version in group.versions:
             given = self._given_s.pop(version.key, None)
