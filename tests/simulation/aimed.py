@@ -107,13 +107,13 @@ async def old_answers(world: World, rng: random.Random) -> None:
     moments.join(world, [leader, partner], rest)
     await asyncio.sleep(rng.uniform(0.05, 0.15))
     await moments.transfer(world, leader)
-    helper, *far = rest
-    moments.cut(world, [leader, helper], [*far, partner])
+    ally, *far = rest
+    moments.cut(world, [leader, ally], [*far, partner])
     world.network.cut.pop((partner.name, leader.name), None)
     await moments.burst(world, leader, 10)
     await asyncio.sleep(rng.uniform(0.6, 1.0))
-    moments.cut(world, [leader], [helper])
-    moments.join(world, [helper], [*far, partner])
+    moments.cut(world, [leader], [ally])
+    moments.join(world, [ally], [*far, partner])
     await asyncio.sleep(rng.uniform(1.0, 2.0))
     moments.lag(world, [partner], leader, 0.0)
     moments.join(world, [leader], others)
