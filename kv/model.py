@@ -322,6 +322,12 @@ class LedgerRow(_Frozen, frozen=True):
     digest: bytes
     log_time_ms: int
     body: tuple[Recorded, ...] = ()
+    index: int = 0
+    """In a replicated store: the log index of the command that made the row. 0 in a shared one."""
+    content: bytes = b""
+    """In a replicated store: the content digest after this row (`kv.content`). Empty in a shared
+    one.
+    """
 
     @property
     def head(self) -> Head:

@@ -8,6 +8,14 @@ from kv.ports.broadcast import Broadcast, Change, UndoneRange
 from kv.ports.cache import Cache, Space
 from kv.ports.clock import Clock
 from kv.ports.consensus import Consensus, Listener, Member, Settled, Status
+from kv.ports.member_store import (
+    LocalRetention,
+    MemberStore,
+    Note,
+    StateCopy,
+    Step,
+    StoreCondition,
+)
 from kv.ports.store import (
     Appended,
     Facts,
@@ -20,6 +28,7 @@ from kv.ports.store import (
     Retention,
     Scrubbed,
     Store,
+    StoreReader,
     TakenOver,
 )
 
@@ -35,7 +44,10 @@ __all__ = [
     "Identity",
     "Listener",
     "Listing",
+    "LocalRetention",
     "Member",
+    "MemberStore",
+    "Note",
     "Outranked",
     "Pruning",
     "Read",
@@ -43,8 +55,12 @@ __all__ = [
     "Scrubbed",
     "Settled",
     "Space",
+    "StateCopy",
     "Status",
+    "Step",
     "Store",
+    "StoreCondition",
+    "StoreReader",
     "TakenOver",
     "UndoneRange",
 ]

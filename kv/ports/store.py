@@ -141,20 +141,18 @@ class Scrubbed(msgspec.Struct, frozen=True):
     more: bool
 
 
-class Store(Protocol):
-    """The keeper of the ledger and the versions. The store is the authority.
+class StoreReader(Protocol):
+    """What every kind of store answers: the ledger, the versions, and what is recorded of op_ids.
 
-    Guarantees: every method is one serializable transaction on the primary; `append` and
-    `take_over` land completely or not at all; what `Appended` reports is durable. Does not
-    guarantee: freshness of anything read before the call.
+    Every method answers from one snapshot. Does not guarantee: freshness of anything read before
+    the call.
 
     A version or a staged value is checked against the hash kept with it whenever it is read whole.
     One that does not match raises StoreDamaged (a BackendUnavailable) and is never returned; facts
     go by the hash, which is the truth.
 
-    Every method may raise BackendUnavailable (nothing changed); those that write may raise
-    OutcomeUnknown. The outcome of a cancelled write is unknown. Methods may be called concurrently.
-    `timeout_s` bounds how long the caller waits.
+    Every method may raise BackendUnavailable. Methods may be called concurrently. `timeout_s`
+    bounds how long the caller waits.
     """
 
     async def __aenter__(self) -> Self:
@@ -179,55 +177,6 @@ class Store(Protocol):
 
         Raises BackendUnavailable that names the obstacle: no answer, a full or read-only disk, a
         lock that is held, a file that is gone or was replaced, a server that takes no writes.
-        """
-        ...
-
-    async def facts(
-        self,
-        op_ids: Sequence[str],
-        keys: Sequence[bytes],
-        hashed: Sequence[bytes],
-        blobs: Sequence[tuple[str, bytes]],
-        *,
-        timeout_s: float,
-    ) -> Facts:
-        """Read what `evaluate` needs for one group. `hashed` is a subset of `keys` (those under an
-        Equals guard).
-        """
-        ...
-
-    async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
-        """Commit a group iff the newest row is exactly `group.base` and does not outrank it (DESIGN
-        section 3).
-
-        The row lands at seq base.seq + 1. If base.term > row.term, or an equal term belongs to
-        another committer, the result is Fenced.
-        """
-        ...
-
-    async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
-        """Claim an unclaimed store for the given cluster, or a store of that cluster without a
-        history for the given history; return the identity that the store has then. In any other
-        case nothing changes.
-        """
-        ...
-
-    async def take_over(
-        self,
-        term: int,
-        committer: str,
-        log_time_ms: int,
-        *,
-        adopt_last: int | None = None,
-        identity: Identity | None = None,
-        timeout_s: float,
-    ) -> TakenOver | Outranked:
-        """Append the empty row on whatever the head is, and return what the head was (same
-        transaction).
-
-        `first` = head.last + 1, `last` = head.last (or `adopt_last` when an operator adopts the
-        head), same digest. Adopting raises the floor to `adopt_last`, and makes the store that of
-        `identity`, in the same transaction.
         """
         ...
 
@@ -289,6 +238,86 @@ class Store(Protocol):
         """Return what is recorded of each op_id; None: nothing, or no longer."""
         ...
 
+    async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
+        """Return a staged value, None when there is none. Raises StoreDamaged."""
+        ...
+
+    async def due(
+        self, log_time_ms: int, limit: int, *, timeout_s: float
+    ) -> tuple[tuple[bytes, int], ...]:
+        """Return (key, revision) of present keys whose newest version expires at or before this log
+        time.
+        """
+        ...
+
+    async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
+        """Check the next versions after a revision against their hashes, a few MB at most."""
+        ...
+
+    async def floor(self, *, timeout_s: float) -> int:
+        """Return the lowest revision that can still be read at."""
+        ...
+
+
+class Store(StoreReader, Protocol):
+    """The shared store: one for all members. Its ledger is the authority.
+
+    Guarantees: every method is one serializable transaction on the primary; `append` and
+    `take_over` land completely or not at all; what `Appended` reports is durable.
+
+    Every method may raise BackendUnavailable (nothing changed); those that write may raise
+    OutcomeUnknown. The outcome of a cancelled write is unknown.
+    """
+
+    async def facts(
+        self,
+        op_ids: Sequence[str],
+        keys: Sequence[bytes],
+        hashed: Sequence[bytes],
+        blobs: Sequence[tuple[str, bytes]],
+        *,
+        timeout_s: float,
+    ) -> Facts:
+        """Read what `evaluate` needs for one group. `hashed` is a subset of `keys` (those under an
+        Equals guard).
+        """
+        ...
+
+    async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
+        """Commit a group iff the newest row is exactly `group.base` and does not outrank it (DESIGN
+        section 3).
+
+        The row lands at seq base.seq + 1. If base.term > row.term, or an equal term belongs to
+        another committer, the result is Fenced.
+        """
+        ...
+
+    async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
+        """Claim an unclaimed store for the given cluster, or a store of that cluster without a
+        history for the given history; return the identity that the store has then. In any other
+        case nothing changes.
+        """
+        ...
+
+    async def take_over(
+        self,
+        term: int,
+        committer: str,
+        log_time_ms: int,
+        *,
+        adopt_last: int | None = None,
+        identity: Identity | None = None,
+        timeout_s: float,
+    ) -> TakenOver | Outranked:
+        """Append the empty row on whatever the head is, and return what the head was (same
+        transaction).
+
+        `first` = head.last + 1, `last` = head.last (or `adopt_last` when an operator adopts the
+        head), same digest. Adopting raises the floor to `adopt_last`, and makes the store that of
+        `identity`, in the same transaction.
+        """
+        ...
+
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         """Stage a large value for an intent to come. Staging it again leaves the value as it is.
 
@@ -305,31 +334,11 @@ class Store(Protocol):
         """
         ...
 
-    async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
-        """Return a staged value, None when there is none. Raises StoreDamaged."""
-        ...
-
-    async def due(
-        self, log_time_ms: int, limit: int, *, timeout_s: float
-    ) -> tuple[tuple[bytes, int], ...]:
-        """Return (key, revision) of present keys whose newest version expires at or before this log
-        time.
-        """
-        ...
-
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
         """Do one small pruning step. The floor is raised before the deletes or with them.
         Tombstones are deleted only with or after older versions. Blobs are deleted when their op_id
         is recorded in the ledger or `ops`, and no version refers to them.
         """
-        ...
-
-    async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
-        """Check the next versions after a revision against their hashes, a few MB at most."""
-        ...
-
-    async def floor(self, *, timeout_s: float) -> int:
-        """Return the lowest revision that can still be read at."""
         ...
 
     async def cursor(self, name: str, *, timeout_s: float) -> int:
