@@ -14,7 +14,6 @@ from kv.ports.member_store import (
     Note,
     StateCopy,
     Step,
-    StoreCondition,
 )
 from kv.ports.store import (
     Appended,
@@ -59,7 +58,6 @@ __all__ = [
     "Status",
     "Step",
     "Store",
-    "StoreCondition",
     "StoreReader",
     "TakenOver",
     "UndoneRange",
