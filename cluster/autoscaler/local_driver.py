@@ -63,8 +63,7 @@ class LocalDriver:
             "DATA_DIR": str(folder),
             "STOP_WITH_STDIN": "true",
         }
-        file = f"sqlite:///{self.data.parent / 'store.sqlite'}"
-        shared = {"STORE": "replicated" if self.file.store == "replicated" else file}
+        shared = {"STORE": f"sqlite:///{self.data.parent / 'store.sqlite'}"}
         if (self.data.parent / "secret").exists():
             shared["SECRET_FILE"] = str(self.data.parent / "secret")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}

@@ -325,7 +325,7 @@ async def lost_disk(world: World, rng: random.Random) -> None:
     await asyncio.sleep(rng.uniform(0.2, 0.8))
     moments.cut(world, [lost], near)
     lost.crash(power=True)
-    lost.disk.replace()
+    lost.empty()
     world.disks_lost[lost.name] = None
     world.counts["disks lost"] += 1
     world.say("disk lost", node=lost.name)
@@ -390,6 +390,8 @@ def _all_joined(world: World) -> bool:
     """Say whether every log has it that all its members joined: before, an empty disk is not told
     from a new one.
     """
+    if any(node.file.hurt for node in world.nodes.values()):
+        return False
     seats = [node.member._core.roster.committed.seats for node in world.serving]
     return len(seats) == len(world.nodes) and all(seat.joined for held in seats for seat in held)
 
@@ -422,18 +424,19 @@ async def founded_alone(world: World, rng: random.Random) -> None:
         return
     node = rng.choice(others)
     node.crash(power=False)
-    own = node.disk, node.members
+    own = node.disk, node.members, node.file
     world.founded_alone[node.name] = None
     node.disk = type(own[0])(
         world.rng_of(f"stranger {node.name} {node.lives}"), directory=f"/{node.name}"
     )
     node.members = (PeerAddress(node.name, f"{node.name}:1"),)
+    node.file = type(own[2])(world.rng_of(f"strange file {node.name} {node.lives}"))
     world.counts["founded alone"] += 1
     world.say("told that it is alone", node=node.name)
     node.start()
     await asyncio.sleep(rng.uniform(0.5, 2.5))
     node.crash(power=False)
-    node.disk, node.members = own
+    node.disk, node.members, node.file = own
     del world.founded_alone[node.name]
     world.say("has its own disk and list again", node=node.name)
     node.start()

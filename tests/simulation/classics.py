@@ -151,7 +151,7 @@ async def forgets_promise(world: World, rng: random.Random) -> None:
     if await moments.until(lambda: away.serving and away.member.status().role == "leader"):
         await asyncio.sleep(rng.uniform(0.1, 0.3))
         lost.crash(power=True)
-        lost.disk.replace()
+        lost.empty()
         world.disks_lost[lost.name] = None
         world.counts["disks lost"] += 1
         world.say("disk lost", node=lost.name)

@@ -316,7 +316,7 @@ class Clients:
             self._say(client, f"get {level}", key, None, f"no answer: {exc}", node)
             return False
         except BadRequest as exc:
-            if world.plan.raft_keeps and not world.plan.restores:
+            if world.plan.raft_keeps and not world.plan.loses:
                 world.violate(
                     "INV-1 (session)", f"{node.name} refuses {floor}, which it was told: {exc}"
                 )
@@ -344,7 +344,7 @@ class Clients:
                 )
             )
         if final:
-            newest = world.database.newest(key.encode(), 1 << 53)
+            newest = world.landed.newest(key.encode(), 1 << 53)
             value = None if newest is None or newest.value is None else newest
             if (reading.version if reading.present else None) != value:
                 world.violate(
@@ -365,7 +365,7 @@ class Clients:
         it claims.
         """
         world = self.world
-        if world.plan.restores:
+        if world.plan.loses:
             if reading.source == "store" and reading.as_of < reading.position:
                 what = f"reads a store at {reading.as_of}, it had settled {reading.position}"
                 world.violate("INV-1 (store behind)", f"{node.name} {what}")
@@ -375,7 +375,7 @@ class Clients:
                 "INV-1 (session)", f"{node.name} answers at {reading.position}, asked for {floor}"
             )
         at = reading.as_of if reading.level == "stale" else reading.position
-        real = world.database.newest(key.encode(), at)
+        real = world.landed.newest(key.encode(), at)
         shown = reading.version
         if (real if real and real.present else None) != (
             shown if shown and shown.present else None

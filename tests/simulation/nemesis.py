@@ -18,7 +18,7 @@ from kv.errors import KvError
 from kv.model import Group, Head, Intent, Put, roll
 from kv.ports import Facts, Identity, TakenOver
 from tests.planted.registry import is_planted
-from tests.simulation import aimed, classics
+from tests.simulation import aimed, classics, own_harms
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
@@ -59,6 +59,7 @@ def heal(world: World) -> None:
     world.broker.dead, world.broker.flaky = False, 0.0
     for node in world.nodes.values():
         node.disk.sync_fails, node.disk.capacity_bytes, node.disk.slow_s = False, None, 0.0
+        node.file.heal()
         node.start()
     world.say("healed")
 
@@ -411,4 +412,5 @@ HARMS: dict[str, Harm] = {
     "stop": _stop,
     **aimed.HARMS,
     **classics.HARMS,
+    **own_harms.HARMS,
 }

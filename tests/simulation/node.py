@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from coordinator.commit.committer import Committer
-from coordinator.consensus import Coordinator
-from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
-from coordinator.logtime import ClockReading
+from coordinator.log import Log, PeerAddress, Position, Replica
 from coordinator.machine.commands import Rebase, Settle, decode
 from coordinator.machine.limits import Limits
 from coordinator.raft.member import Member
@@ -22,19 +20,18 @@ from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.storage.journal import Journal
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
-from kv.ports import Settled
 from node.reads.reads import Reads
 from node.settings import ServerSettings
 from node.writes.lookups import Lookups
 from node.writes.writes import Writes
-from tests.planted.registry import is_planted
 from tests.simulation.clock import SimClock
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Process
 from tests.simulation.network import Wire
+from tests.simulation.own import SimFile, SimOwnStore
 from tests.simulation.stores import SimStore
 from tests.simulation.timekeeping import SWEEP_S
-from tests.soundness import broken
+from tests.simulation.watching import WatchedCoordinator, WatchedFeed
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -97,53 +94,17 @@ class SlowOrders(SimMember):
         return through
 
 
-class WatchedCoordinator(Coordinator):
-    """The product's Coordinator, looked at from outside after every step of its log."""
-
-    sim: SimNode
-
-    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
-        world = self.sim.world
-        super().apply(position, stamp_ms, command)
-        world.applied(self.sim, position, command)
-        if world.steps % 16 == 0:
-            wrong = broken(self.machine)
-            if wrong and not is_planted():
-                world.violate("Machine", f"{self.node}: {'; '.join(wrong)}")
-
-    def watch_clocks(self) -> None:
-        """Look at the time that this member keeps whenever it looks at the others'."""
-        look = self.timekeeping.look
-
-        def looked(
-            raft: RaftStatus, readings: Sequence[ClockReading], committer: Committer
-        ) -> None:
-            knew = self.time.kept
-            look(raft, readings, committer)
-            self.sim.world.times.looked(self.sim, knew=knew)
-
-        self.timekeeping.look = looked  # type: ignore[method-assign]
-
-    def led(self, term: int) -> None:
-        self.sim.world.led(self.sim, term)
-        super().led(term)
-
-    def deposed(self, term: int) -> None:
-        self.sim.world.say("deposed", node=self.node, term=term)
-        super().deposed(term)
-
-    def reset(self) -> None:
-        self.sim.world.say("reset", node=self.node)
-        self.sim.world.counts["resets"] += 1
-        super().reset()
-
-
 class SimNode:
     """One node: a machine that outlives its processes."""
 
     def __init__(self, world: World, name: str, members: tuple[PeerAddress, ...]) -> None:
         self.world, self.name, self.members = world, name, members
         self.disk = SimDisk(world.rng_of(f"disk {name}"), directory=f"/{name}")
+        self.file = SimFile(world.rng_of(f"file {name}"))
+        """Of its own store, in the replicated world."""
+        self.own: SimOwnStore | None = None
+        """What its present process has open of it."""
+        self.shared: SimStore | None = None
         self.clock = SimClock()
         self.process: Process | None = None
         self.gone: asyncio.Future[None] | None = None
@@ -248,89 +209,116 @@ class SimNode:
         self._again = asyncio.get_running_loop().call_later(0.2, self.start)
 
     async def _serve(self, process: Process, life: int) -> None:
-        world, plan = self.world, self.world.plan
-        loop = asyncio.get_running_loop()
+        world, loop = self.world, asyncio.get_running_loop()
         died: asyncio.Future[None] = loop.create_future()
 
         def fatal(exc: BaseException) -> None:
             if not died.done():
                 died.set_exception(exc)
 
-        kind = SlowOrders if plan.slow_orders else SimMember
-        make = type(kind.__name__, (kind,), {"world": world})
-
-        def log(replica: Replica) -> Log:
-            self.member = make(
-                self.name,
-                self.members,
-                cluster="sim",
-                replica=replica,
-                disk=self.disk,
-                transport=lambda node, wake, fatal: Wire(world.network, node, process),
-                clock=self.clock,
-                rng=world.rng_of(f"raft {self.name} {life}"),
-                on_fatal=fatal,
-                settings=RaftSettings(
-                    fsync=plan.fsync,  # type: ignore[arg-type]
-                    propose_timeout_s=3.0,
-                    compact_entries=plan.compact_entries,
-                    chunk_bytes=700,
-                    batch_bytes=4000,
-                    **world.plant.raft,
-                ),
-            )
-            return self.member
-
-        store = SimStore(world, self.name)
         async with AsyncExitStack() as stack:
-            coordinator = WatchedCoordinator(
-                node=self.name,
-                url=f"http://{self.name}",
-                cluster="sim",
-                log=log,
-                store=store,
-                broadcast=world.broker,
-                clock=self.clock,
-                rng=world.rng_of(f"coordinator {self.name} {life}"),
-                settings=CoordinatorSettings(
-                    limits=self._limits(life),
-                    group_intents_max=plan.group_max,
-                    store_timeout_s=0.8,
-                    propose_timeout_s=2.0,
-                    sweep_interval_s=SWEEP_S,
-                    prune_interval_s=2.0,
-                    refused_check_s=0.3,
-                ),
-            )
-            coordinator.sim = self
-            coordinator.watch_clocks()
-            self.coordinator = coordinator
-            await stack.enter_async_context(coordinator)
+            coordinator = await self._join(stack, process, life, fatal)
             self._watch_log()
-            settings = ServerSettings(
-                node_id=self.name,
-                advertised_url=f"http://{self.name}",
-                incarnation=f"{life}",
-                store_timeout_s=0.8,
-                read_index_timeout_s=0.5,
-                memory_cache_bytes=plan.memory_bytes,
-            )
-            feed = _Feed(self)
-            stack.callback(coordinator.listen(feed))
-            self.reads = Reads(coordinator, store, world.cache, self.clock, settings)
-            await stack.enter_async_context(self.reads)
-            self.writes = Writes(coordinator, store, self.clock, settings)
-            self.lookups = Lookups(
-                coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes
-            )
-            self.serving = True
+            await self._open_door(stack, coordinator, life)
             world.say("serves", node=self.name)
             try:
                 await died
             finally:
-                self.serving = (
-                    False  # nothing is let in any more before the parts close, as a node does it
-                )
+                # nothing is let in any more before the parts close, as a node does it
+                self.serving = False
+
+    async def _join(
+        self,
+        stack: AsyncExitStack,
+        process: Process,
+        life: int,
+        fatal: Callable[[BaseException], None],
+    ) -> WatchedCoordinator:
+        """Open the store and the log, and become a member."""
+        world, plan = self.world, self.world.plan
+        self.own = SimOwnStore(self, self.file) if plan.replicated else None
+        self.shared = None if plan.replicated else SimStore(world, self.name)
+        if self.own is not None:
+            await stack.enter_async_context(self.own)
+        stores: dict[str, Any] = {"store": self.shared}
+        if self.own is not None:
+            stores["own"] = self.own
+        coordinator = self.coordinator = WatchedCoordinator(
+            node=self.name,
+            url=f"http://{self.name}",
+            cluster="sim",
+            log=partial(self._make_log, process, life, fatal),
+            **stores,
+            broadcast=world.broker,
+            clock=self.clock,
+            rng=world.rng_of(f"coordinator {self.name} {life}"),
+            settings=CoordinatorSettings(
+                limits=self._limits(life),
+                group_intents_max=plan.group_max,
+                store_timeout_s=0.8,
+                propose_timeout_s=2.0,
+                sweep_interval_s=SWEEP_S,
+                prune_interval_s=2.0,
+                refused_check_s=0.3,
+            ),
+        )
+        coordinator.sim = self
+        coordinator.watch_clocks()
+        await stack.enter_async_context(coordinator)
+        return coordinator
+
+    def _make_log(
+        self,
+        process: Process,
+        life: int,
+        fatal: Callable[[BaseException], None],
+        replica: Replica,
+    ) -> Log:
+        world, plan = self.world, self.world.plan
+        kind = SlowOrders if plan.slow_orders else SimMember
+        make = type(kind.__name__, (kind,), {"world": world})
+        self.member = make(
+            self.name,
+            self.members,
+            cluster="sim",
+            replica=replica,
+            disk=self.disk,
+            transport=lambda node, wake, fatal: Wire(world.network, node, process),
+            clock=self.clock,
+            rng=world.rng_of(f"raft {self.name} {life}"),
+            on_fatal=fatal,
+            settings=RaftSettings(
+                fsync=plan.fsync,  # type: ignore[arg-type]
+                propose_timeout_s=3.0,
+                compact_entries=plan.compact_entries,
+                chunk_bytes=700,
+                batch_bytes=4000,
+                **world.plant.raft,
+            ),
+        )
+        return self.member
+
+    async def _open_door(
+        self, stack: AsyncExitStack, coordinator: WatchedCoordinator, life: int
+    ) -> None:
+        """Make what serves clients, and let them in."""
+        world, plan, own, store = self.world, self.world.plan, self.own, self.shared
+        settings = ServerSettings(
+            node_id=self.name,
+            advertised_url=f"http://{self.name}",
+            incarnation=f"{life}",
+            store_timeout_s=0.8,
+            read_index_timeout_s=0.5,
+            memory_cache_bytes=plan.memory_bytes,
+        )
+        stack.callback(coordinator.listen(WatchedFeed(self)))
+        self.reads = Reads(coordinator, store, world.cache, self.clock, settings, own=own)
+        await stack.enter_async_context(self.reads)
+        self.writes = Writes(coordinator, store, self.clock, settings)
+        self.lookups = Lookups(
+            coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes, own=own
+        )
+        self.serving = True
 
     def _watch_log(self) -> None:
         journal = self.member._journal
@@ -355,20 +343,32 @@ class SimNode:
         process = self.process
         if process is None or not process.alive:
             if power:
-                self.disk.power_cut()
+                self._lose_power()
             return
         self.serving = False
         self._count()
         process.alive = False
         self.world.network.down(self.name)
+        if self.own is not None:
+            self.own.crash()
+            self.own = None
         if power:
-            self.disk.power_cut()
+            self._lose_power()
         else:
             self.disk.crash()
         process.kill()
         if self.gone is not None and not self.gone.done():
             self.gone.set_result(None)
         self.world.say("power cut" if power else "crash", node=self.name)
+
+    def _lose_power(self) -> None:
+        self.disk.power_cut()
+        self.world.counts["prefix losses"] += self.file.lose_power() > 0
+
+    def empty(self) -> None:
+        """Put an empty disk in the place of its own: log, votes and file are gone."""
+        self.disk.replace()
+        self.file.wipe()
 
     def _count(self) -> None:
         """Take over what the ending process counted."""
@@ -377,10 +377,8 @@ class SimNode:
             self._counted = self.lives
             for name, number in self.member.counts.items() if hasattr(self.member, "_core") else ():
                 counts[f"raft {name}"] = counts.get(f"raft {name}", 0) + number
-            committer = self.coordinator.committer
-            counts["rebases"] += committer.rebases
-            counts["unknown commits"] += committer.unknown_commits
-            counts["takeovers"] += committer.takeovers
+            for name, number in self.coordinator._counts().items():
+                counts[f"coordinator {name}"] = counts.get(f"coordinator {name}", 0) + number
             if hasattr(self, "reads"):
                 for (level, source), number in self.reads.served.items():
                     if source != "store":
@@ -402,51 +400,6 @@ class SimNode:
         if not task.done() or task.cancelled():
             raise OutcomeUnknown(f"{self.name} went away")
         return task.result()
-
-
-class _Feed:
-    """Watch what a node tells its watchers: exactly the ledger's rows, without gap or repeat
-    (INV-6).
-    """
-
-    def __init__(self, node: SimNode) -> None:
-        self._node = node
-        self._last: int | None = None
-
-    def __call__(self, settled: Settled) -> None:
-        world = self._node.world
-        if self._last is not None and settled.previous != self._last:
-            world.violate(
-                "INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}"
-            )
-        self._last = settled.last
-        world.counts["watched"] += len(settled.records)
-        for revision, record in enumerate(settled.records, settled.previous + 1):
-            known = world.settled_as.setdefault(revision, record.op_id)
-            if known != record.op_id and (world.plan.raft_keeps or not world.plan.restores):
-                # Else the store was taken back behind it, and a majority of the logs has lost it as
-                # well: nobody knows.
-                world.violate(
-                    "INV-6 (revisions)", f"{revision} was {known}, and is {record.op_id} now"
-                )
-        if world.plan.restores:
-            return
-        for revision, record in enumerate(settled.records, settled.previous + 1):
-            row = world.database.landed.get(revision)
-            if row is None or row.body[revision - row.first] != record:
-                world.violate(
-                    "INV-6 (watch)",
-                    f"{self._node.name} tells {record.op_id}@{revision}, not in the ledger",
-                )
-        for version in settled.versions or ():
-            if world.database.newest(version.key, version.revision) != version:
-                world.violate(
-                    "INV-6 (watch)", f"{self._node.name} tells {version}, not in the store"
-                )
-        if settled.records and len(settled.records) != settled.last - settled.previous:
-            world.violate(
-                "INV-6 (watch)", f"{self._node.name} leaves out records up to {settled.last}"
-            )
 
 
 def _leaves(failure: BaseException | None) -> Sequence[BaseException]:

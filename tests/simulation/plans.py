@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["shared", "replicated"]
+"""Of store: one for all members, or one for each that its log fills."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Plan:
     """How much clients write, compared to the usual."""
     again: float = 1.0
     """How often a queue brings a write once more, compared to the usual."""
+    kind: Kind = "shared"
+    keep_entries: int = 2000
+    """What stays of a log behind a snapshot. With little, who was away needs another's state."""
+    unwritten_bytes: int = 0
+    """Beyond so much that is not in its file a member applies no more; 0: as the product has it."""
 
     @property
     def raft_keeps(self) -> bool:
@@ -60,6 +68,25 @@ class Plan:
         acknowledged.
         """
         return self.fsync == "always" or not LOSING & set(self.faults)
+
+    @property
+    def replicated(self) -> bool:
+        """Say whether each member has its own store."""
+        return self.kind == "replicated"
+
+    @property
+    def keeps(self) -> bool:
+        """Say whether nothing that was acknowledged is lost: in a replicated store the log is the
+        authority.
+        """
+        return self.raft_keeps or not self.replicated
+
+    @property
+    def loses(self) -> bool:
+        """Say whether something acknowledged may be lost, as was allowed: then only those promises
+        are checked that survive it.
+        """
+        return self.restores or not self.keeps
 
     @property
     def harmless(self) -> bool:
@@ -132,8 +159,65 @@ LOSING: Final = frozenset(
 """Those that lose what was not synced: power cuts, and syncs that fail."""
 
 
-def plan_of(seed: int) -> Plan:
+OWN: Final = (
+    "file_slow",
+    "file_full",
+    "file_hurt",
+    "file_old",
+    "copies",
+    "compact",
+    "blackout",
+)
+"""Harm to members' own stores, besides `emptied` and `apart_quorum`; drawn in the replicated
+world.
+"""
+STORE_ONLY: Final = frozenset(
+    {
+        "store_slow", "store_down", "ambiguous", "late_commit", "left_behind", "slow_successor",
+        "comes_back", "long_outage", "late_order", "late_takeover", "rival_cluster", "lose_rows",
+    }
+)  # fmt: skip
+"""Harm to a shared store, or that aims at one."""
+REPLICATED_SHARE: Final = 0.0
+
+
+def kind_of(seed: int) -> Kind:
+    """Draw the kind of store."""
+    drawn = random.Random(f"kind {seed}").random()
+    return "replicated" if drawn < REPLICATED_SHARE else "shared"
+
+
+def plan_of(seed: int, kind: Kind | None = None) -> Plan:
     """Draw a plan. Every kind of fault comes up in a good part of the seeds."""
+    chosen = kind or kind_of(seed)
+    plan = _drawn(seed)
+    return plan if chosen == "shared" else _replicated(plan)
+
+
+def _replicated(plan: Plan) -> Plan:
+    """Turn a plan into one for the world in which each member has its own store."""
+    rng = random.Random(f"replicated {plan.seed}")
+    if plan.faults in {(kind,) for kind in (*CLASSICS, "figure_8")}:
+        own: list[str] = []  # other harm would spoil its moment
+    else:
+        own = [fault for fault in OWN if rng.random() < 0.4]
+        own += ["emptied"] if rng.random() < 0.2 and plan.nodes > 1 else []
+    if plan.harmless:
+        own = []
+    kept = tuple(fault for fault in plan.faults if fault not in STORE_ONLY)
+    return replace(
+        plan,
+        kind="replicated",
+        faults=(*kept, *own) or ("crash", "power"),
+        restores=False,
+        slow_orders=False,
+        compact_entries=rng.choice((25, 60, 150, 100_000)),
+        keep_entries=rng.choice((0, 10, 100, 2000)),
+        unwritten_bytes=rng.choice((0, 0, 2_000, 20_000)),
+    )
+
+
+def _drawn(seed: int) -> Plan:
     plan, classic = _mixed(seed), random.Random(f"classic plan {seed}")
     if classic.random() >= CLASSIC_PLANS or plan.harmless:
         return plan

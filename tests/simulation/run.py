@@ -20,7 +20,7 @@ from coordinator.machine.chain import recompute
 from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.planted.registry import planted
-from tests.simulation import aimed, nemesis
+from tests.simulation import aimed, nemesis, own, own_harms
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
 from tests.simulation.node import SimNode
@@ -152,6 +152,7 @@ async def _story(world: World, clients: Clients) -> None:
         for number in range(world.plan.clients):
             group.create_task(clients.run(number, until_s))
         group.create_task(nemesis.torment(world, until_s))
+        group.create_task(own.samples(world, until_s))
     nemesis.heal(world)
     if world.violations:
         return
@@ -176,6 +177,8 @@ async def _story(world: World, clients: Clients) -> None:
         lambda: _converged(world), HEAL_S, lambda: f"convergence ({_spread(world)})"
     ):
         return
+    for node in world.serving:
+        own.compare(node, whole=True)
     if not world.plan.restores:
         await clients.read_everywhere()
         await lives(world)
@@ -252,7 +255,7 @@ async def _adopt(world: World) -> bool:
                 world.say("not adopted", why=exc)
         elif (
             leader is not None
-            and world.database.head().last < leader.coordinator.machine.settled.revision
+            and world.landed.head().last < leader.coordinator.machine.settled.revision
         ):
             await leader.call(lambda n=leader: _write_once(n))  # type: ignore[misc]  # else nobody notices
         elif _writable(world):
@@ -270,7 +273,9 @@ def _converged(world: World) -> bool:
     ]
     if len(machines) < len(world.nodes):
         return False
-    head = world.database.head()
+    if world.plan.replicated and not all(own_harms.is_sound(node) for node in world.serving):
+        return False
+    head = world.landed.head()
     places = {(m.revision, m.digest, m.settled.revision, m.settled.digest) for m in machines}
     return len(places) == 1 and next(iter(places)) == (
         head.last,
@@ -288,7 +293,7 @@ def _spread(world: World) -> str:
 
 
 def _expired(world: World) -> bool:
-    newest = [world.database.newest(key.encode(), 1 << 53) for key in SHORT_LIVED]
+    newest = [world.landed.newest(key.encode(), 1 << 53) for key in SHORT_LIVED]
     gone = [version for version in newest if version is not None and not version.present]
     world.counts["expired keys"] = len(gone)
     return all(version is None or not version.present for version in newest)
@@ -301,9 +306,7 @@ def _all_told(world: World) -> bool:
         for change in world.broker.told
         if change.undone_after is not None
     ]
-    made = {
-        version.revision for versions in world.database.history.values() for version in versions
-    }
+    made = {version.revision for versions in world.landed.history.values() for version in versions}
     return all(any(after < one <= to for after, to in undone) for one in made - told)
 
 
@@ -314,21 +317,21 @@ def _check(world: World, clients: Clients) -> None:
     """Check what clients were told against what landed (INV-1 to INV-6)."""
     _check_ledger(world)
     _check_broadcast(world)
-    if not world.plan.restores and not world.times.leapt:
+    if not world.plan.loses and not world.times.leapt:
         _check_answers(world, clients)
         _check_deadlines(world, clients)
         _check_linearizable(world, clients)
 
 
 def _check_ledger(world: World) -> None:
-    rows = world.database.rows_ever
+    rows = world.landed.rows_ever
     if not world.plan.restores:
         found = recompute(rows)
         if found is not None:
             world.violate("INV-6 (ledger)", f"row {found.seq} {found.why}")
     first: dict[str, int] = {}
-    for revision in sorted(world.database.landed):
-        row = world.database.landed[revision]
+    for revision in sorted(world.landed.landed):
+        row = world.landed.landed[revision]
         record = row.body[revision - row.first]
         if isinstance(record.outcome, Applied | Refused | Expired):
             if record.op_id in first and not world.times.leapt:
@@ -345,9 +348,9 @@ def _check_broadcast(world: World) -> None:
 
     An adoption tells of all up to it that was not told: whoever hears of it reads afresh.
     """
-    if world.plan.restores:
+    if world.plan.loses:
         return
-    made = sorted({v.revision for versions in world.database.history.values() for v in versions})
+    made = sorted({v.revision for versions in world.landed.history.values() for v in versions})
     place = {revision: n for n, revision in enumerate(made)}
     reached = -1
     for change in world.broker.told:
@@ -373,13 +376,13 @@ def _check_broadcast(world: World) -> None:
             )
         reached = max(reached, at)
         for version in change.versions:
-            if version not in world.database.history.get(version.key, ()):
+            if version not in world.landed.history.get(version.key, ()):
                 world.violate("INV-6", f"{version} is broadcast and not in the store")
 
 
 def _check_answers(world: World, clients: Clients) -> None:
     landed: dict[str, dict[int, object]] = {}
-    for revision, row in world.database.landed.items():
+    for revision, row in world.landed.landed.items():
         record = row.body[revision - row.first]
         landed.setdefault(record.op_id, {})[revision] = record.outcome
     definite: dict[str, object] = {}
@@ -414,10 +417,10 @@ def _check_deadlines(world: World, clients: Clients) -> None:
     """Nothing lands long after its last deadline: whoever waited for it was told, or may look it up
     (INV-4).
     """
-    for revision, row in world.database.landed.items():
+    for revision, row in world.landed.landed.items():
         record = row.body[revision - row.first]
         deadline_s = clients.deadline_s.get(record.op_id)
-        late_s = world.database.landed_s[revision] - (deadline_s or float("inf"))
+        late_s = world.landed.landed_s[revision] - (deadline_s or float("inf"))
         if isinstance(record.outcome, Applied) and late_s > LATE_S + world.times.lost_s:
             world.violate(
                 "INV-4 (deadline)", f"{record.op_id} lands {late_s:.1f} s after its deadline"

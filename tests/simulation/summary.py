@@ -11,7 +11,7 @@ MUST_HAPPEN: Final = {
     "elections": "elections",
     "truncations": "raft truncations",
     "snapshots installed": "raft snapshots_installed",
-    "Rebases": "rebases",
+    "Rebases": "coordinator rebases",
     "ambiguous commits": "ambiguous commits",
     "cache hits": "cache hits",
     "crashes": "crashes",

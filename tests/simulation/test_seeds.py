@@ -86,7 +86,7 @@ def test_a_restart_on_a_log_that_lost_what_it_had_acknowledged() -> None:
         assert [str(violation) for violation in result.violations] == []
         counts.update(result.counts)
     assert counts["power cuts"] > 0
-    assert counts["rebases"] > 0
+    assert counts["coordinator rebases"] > 0
 
 
 def test_plans_make_every_fault_likely() -> None:
@@ -110,7 +110,7 @@ def test_a_plan_that_syncs_no_more_has_no_small_segments() -> None:
 def test_a_summary_without_something_that_must_happen_fails() -> None:
     counts = dict.fromkeys(summary.MUST_HAPPEN.values(), 1)
     assert summary.missing(counts, 100) == []
-    assert summary.missing({**counts, "rebases": 0}, 100) == ["Rebases"]
+    assert summary.missing({**counts, "coordinator rebases": 0}, 100) == ["Rebases"]
     assert summary.missing({}, 99) == []
     assert "Rebases 1," in summary.line(counts, 100, 60.0, 0)
 

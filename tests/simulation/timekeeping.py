@@ -72,6 +72,8 @@ class Timekeeper:
         what it had been.
         """
         self._built_s: dict[tuple[str, int, int], float] = {}
+        self._stamped_s: dict[tuple[int, int], float] = {}
+        """When the leader of a term first gave an entry a stamp."""
         self._given_s: dict[bytes, tuple[float, int]] = {}
         """By key: when the row of its newest put with a ttl was made, and that ttl."""
 
@@ -191,13 +193,22 @@ class Timekeeper:
             (row.committer, row.first, row.log_time_ms), asyncio.get_running_loop().time()
         )
 
-    def landed(self, group: Group) -> None:
+    def stamped(self, term: int, stamp_ms: int) -> None:
+        """Take note of when a leader stamped an entry: the stamp is only a name here."""
+        self._stamped_s.setdefault((term, stamp_ms), asyncio.get_running_loop().time())
+
+    def stamped_s(self, term: int, stamp_ms: int) -> float | None:
+        """Return when an entry got its stamp."""
+        return self._stamped_s.get((term, stamp_ms))
+
+    def landed(self, group: Group, stamped_s: float | None = None) -> None:
         """Judge how long the keys lived that the group's deletes end; only sweeps delete keys with
-        a ttl.
+        a ttl. `stamped_s`: when the leader of a replicated log ordered the group.
         """
         row, now_s = group.row, asyncio.get_running_loop().time()
         self._newest_row_ms = max(self._newest_row_ms, row.log_time_ms)
         built_s = self._built_s.get((row.committer, row.first, row.log_time_ms), now_s)
+        built_s = built_s if stamped_s is None else stamped_s
         for version in group.versions:
             given = self._given_s.pop(version.key, None)
             if version.expires_ms is not None:
@@ -261,7 +272,7 @@ async def _live(world: World, rng: random.Random, key: str) -> None:
         with suppress(KvError, TimeoutError):
             await leader.call(lambda: leader.coordinator.transfer(None, timeout_s=0.3))
     ends_s = given_s + TTL_MS / 1000 + SWEEP_S + LATE_S
-    while world.database.newest(key.encode(), 1 << 53).present:  # type: ignore[union-attr]
+    while world.landed.newest(key.encode(), 1 << 53).present:  # type: ignore[union-attr]
         if loop.time() > ends_s:
             world.violate(
                 "TTL",

@@ -18,6 +18,7 @@ from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.plans import Plan, Plant
+from tests.simulation.reference import Reference
 from tests.simulation.stores import SimBroker, SimCache, SimDatabase, StoreFaults
 from tests.simulation.timekeeping import Timekeeper
 
@@ -48,10 +49,7 @@ class World:
             "power cuts": 0,
             "partitions": 0,
             "membership changes": 0,
-            "rebases": 0,
             "resets": 0,
-            "unknown commits": 0,
-            "takeovers": 0,
             "cache hits": 0,
             "elections": 0,
             "operations": 0,
@@ -72,6 +70,14 @@ class World:
             "times lost": 0,
             "lives judged": 0,
             "founded alone": 0,
+            "suffixes lost": 0,
+            "prefix losses": 0,
+            "installs": 0,
+            "files set aside": 0,
+            "files hurt": 0,
+            "disks checked": 0,
+            "stores compared": 0,
+            "stores compared row by row": 0,
         }
         self.settled_as: dict[int, str] = {}
         """What each revision was told to be: no restore and no adoption gives one twice."""
@@ -91,6 +97,11 @@ class World:
         )
         self.times = Timekeeper(self)
         self.database = SimDatabase(self)
+        """The shared store."""
+        self.reference = Reference(self)
+        """What the log makes of members' own stores."""
+        self.landed: SimDatabase | Reference = self.reference if plan.replicated else self.database
+        """What the ledger is, whatever keeps it."""
         self.store_faults = StoreFaults(self.rng_of("store"))
         self.cache = SimCache(self.rng_of("cache"), others=plan.others)
         self.cache.hostile = plan.hostile

@@ -1,0 +1,125 @@
+"""Look from outside at what a member's parts do: each step of its log, what it takes the time for,
+and what it tells its watchers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from coordinator.commit.committer import Committer
+from coordinator.consensus import Coordinator
+from coordinator.log import Position, RaftStatus
+from coordinator.logtime import ClockReading
+from kv.ports import Settled
+from tests.planted.registry import is_planted
+from tests.soundness import broken
+
+if TYPE_CHECKING:
+    from tests.simulation.node import SimNode
+
+
+class WatchedCoordinator(Coordinator):
+    """The product's Coordinator, looked at from outside after every step of its log."""
+
+    sim: SimNode
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        world, own = self.sim.world, self.sim.own
+        before = self.at if own is not None else (0, 0)
+        super().apply(position, stamp_ms, command)
+        if own is not None and self.at == (position.index, position.term):
+            step = own.take_step()
+            # what was evaluated before is taken from the file
+            row = own.row_at(position.index) if step is None else None
+            place, entry = (before, self.at), (stamp_ms, command)
+            world.reference.applied(self.sim, place, entry, step=step, row=row)
+        world.applied(self.sim, position, command)
+        if world.steps % 16 == 0:
+            wrong = broken(self.machine)
+            if wrong and not is_planted():
+                world.violate("Machine", f"{self.node}: {'; '.join(wrong)}")
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """Return the index and the term of the newest command of a replicated log."""
+        book: Any = getattr(self.machine, "book")  # noqa: B009
+        return book.index, book.term
+
+    def stamp_ms(self) -> int:
+        stamp_ms = super().stamp_ms()
+        if stamp_ms:
+            self.sim.world.times.stamped(self.sim.member._core.term, stamp_ms)
+        return stamp_ms
+
+    def watch_clocks(self) -> None:
+        """Look at the time that this member keeps whenever it looks at the others'."""
+        look = self.timekeeping.look
+
+        def looked(
+            raft: RaftStatus, readings: Sequence[ClockReading], committer: Committer
+        ) -> None:
+            knew = self.time.kept
+            look(raft, readings, committer)
+            self.sim.world.times.looked(self.sim, knew=knew)
+
+        self.timekeeping.look = looked  # type: ignore[method-assign]
+
+    def led(self, term: int) -> None:
+        self.sim.world.led(self.sim, term)
+        super().led(term)
+
+    def deposed(self, term: int) -> None:
+        self.sim.world.say("deposed", node=self.node, term=term)
+        super().deposed(term)
+
+    def reset(self) -> None:
+        self.sim.world.say("reset", node=self.node)
+        self.sim.world.counts["resets"] += 1
+        super().reset()
+
+
+class WatchedFeed:
+    """Watch what a node tells its watchers: exactly the ledger's rows, without gap or repeat
+    (INV-6).
+    """
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+        self._last: int | None = None
+
+    def __call__(self, settled: Settled) -> None:
+        world = self._node.world
+        lost = world.plan.loses and world.plan.replicated
+        if self._last is not None and settled.previous != self._last and not lost:
+            world.violate(
+                "INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}"
+            )
+        self._last = settled.last
+        world.counts["watched"] += len(settled.records)
+        for revision, record in enumerate(settled.records, settled.previous + 1):
+            known = world.settled_as.setdefault(revision, record.op_id)
+            if known != record.op_id and (world.plan.raft_keeps or not world.plan.loses):
+                # Else the store was taken back behind it, and a majority of the logs has lost it as
+                # well: nobody knows.
+                world.violate(
+                    "INV-6 (revisions)", f"{revision} was {known}, and is {record.op_id} now"
+                )
+        if world.plan.loses:
+            return
+        for revision, record in enumerate(settled.records, settled.previous + 1):
+            row = world.landed.landed.get(revision)
+            if row is None or row.body[revision - row.first] != record:
+                world.violate(
+                    "INV-6 (watch)",
+                    f"{self._node.name} tells {record.op_id}@{revision}, not in the ledger",
+                )
+        for version in settled.versions or ():
+            if world.landed.newest(version.key, version.revision) != version:
+                world.violate(
+                    "INV-6 (watch)", f"{self._node.name} tells {version}, not in the store"
+                )
+        if settled.records and len(settled.records) != settled.last - settled.previous:
+            world.violate(
+                "INV-6 (watch)", f"{self._node.name} leaves out records up to {settled.last}"
+            )
