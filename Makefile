@@ -90,6 +90,9 @@ evidence: $(READY)  ## run the published hazards of the Raft library against our
 test-stack: $(READY)  ## bring the containers up, smoke-test, disturb, scale, take down
 	$(PY) -m pytest -rs tests/docker
 
+test-hosts: $(READY)  ## do what docs/deploy.md says on hosts in network namespaces, and replace each of them (root)
+	$(PY) -m pytest -rs tests/hosts
+
 test-bare: $(READY)  ## do what the README says in a container that has nothing: run, demo, test (T=path for a part)
 	$(PY) -m tests.docker.bare $(T_GIVEN)
 
@@ -106,4 +109,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers \
-	evidence test-stack test-bare flaky images lock clean
+	evidence test-stack test-hosts test-bare flaky images lock clean

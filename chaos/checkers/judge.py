@@ -11,7 +11,6 @@ from typing import Any, Final
 from chaos.checkers import (
     bank,
     convergence,
-    copies,
     counter,
     lock,
     members,
@@ -46,7 +45,6 @@ MODELS: Final = (
     "ledger",
     "members",
     "convergence",
-    "copies",
 )
 REGISTER_OPS: Final = frozenset({"put", "get", "cas", "delete", "append"})
 BY_REVISION: Final = ("register", "append")
@@ -91,8 +89,6 @@ def _applicable(run: SavedRun, operations: Sequence[ClientOperation]) -> list[st
         found.add("members")
     if run.evidence is not None:
         found.add("convergence")
-        if run.evidence.copies:
-            found.add("copies")
     return [m for m in MODELS if m in found]
 
 
@@ -141,7 +137,6 @@ def _checkers(
             operations,
             [w for w in watched if w.channel == "broker"],
         ),
-        "copies": lambda: copies.check(run.evidence or Evidence(), known),
     }
 
 

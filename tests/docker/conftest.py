@@ -14,36 +14,24 @@ from pathlib import Path
 import pytest
 
 from deploy import images
+from tests.asked import asked_for, fail_what_is_skipped
 from tests.docker.engine import NoEngine, Stack, engine
 
 HERE = Path(__file__).parent
-
-
-def required(config: pytest.Config) -> bool:
-    """Say whether these tests were asked for by name."""
-    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
-        return False
-    paths = (config.invocation_params.dir / arg.partition("::")[0] for arg in config.args)
-    return any(path.resolve().is_relative_to(HERE) for path in paths)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
     """Turn every skip into a failure where these tests were asked for by name."""
     report = yield
-    if report.skipped and required(item.config):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = (
-            "failed",
-            f"{item.nodeid} was asked for and cannot be run: {reason}",
-        )
+    fail_what_is_skipped(report, item, HERE)
     return report
 
 
 @pytest.fixture(scope="session")
 def docker_url(pytestconfig: pytest.Config) -> Iterator[str]:
     try:
-        with engine(start=required(pytestconfig)) as url:
+        with engine(start=asked_for(pytestconfig, HERE)) as url:
             yield url
     except NoEngine as exc:
         pytest.skip(f"no containers here: {exc}")

@@ -22,7 +22,6 @@ import coordinator.raft.core.compaction
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.member import Member, Settings
 from kv.errors import KvError, NotApplied, OutcomeUnknown
-from tests.replica import SharedKind
 from tests.simulation.disk import SimDisk
 from tests.unit.raft.cluster import CODEC, Net, Wire
 from tests.virtual import VirtualClock, run, until
@@ -79,7 +78,7 @@ class Witness:
         assert self.leaders.setdefault(term, member) == member, f"two leaders of term {term}"
 
 
-class Machine(SharedKind):
+class Machine:
     """Keeps (index, term, command) of all that was applied."""
 
     def __init__(self, name: str, witness: Witness) -> None:

@@ -1,0 +1,3 @@
+"""Machines with addresses and files of their own, in namespaces of this one: what docs/deploy.md
+says, and a cluster whose machines are replaced one after another.
+"""
