@@ -290,3 +290,9 @@ class LedgerRow(_Result, frozen=True, kw_only=True):
     """Log time in milliseconds since 1970 (approximately)."""
     body: tuple[dict[str, object], ...] = ()
     """Its intents: op_id, body hash and outcome of each."""
+    index: int = 0
+    """Log index of the command that made it, the same on all members; 0 in a shared store."""
+    content: str = ""
+    """In hexadecimal; computed over all that the rows up to here made, outcomes and versions; empty
+    in a shared store.
+    """

@@ -27,6 +27,7 @@ from coordinator.raft.sockets import over_sockets
 from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Intent, Put
+from kv.ports import StateCopy
 
 GROUP = 200
 IN_FLIGHT = 8
@@ -100,6 +101,21 @@ class IdleReplica:
     def snapshot(self) -> Callable[[], bytes]:
         """Capture nothing."""
         return lambda: b""
+
+    @property
+    def takes_more(self) -> bool:
+        """Take everything."""
+        return True
+
+    async def secure(self, position: Position) -> None:
+        """Do nothing: nothing is kept."""
+
+    async def attach(self) -> StateCopy | None:
+        """Attach nothing."""
+        return None
+
+    async def install(self, snapshot: bytes, state: StateCopy | None) -> None:
+        """Install nothing."""
 
     def restore(self, snapshot: bytes) -> None:
         """Restore nothing."""

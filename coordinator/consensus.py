@@ -37,7 +37,7 @@ from coordinator.report import counts_of, status_of
 from coordinator.settings import CoordinatorSettings
 from kv.errors import NotApplied
 from kv.model import Answer, Cancel, Head, Intent, Recorded
-from kv.ports import Broadcast, Clock, Listener, Space, Status, Store, UndoneRange
+from kv.ports import Broadcast, Clock, Listener, Space, StateCopy, Status, Store, UndoneRange
 
 _log = structlog.get_logger("acordo.consensus")
 
@@ -238,6 +238,24 @@ class Coordinator:
     def snapshot(self) -> Callable[[], bytes]:
         """Capture the machine's state now and return a function that encodes it."""
         return self._applier.capture()
+
+    @property
+    def takes_more(self) -> bool:
+        """Say that commands may be applied: the machine of a shared store always takes them."""
+        return True
+
+    async def secure(self, position: Position) -> None:
+        """Do nothing: what the machine decided is in the shared store."""
+
+    async def attach(self) -> StateCopy | None:
+        """Return None: there is no own store."""
+        return None
+
+    async def install(self, snapshot: bytes, state: StateCopy | None) -> None:
+        """Replace the state by another member's; see `log.Replica.install`."""
+        if state is not None:
+            raise ValueError("this member has no store of its own")
+        self.restore(snapshot)
 
     def restore(self, snapshot: bytes) -> None:
         """Replace the state by a snapshot's; see `log.Replica.restore`."""

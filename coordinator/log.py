@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 import msgspec
 
+from kv.ports import StateCopy
+
 
 class Position(msgspec.Struct, frozen=True, order=True, array_like=True):
     """A position in the log. Two logs that hold the same (index, term) are equal up to there (Raft
@@ -80,11 +82,18 @@ class RaftStatus(msgspec.Struct, frozen=True):
 
 
 class Replica(Protocol):
-    """The state machine that a log drives. All methods are called synchronously on the event loop,
-    and none may block.
+    """The state machine that a log drives, with the store that goes with it, if it has its own.
 
-    None may raise, except that `apply` may raise NewerCommand before it has changed anything.
+    All methods are called on the event loop, and none may block it. Those that are not async do
+    not raise, except that `apply` may raise NewerCommand before it has changed anything.
     """
+
+    @property
+    def takes_more(self) -> bool:
+        """Say whether `apply` may be called now. While it is False the log applies nothing, and it
+        looks again when `Log.resume` is called.
+        """
+        ...
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
         """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` returned when
@@ -104,9 +113,34 @@ class Replica(Protocol):
         """
         ...
 
+    async def secure(self, position: Position) -> None:
+        """Return once everything that the entries up to `position` made outlives a power cut. Then
+        the log may be cut up to there, and not before.
+
+        Raises BackendUnavailable or OSError when it cannot be said: nothing may be cut.
+        """
+        ...
+
+    async def attach(self) -> StateCopy | None:
+        """Return a copy of the own store, as it is now or later, that goes with the snapshot in
+        place; None if there is no own store. The caller closes it.
+
+        Raises BackendUnavailable or OSError.
+        """
+        ...
+
+    async def install(self, snapshot: bytes, state: StateCopy | None) -> None:
+        """Replace the own store by `state`, if any, and then all state by the snapshot's. The
+        caller closes `state`.
+
+        Raises ValueError, with everything untouched, when they cannot be used; BackendUnavailable
+        or OSError when there is no room.
+        """
+        ...
+
     def restore(self, snapshot: bytes) -> None:
-        """Replace all state by a snapshot's. Raises ValueError, with the state untouched, when it
-        cannot be decoded.
+        """Replace all state by that of a snapshot of this member, at the start or before a replay.
+        Raises ValueError, with the state untouched, when it cannot be decoded.
         """
         ...
 
@@ -186,13 +220,17 @@ class Log(Protocol):
         """Return the state of this member's Raft, and what it knows of its peers."""
         ...
 
+    def resume(self) -> None:
+        """Look again whether the replica takes more commands."""
+        ...
+
     def replay(self) -> None:
         """Reset the replica, and rebuild it from the local snapshot and log."""
         ...
 
     def fetch_snapshot(self) -> None:
-        """Request the leader's snapshot, to rebuild the replica from it and the local log. The
-        request may have no effect.
+        """Request another member's snapshot, to rebuild the replica, with its own store, from it
+        and the local log. The log and the votes stay. The request may have no effect.
         """
         ...
 

@@ -22,7 +22,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
-from kv.ports import Broadcast, Cache, Clock, Consensus, Store
+from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store
 from node.api.openapi import document as openapi
 from node.api.routes import READING, Route, Routes
 from node.exchange.exchange import Exchange
@@ -33,6 +33,7 @@ from node.http.load import NodeLoad
 from node.http.origin import names_of
 from node.http.request_metrics import RequestMetrics
 from node.http.turns import Turns
+from node.judging.store_kind import reader_of
 from node.readiness.readiness import NodeReadiness, ReadinessCheck
 from node.readiness.store_probe import StoreProbe
 from node.reads.reads import Reads
@@ -59,7 +60,8 @@ def services_of(
     settings: ServerSettings,
     *,
     consensus: Consensus,
-    store: Store,
+    store: Store | None,
+    own: MemberStore | None,
     cache: Cache,
     broadcast: Broadcast,
     clock: Clock,
@@ -68,22 +70,25 @@ def services_of(
     registry: CollectorRegistry | None,
 ) -> NodeServices:
     """Build the services of a node on ports that the caller opens and closes."""
-    reads = Reads(consensus, store, cache, clock, settings)
+    reader = reader_of(store, own)
+    reads = Reads(consensus, store, cache, clock, settings, own=own)
     writes = Writes(consensus, store, clock, settings)
     bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
     load = NodeLoad(bodies)
-    probe = StoreProbe(store, consensus, clock)
+    probe = StoreProbe(reader, consensus, clock)
     return NodeServices(
         consensus=consensus,
-        store=store,
+        store=reader,
+        shared=store,
+        own=own,
         cache=cache,
         broadcast=broadcast,
         clock=clock,
         settings=settings,
         reads=reads,
         writes=writes,
-        lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes),
-        watches=Watches(consensus, store, settings),
+        lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes, own=own),
+        watches=Watches(consensus, store, settings, own=own),
         metrics=RequestMetrics(registry),
         readiness=NodeReadiness(consensus, probe, cache, broadcast, load, checks=checks),
         load=load,
@@ -106,7 +111,8 @@ class Server:
         settings: ServerSettings,
         *,
         consensus: Consensus,
-        store: Store,
+        store: Store | None = None,
+        own: MemberStore | None = None,
         cache: Cache,
         broadcast: Broadcast,
         clock: Clock,
@@ -114,13 +120,15 @@ class Server:
         checks: Sequence[ReadinessCheck] = (),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """Build the services on ports that the caller opens and closes. `checks` also appear on
-        /readyz, and the metrics in `registry` on /metrics.
+        """Build the services on ports that the caller opens and closes: either the `store` that
+        members share or this member's `own`. `checks` also appear on /readyz, and the metrics in
+        `registry` on /metrics.
         """
         self.services = services_of(
             settings,
             consensus=consensus,
             store=store,
+            own=own,
             cache=cache,
             broadcast=broadcast,
             clock=clock,

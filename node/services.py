@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from kv.ports import Broadcast, Cache, Clock, Consensus, Store
+from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store, StoreReader
 from node.http.load import NodeLoad
 from node.http.request_metrics import RequestMetrics
 from node.readiness.readiness import NodeReadiness
@@ -34,7 +34,12 @@ class NodeServices:
     """The services of one node."""
 
     consensus: Consensus
-    store: Store
+    store: StoreReader
+    """The store that is read: `shared` or `own`."""
+    shared: Store | None
+    """The store that all members share, if there is one."""
+    own: MemberStore | None
+    """This member's own store, if there is no shared one."""
     cache: Cache
     broadcast: Broadcast
     clock: Clock

@@ -11,6 +11,7 @@ from typing import Any, Final
 from chaos.checkers import (
     bank,
     convergence,
+    copies,
     counter,
     lock,
     members,
@@ -45,6 +46,7 @@ MODELS: Final = (
     "ledger",
     "members",
     "convergence",
+    "copies",
 )
 REGISTER_OPS: Final = frozenset({"put", "get", "cas", "delete", "append"})
 BY_REVISION: Final = ("register", "append")
@@ -89,6 +91,8 @@ def _applicable(run: SavedRun, operations: Sequence[ClientOperation]) -> list[st
         found.add("members")
     if run.evidence is not None:
         found.add("convergence")
+        if run.evidence.copies:
+            found.add("copies")
     return [m for m in MODELS if m in found]
 
 
@@ -137,6 +141,7 @@ def _checkers(
             operations,
             [w for w in watched if w.channel == "broker"],
         ),
+        "copies": lambda: copies.check(run.evidence or Evidence(), known),
     }
 
 

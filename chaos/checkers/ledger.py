@@ -61,6 +61,8 @@ def _broken(row: LedgerRow, before: LedgerRow | None) -> str | None:
         return f"row {row.seq} ends before it begins"
     if before is not None and row.term < before.term:
         return f"row {row.seq} has term {row.term}, the one before {before.term}"
+    if before is not None and 0 < row.index <= before.index:
+        return f"row {row.seq} has log index {row.index}, the one before {before.index}"
     if digest is None:
         return None
     for e in row.body:

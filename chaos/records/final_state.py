@@ -31,6 +31,42 @@ class FinalRead(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = 0
 
 
+class CopiedRow(msgspec.Struct, frozen=True, array_like=True):
+    """One row of one member's ledger."""
+
+    seq: int
+    index: int
+    term: int
+    committer: str
+    first: int
+    last: int
+    log_time_ms: int
+    digest: str
+    content: str
+    body: str
+    """Hash of its intents with their outcomes and keys."""
+
+
+class CopiedKey(msgspec.Struct, frozen=True, array_like=True):
+    """One present key of one member's contents."""
+
+    key: str
+    revision: int
+    value: str
+    """Hash of the value."""
+    expires_ms: int = 0
+
+
+class MemberCopy(msgspec.Struct, frozen=True):
+    """Everything that one member answered by itself when nobody wrote."""
+
+    node: str
+    revision: int
+    """The revision of its contents."""
+    rows: tuple[CopiedRow, ...] = ()
+    keys: tuple[CopiedKey, ...] = ()
+
+
 class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything that was collected after healing."""
 
@@ -43,3 +79,5 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a subscriber recorded the broker's stream."""
     wiped: bool = False
     """Whether a fault wiped the broker: messages that it had not delivered yet are gone."""
+    copies: tuple[MemberCopy, ...] = ()
+    """Each member's ledger and contents; none in runs that did not collect them."""

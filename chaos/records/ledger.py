@@ -42,6 +42,8 @@ class LedgerRow:
     last: int
     digest: bytes
     body: tuple[LedgerIntent, ...] = ()
+    index: int = 0
+    """Log index of the command that made it; 0 in a shared store."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def _row(raw: Mapping[str, Any]) -> LedgerRow:
         last=int(raw["last"]),
         digest=bytes.fromhex(raw["digest"]),
         body=body,
+        index=int(raw.get("index", 0)),
     )
 
 

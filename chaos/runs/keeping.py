@@ -15,6 +15,7 @@ import msgspec
 
 from acordo import AcordoError, Client
 from chaos.records import collect
+from chaos.records.copies import collect_copies
 from chaos.records.saved import FINAL_FILE, HISTORY_FILE, LEDGER_FILE, load_history
 from chaos.runs.plan import Plan
 from chaos.runs.result import RunResult
@@ -84,6 +85,11 @@ async def collect_final_state(target: Target, result: RunResult) -> None:
     except AcordoError as exc:
         ledger.unlink(missing_ok=True)
         result.weak.append(f"the ledger could not be read whole: {exc}")
+    newest = max((m.settled for m in found.members), default=0)
+    copies = await collect_copies(found.nodes, target.looking_urls, newest)
+    if not copies:
+        result.weak.append("no member's ledger and contents could be read whole")
+    found = msgspec.structs.replace(found, copies=copies)
     (plan.folder / FINAL_FILE).write_bytes(msgspec.json.encode(found))
 
 

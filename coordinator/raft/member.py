@@ -350,6 +350,10 @@ class Member:
 
     # -------------------------------------------------------------------------- leadership, members
 
+    def resume(self) -> None:
+        """Look again whether the replica takes more commands."""
+        self.wake()
+
     def replay(self) -> None:
         """Rebuild the replica from this member's own snapshot and log."""
         self._core.rebuild.replay()

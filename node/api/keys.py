@@ -63,7 +63,7 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
             "conflicting_parameters", "revision goes with nothing else", allowed="revision alone"
         )
     at = parse_revision(params["revision"], "revision", low=1)
-    read = await x.services.reads.store.snapshot([key], at=at, timeout_s=x.left_s)
+    read = await x.services.reads.snapshot([key], at=at, deadline=x.deadline)
     return await _found(
         x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store")
     )

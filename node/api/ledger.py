@@ -43,6 +43,8 @@ async def get(x: Exchange) -> web.Response:
                 following = row.seq + 1
                 break
     if at and not rows:
+        # What a member's own store lacks, another member may have.
+        await x.services.reads.confirm_store(x.deadline)
         head = await x.services.store.head(
             timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
         )

@@ -17,6 +17,7 @@ from node.exchange.exchange import Exchange
 from node.exchange.parameters import parse_level
 from node.judging.positions import check_given
 from node.judging.store_identity import check_store_identity
+from node.reads.levels import Level
 from node.reads.store_reads import check_snapshot
 from node.wire.answers import read_answer
 from node.wire.byte_forms import checked_prefix
@@ -28,6 +29,10 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 STEP_KEYS: Final = 64
 """Keys read with their values in one store read: at most 4 MiB inline."""
+OWN_STEP_KEYS: Final = 4
+"""Keys of the first such read where values of every size are inline (R11). The next ones go by the
+size of what was read.
+"""
 PAGE_BYTES: Final = 2 * 1024 * 1024
 """A page ends early once its keys and values take this many bytes; it always contains at least one
 key. A larger page would block the event loop, and with it the election clock.
@@ -49,11 +54,11 @@ async def get(x: Exchange) -> web.Response:
     place = (
         place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
     )
-    # Any level is accepted: the answer comes from one store snapshot, which is at least as fresh as
-    # each level asks for.
-    parse_level(texts.get("consistency", "linearizable"))
+    # A shared store answers every level from one snapshot, which is at least as fresh as each asks
+    # for. A member's own one needs a quorum to confirm that it is the newest.
+    level = parse_level(texts.get("consistency", "linearizable"))
     least = parse_revision(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
-    page = _Page(x, prefix, keys_only=keys_only, place=place)
+    page = _Page(x, prefix, level, keys_only=keys_only, place=place)
     async with x.services.load.pages:
         connections = x.services.load.connections
         if connections is not None and not connections.has_room(PAGE_BYTES):
@@ -74,9 +79,17 @@ class _Page:
     """A page being built: several steps of one listing, all at the revision of the first."""
 
     def __init__(
-        self, x: Exchange, prefix: bytes, *, keys_only: bool, place: PagePosition | None
+        self,
+        x: Exchange,
+        prefix: bytes,
+        level: Level,
+        *,
+        keys_only: bool,
+        place: PagePosition | None,
     ) -> None:
         self._x, self._prefix, self._keys_only = x, prefix, keys_only
+        self._own = x.services.own is not None
+        self._level: Level = level if self._own else "linearizable"
         self._after = place.after if place is not None else b""
         self._at = place.revision if place is not None else None
         self._items: list[Raw] = []
@@ -90,11 +103,19 @@ class _Page:
         """Add keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
         BadRequest.
         """
-        # Do not refuse yet if this node lags: the store may be ahead of what is settled here.
-        await self._x.services.reads.reach(least, "revision", self._x.deadline)
+        reads = self._x.services.reads
+        if self._own:
+            if self._at is None and self._level == "linearizable":
+                await reads.confirm_store(self._x.deadline)
+            wanted = max(least, self._at or 0)
+            if not await reads.reach(wanted, "revision", self._x.deadline):
+                raise reads.behind(wanted)
+        else:
+            # Do not refuse yet if this node lags: the store may be ahead of what is settled here.
+            await reads.reach(least, "revision", self._x.deadline)
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)
-            listing = await self._step(left if self._keys_only else min(left, STEP_KEYS))
+            listing = await self._step(left if self._keys_only else min(left, self._step_keys()))
             self._head = max(self._head, listing.head.last)
             if self._head < least:
                 raise NotApplied(
@@ -108,6 +129,14 @@ class _Page:
                 if self._bytes >= PAGE_BYTES:
                     self._more = self._more or place < len(listing.versions) - 1
                     break
+
+    def _step_keys(self) -> int:
+        if not self._own:
+            return STEP_KEYS
+        if not self._items:
+            return OWN_STEP_KEYS
+        each = max(1, self._bytes // len(self._items))
+        return max(OWN_STEP_KEYS, min(STEP_KEYS, PAGE_BYTES // each))
 
     async def _step(self, limit: int) -> Listing:
         services, left_s = (
@@ -130,7 +159,7 @@ class _Page:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {left_s:.1f} s") from exc
         check_snapshot(settled, listing.head, listing.digest_at)
-        await check_store_identity(services.consensus, services.store, settled, timeout_s=left_s)
+        await check_store_identity(services.consensus, services.shared, settled, timeout_s=left_s)
         if self._at is not None:
             check_given(self._at, listing.head.last, "the token's revision")
         return listing
@@ -156,5 +185,5 @@ class _Page:
         token = None
         if self._more and self._items:
             token = token_of(PagePosition(at, self._after), self._prefix, keys_only=self._keys_only)
-        more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}
+        more: dict[str, str] = {"Acordo-Level": self._level, "Acordo-Source": "store"}
         return self._x.json(_Answer(at, self._items, token), revision=at, more=more)

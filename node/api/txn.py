@@ -47,9 +47,8 @@ async def _snapshot(x: Exchange, form: TransactionForm) -> web.Response:
             "too_many_operations", f"{len(form.reads)} reads", allowed=f"up to {OPERATIONS_MAX}"
         )
     keys = [key_from(key) for key in form.reads]
-    read = await x.services.reads.store.snapshot(
-        keys, timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
-    )
+    ends = min(x.deadline, x.services.clock.monotonic() + x.services.settings.store_timeout_s)
+    read = await x.services.reads.snapshot(keys, deadline=ends)
     reads = [await _read(x, key, version) for key, version in zip(keys, read.versions, strict=True)]
     head = read.head.last
     more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}

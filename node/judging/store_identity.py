@@ -1,7 +1,8 @@
 """Check that a store belongs to this cluster while no settled revision can prove it.
 
 Once something is settled here, the store's digest at that revision is the proof (freshness.py).
-Before that, any store would pass.
+Before that, any store would pass. A member's own store needs no check: only this member's log fills
+it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from kv.ports import Consensus, Identity, Store
 
 
 async def check_store_identity(
-    consensus: Consensus, store: Store, settled: Head, *, timeout_s: float
+    consensus: Consensus, shared: Store | None, settled: Head, *, timeout_s: float
 ) -> None:
     """Raise NotApplied unless the store that was just read belongs to this cluster and this
-    history.
+    history. `shared`: the store that members share; None: the member has its own.
 
     The store is asked only while nothing is settled here. The question changes nothing in the
     store, which was claimed for a cluster when it was opened. Also raises BackendUnavailable.
     """
-    if settled.last:
+    if shared is None or settled.last:
         return
     if consensus.space is None:
         raise NotApplied(
@@ -28,7 +29,7 @@ async def check_store_identity(
         )
     status = consensus.status()
     try:
-        held = await store.claim(Identity(status.cluster_id), timeout_s=timeout_s)
+        held = await shared.claim(Identity(status.cluster_id), timeout_s=timeout_s)
     except OutcomeUnknown as exc:
         raise BackendUnavailable("store", "it did not say whose it is") from exc
     if held.cluster_id != status.cluster_id:

@@ -8,7 +8,7 @@ import asyncio
 from typing import Final
 
 from kv.errors import KvError
-from kv.ports import Clock, Consensus, Store
+from kv.ports import Clock, Consensus, StoreReader
 from node.readiness.findings import differs
 
 PROBE_EVERY_S: Final = 1.0
@@ -21,7 +21,7 @@ class StoreProbe:
     store.
     """
 
-    def __init__(self, store: Store, consensus: Consensus, clock: Clock) -> None:
+    def __init__(self, store: StoreReader, consensus: Consensus, clock: Clock) -> None:
         self._store, self._consensus, self._clock = store, consensus, clock
         self._at: float | None = None
         self._trouble: str | None = "it was not asked yet"

@@ -23,6 +23,8 @@ from node.settings import ServerSettings
 FETCHES_MAX: Final = 2
 """Batches in progress at a time."""
 FETCH_KEYS_MAX: Final = 256
+OWN_FETCH_KEYS_MAX: Final = 32
+"""The same where values of every size are inline (R11): at most 32 MiB."""
 WAITING_MAX: Final = 4096
 """Reads that may wait for a batch; beyond: NotApplied("overloaded")."""
 
@@ -67,10 +69,11 @@ class Fetches:
         memory: MemoryTier,
         rounds: ReadIndexRounds,
         store_reads: StoreReads,
+        keys_max: int = FETCH_KEYS_MAX,
     ) -> None:
         self._consensus, self._clock, self._settings = consensus, clock, settings
         self.cache = cache
-        self._tasks = tasks
+        self._tasks, self._keys_max = tasks, keys_max
         self._memory, self._rounds, self._store_reads = memory, rounds, store_reads
         self.waiting: list[WaitingRead] = []
         self._under_way = 0
@@ -111,8 +114,8 @@ class Fetches:
         try:
             while self.waiting:
                 batch, self.waiting = (
-                    self.waiting[:FETCH_KEYS_MAX],
-                    self.waiting[FETCH_KEYS_MAX:],
+                    self.waiting[: self._keys_max],
+                    self.waiting[self._keys_max :],
                 )
                 batch = [waiting for waiting in batch if not waiting.result.done()]
                 if not batch:

@@ -2,22 +2,24 @@
 store.
 
 It never serves a cached entry that is not judged to hold (INV-5), nor a store snapshot that lacks
-what this node knows to be settled.
+what this node knows to be settled. A member's own store is asked for a linearizable read only once
+a quorum has confirmed this node's position (R7); a shared one may always be asked (INV-2).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from kv.errors import NotApplied
 from kv.model import Entry
-from kv.ports import Cache, Clock, Consensus, Settled, Store
+from kv.ports import Cache, Clock, Consensus, MemberStore, Read, Settled, Store
 from node.judging.freshness import age_s, entry_holds
 from node.judging.positions import check_given, standing
 from node.reads.cache_filler import CacheFiller
-from node.reads.fetches import Fetches, Need
+from node.reads.fetches import FETCH_KEYS_MAX, OWN_FETCH_KEYS_MAX, Fetches, Need
 from node.reads.levels import LEVELS, SOURCES, Level, Reading, ReadOptions, Source
 from node.reads.memory import MemoryTier
 from node.reads.rounds import ReadIndexRounds
@@ -42,17 +44,21 @@ class Reads:
     def __init__(
         self,
         consensus: Consensus,
-        store: Store,
+        store: Store | None,
         cache: Cache,
         clock: Clock,
         settings: ServerSettings,
+        *,
+        own: MemberStore | None = None,
     ) -> None:
         self._consensus, self._clock = consensus, clock
         self._settings = settings
+        self.own = own is not None
+        """Whether the store is this member's own."""
         self._tasks = asyncio.TaskGroup()
         self.memory = MemoryTier(settings.memory_cache_bytes, consensus.namespace)
         self.rounds = ReadIndexRounds(consensus, clock, settings, self._tasks)
-        self.store = StoreReads(consensus, store, self.memory, clock, settings)
+        self.store = StoreReads(consensus, store, self.memory, clock, settings, own=own)
         self.fetches = Fetches(
             consensus,
             cache,
@@ -62,6 +68,7 @@ class Reads:
             memory=self.memory,
             rounds=self.rounds,
             store_reads=self.store,
+            keys_max=OWN_FETCH_KEYS_MAX if self.own else FETCH_KEYS_MAX,
         )
         self._filler = CacheFiller(consensus, cache)
         self._filling: asyncio.Task[None] | None = None
@@ -98,6 +105,8 @@ class Reads:
         BackendUnavailable, BadRequest("future_revision").
         """
         if not await self.reach(asked.min_revision, "revision", deadline):
+            if self.own:
+                raise self.behind(asked.min_revision)
             reading = await self.fetches.fetch(key, Need.STORE, asked.level, deadline)
             if reading.position < asked.min_revision:
                 raise NotApplied(
@@ -123,10 +132,43 @@ class Reads:
 
     async def linearizable(self, key: bytes, deadline: float) -> Reading:
         """Read one key linearizably (INV-1)."""
-        if await self.rounds.confirmed_by(deadline) is not None:
+        failed = await self.rounds.confirmed_by(deadline)
+        if failed is not None:
+            if self.own:
+                raise _unconfirmed(failed)
             return await self.fetches.fetch(key, Need.STORE, "linearizable", deadline)
         return self._judged(key, "linearizable") or await self.fetches.fetch(
             key, Need.HOLDS, "linearizable", deadline
+        )
+
+    async def confirm_store(self, deadline: float) -> None:
+        """Return once a store snapshot that begins now is linearizable: at once for a shared store.
+        Raises NotApplied when no quorum confirms the position of a member's own (R7).
+        """
+        if self.own and (failed := await self.rounds.confirmed_by(deadline)) is not None:
+            raise _unconfirmed(failed)
+
+    async def snapshot(
+        self, keys: Sequence[bytes], *, at: int | None = None, deadline: float
+    ) -> Read:
+        """Read many keys linearizably in one store snapshot, or as they were at revision `at`.
+        `deadline` is loop time.
+
+        Raises NotApplied, BackendUnavailable, Pruned, BadRequest("future_revision").
+        """
+        if at is None:
+            await self.confirm_store(deadline)
+        elif self.own and not await self.reach(at, "revision", deadline):
+            raise self.behind(at)
+        left = deadline - self._clock.monotonic()
+        return await self.store.snapshot(keys, at=at, timeout_s=max(left, 0.001))
+
+    def behind(self, revision: int) -> NotApplied:
+        """Return the refusal of a read at a position that this node has not reached in time."""
+        return NotApplied(
+            "behind",
+            f"revision {revision} was waited for; this node has settled "
+            f"{self._consensus.settled.last}",
         )
 
     def _judged(self, key: bytes, level: Level) -> Reading | None:
@@ -200,3 +242,8 @@ class Reads:
         except TimeoutError:
             return False
         return True
+
+
+def _unconfirmed(failed: str) -> NotApplied:
+    """Return the refusal of a linearizable read whose ReadIndex round failed."""
+    return NotApplied(failed, f"no quorum confirmed this node's position: {failed}")

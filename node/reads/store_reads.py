@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from kv.errors import BackendUnavailable, NotApplied, store_refused
 from kv.model import Head, Reference, Version
-from kv.ports import Clock, Consensus, Read, Store
+from kv.ports import Clock, Consensus, MemberStore, Read, Store
 from node.judging.freshness import snapshot_serves
 from node.judging.positions import check_given
 from node.judging.store_identity import check_store_identity
+from node.judging.store_kind import reader_of
 from node.reads.memory import MemoryTier
 from node.settings import ServerSettings
 
@@ -21,12 +22,15 @@ class StoreReads:
     def __init__(
         self,
         consensus: Consensus,
-        store: Store,
+        store: Store | None,
         memory: MemoryTier,
         clock: Clock,
         settings: ServerSettings,
+        *,
+        own: MemberStore | None = None,
     ) -> None:
-        self._consensus, self._store, self._memory = consensus, store, memory
+        self._consensus, self._memory = consensus, memory
+        self._shared, self._store = store, reader_of(store, own)
         self._clock, self._settings = clock, settings
 
     async def snapshot(
@@ -37,8 +41,10 @@ class StoreReads:
         settled: Head | None = None,
         timeout_s: float,
     ) -> Read:
-        """Read many keys in one store snapshot that begins now. The result is linearizable by
-        itself (INV-2).
+        """Read many keys in one store snapshot that begins now.
+
+        With a shared store the result is linearizable by itself (INV-2). With the member's own it
+        is so if a quorum confirmed this node's position before the call.
 
         `at`: the revision to read at; None: the newest. `settled`: the head that the snapshot must
         contain, by default this node's.
@@ -56,7 +62,7 @@ class StoreReads:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {timeout_s:.1f} s") from exc
         check_snapshot(settled, read.head, read.digest_at)
-        await check_store_identity(self._consensus, self._store, settled, timeout_s=timeout_s)
+        await check_store_identity(self._consensus, self._shared, settled, timeout_s=timeout_s)
         if at is not None:
             check_given(at, read.head.last, "revision")
         return read

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 from kv.errors import NotApplied, Pruned, store_refused
 from kv.model import LedgerRow
-from kv.ports import Change, Consensus, Store
+from kv.ports import Change, Consensus, MemberStore, Store
 from node.judging.store_identity import check_store_identity
+from node.judging.store_kind import reader_of
 from node.settings import ServerSettings
 from node.watching.ring import Portion, bytes_of_changes
 from node.watching.single_flight import SingleFlight
@@ -21,6 +22,8 @@ ROWS_MAX: Final = 32
 """Ledger rows read at a time to fill a gap."""
 GAP_VERSIONS: Final = 128
 """Versions fetched at a time to fill a gap; the last revision of a portion is never split."""
+OWN_GAP_VERSIONS: Final = 16
+"""The same where values of every size are inline (R11)."""
 READS_MAX: Final = 2
 """Store reads at a time for all watchers together; further ones wait."""
 ROWS_HELD: Final = 4
@@ -53,8 +56,17 @@ class Stretch(NamedTuple):
 class LedgerGaps:
     """The ledger reads for all watchers of a node. Watchers at the same position share one read."""
 
-    def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
-        self._consensus, self._store, self._timeout_s = consensus, store, settings.store_timeout_s
+    def __init__(
+        self,
+        consensus: Consensus,
+        store: Store | None,
+        settings: ServerSettings,
+        *,
+        own: MemberStore | None = None,
+    ) -> None:
+        self._consensus, self._timeout_s = consensus, settings.store_timeout_s
+        self._shared, self._store = store, reader_of(store, own)
+        self._versions_max = GAP_VERSIONS if own is None else OWN_GAP_VERSIONS
         self._reads = asyncio.Semaphore(READS_MAX)
         self._rows: SingleFlight[int, tuple[LedgerRow, ...]] = SingleFlight(ROWS_HELD)
         self._stretches: SingleFlight[tuple[bytes, int], Stretch] = SingleFlight(STRETCHES_HELD)
@@ -91,7 +103,9 @@ class LedgerGaps:
             rows = await self._rows.get(position, lambda: self._read(position))
             if upto is not None:
                 rows = tuple(row for row in rows or () if row.last <= upto)
-            return Stretch(prefix, portions(rows, position, prefix)) if rows else None
+            if not rows:
+                return None
+            return Stretch(prefix, portions(rows, position, prefix, self._versions_max))
 
         found = await self._stretches.get((prefix, position), cut)
         return found if found is not None else Stretch(prefix, [([], max(position, settled))])
@@ -111,7 +125,7 @@ class LedgerGaps:
                         "store_refused", f"the store is not what was settled up to {settled.last}"
                     )
             await check_store_identity(
-                self._consensus, self._store, settled, timeout_s=self._timeout_s
+                self._consensus, self._shared, settled, timeout_s=self._timeout_s
             )
             return rows or None
 
@@ -146,7 +160,10 @@ def _portion_bytes(portion: Portion) -> int:
 
 
 def portions(
-    rows: tuple[LedgerRow, ...], position: int, prefix: bytes
+    rows: tuple[LedgerRow, ...],
+    position: int,
+    prefix: bytes,
+    versions_max: int = GAP_VERSIONS,
 ) -> list[tuple[list[WantedRevision], int]]:
     """Cut ledger rows into portions: the revisions after a position that changed keys under a
     prefix, each with the position where the portion ends.
@@ -163,7 +180,7 @@ def portions(
             keys = tuple(key for key in record.keys if key.startswith(prefix))
             if revision <= position or not keys:
                 continue
-            if count and count + len(keys) > GAP_VERSIONS:
+            if count and count + len(keys) > versions_max:
                 cut.append((wanted, wanted[-1].revision))
                 wanted, count = [], 0
             wanted.append(WantedRevision(revision, record.op_id, keys, row.log_time_ms))

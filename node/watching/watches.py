@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Final, Self
 
 from kv.errors import NotApplied, Undone
-from kv.ports import Consensus, Settled, Store, UndoneRange
+from kv.ports import Consensus, MemberStore, Settled, Store, UndoneRange
 from node.http.turns import Turns
 from node.settings import ServerSettings
 from node.watching.frames import Frames, Unsent
@@ -42,12 +42,19 @@ class WatchEnded(Exception):
 class Watches:
     """The watchers of one node. Their number is bounded; beyond: NotApplied("overloaded")."""
 
-    def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        consensus: Consensus,
+        store: Store | None,
+        settings: ServerSettings,
+        *,
+        own: MemberStore | None = None,
+    ) -> None:
         self._settings, self._consensus = settings, consensus
         self._ring = ChangeRing(settings.watch_ring_bytes, consensus.settled.last)
         self._views: Views[Watcher] = Views()
         self._open: set[Watcher] = set()
-        self.gaps = LedgerGaps(consensus, store, settings)
+        self.gaps = LedgerGaps(consensus, store, settings, own=own)
         self.frames = Frames(settings.watch_frames_bytes)
         self.turns = Turns(PASS_BYTES, WRITE_COST_BYTES)
         self.unsent = Unsent(settings.watch_unsent_bytes_max)

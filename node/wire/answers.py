@@ -157,6 +157,8 @@ def ledger_row(row: LedgerRow) -> dict[str, Any]:
         "last": row.last,
         "digest": row.digest.hex(),
         "log_time_ms": row.log_time_ms,
+        "index": row.index,
+        "content": row.content.hex(),
         "body": [_recorded(record, row.first + n) for n, record in enumerate(row.body)],
     }
 

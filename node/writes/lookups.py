@@ -13,8 +13,9 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
-from kv.ports import Clock, Consensus, Store
+from kv.ports import Clock, Consensus, MemberStore, Store
 from node.judging.store_identity import check_store_identity
+from node.judging.store_kind import reader_of
 from node.readiness.findings import ADOPT, differs
 from node.reads.reads import Reads
 from node.settings import ServerSettings
@@ -45,14 +46,16 @@ class Lookups:
     def __init__(
         self,
         consensus: Consensus,
-        store: Store,
+        store: Store | None,
         clock: Clock,
         settings: ServerSettings,
         *,
         reads: Reads,
         writes: Writes,
+        own: MemberStore | None = None,
     ) -> None:
-        self._consensus, self._store, self._clock = consensus, store, clock
+        self._consensus, self._clock = consensus, clock
+        self._shared, self._store = store, reader_of(store, own)
         self._settings = settings
         self._reads, self._writes = reads, writes
 
@@ -117,7 +120,7 @@ class Lookups:
         try:
             async with asyncio.timeout(left):
                 found = (await self._store.operations((op_id,), timeout_s=left))[0]
-                await check_store_identity(self._consensus, self._store, settled, timeout_s=left)
+                await check_store_identity(self._consensus, self._shared, settled, timeout_s=left)
                 if found is not None:
                     return Answer(found.revision, found.outcome)
                 head = await self._store.head(timeout_s=left)

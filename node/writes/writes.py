@@ -26,16 +26,18 @@ from node.writes.submit_queue import QueuedIntent, Result, SubmitQueue
 class Writes:
     """The write service of one node. It is bounded in intents and bytes; beyond:
     NotApplied("overloaded").
+
+    Large values are staged in a shared `store`; None: they travel in the log (R11).
     """
 
     def __init__(
-        self, consensus: Consensus, store: Store, clock: Clock, settings: ServerSettings
+        self, consensus: Consensus, store: Store | None, clock: Clock, settings: ServerSettings
     ) -> None:
         self._consensus = consensus
         self._settings = settings
         self._op_id_start = f"{NODE_OP_ID_PREFIX}{settings.node_id}.{settings.incarnation}."
         self._op_ids = 0
-        self._staging = Staging(consensus, store, clock, settings)
+        self._staging = None if store is None else Staging(consensus, store, clock, settings)
         self.queue = SubmitQueue(consensus, clock)
         self.held = 0
         """Intents admitted and not answered yet."""
@@ -77,7 +79,9 @@ class Writes:
         try:
             for intent in intents:
                 staged.append([])
-                ready = await self._staging.stage(intent, deadline, staged[-1])
+                ready = intent
+                if self._staging is not None:
+                    ready = await self._staging.stage(intent, deadline, staged[-1])
                 waiting.append(QueuedIntent(ready, inline_bytes(ready), deadline, lifetime_s))
             for each in waiting:
                 self.queue.add(each)
@@ -87,25 +91,29 @@ class Writes:
                 for of, result in zip(staged, results, strict=True)
                 if isinstance(result, NotApplied)
             ]
-            await self._staging.take_back(never)
+            await self._take_back(never)
             self.acknowledged_total += sum(
                 1 for r in results if isinstance(r, Answer) and isinstance(r.outcome, Applied)
             )
             return results
         except NotApplied:
             # The refusal comes from admission or staging, before anything was handed over.
-            await self._staging.take_back(staged)
+            await self._take_back(staged)
             raise
         except (BackendUnavailable, OutcomeUnknown) as exc:
             # It may be unknown whether a value was staged, but staging alone has no effect and
             # nothing was handed over. So the write is definitely not applied.
-            await self._staging.take_back(staged)
+            await self._take_back(staged)
             raise NotApplied("store_away", f"a large value could not be staged: {exc}") from exc
         finally:
             for each in waiting:
                 each.leave()
             self.held -= len(intents)
             self.held_bytes -= size
+
+    async def _take_back(self, staged: Sequence[Sequence[Reference]]) -> None:
+        if self._staging is not None:
+            await self._staging.take_back(staged)
 
     def _admit(self, count: int, size: int) -> None:
         refusal = self._consensus.refusal

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kv.ports import Broadcast, Cache, Store
+from kv.ports import Broadcast, Cache, MemberStore, Store
 from tests.contract.adapters import BROADCASTS, CACHES, STORES, Hear, OpenCache, OpenStore
+from tests.contract.member_adapters import DISKS, Disk
 
 
 @pytest.fixture(params=STORES)
@@ -49,4 +50,15 @@ async def broadcast(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Broadcast, Hear]]:
     async with BROADCASTS[request.param](tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=DISKS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    return DISKS[request.param](tmp_path)
+
+
+@pytest.fixture
+async def member(disk: Disk) -> AsyncIterator[MemberStore]:
+    async with disk.store() as opened:
         yield opened

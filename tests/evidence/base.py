@@ -32,6 +32,7 @@ from coordinator.raft.core.pysyncobj_library import REGULAR, Library
 from coordinator.raft.storage.journal import Journal
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import Incoming, SnapshotStore
+from tests.replica import SharedKind
 from tests.unit.raft.cores import forget_leader, note_nothing
 
 
@@ -125,7 +126,7 @@ def _spawn(
         done(result, None)
 
 
-class Attributes:
+class Attributes(SharedKind):
     """The replica of such a script: the attributes that its class sets after the library's
     constructor.
     """

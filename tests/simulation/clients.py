@@ -391,7 +391,9 @@ class Clients:
         """Read the pair at one point: never torn."""
         keys = [key.encode() for key in PAIR]
         try:
-            read = await node.call(lambda: node.reads.store.snapshot(keys, timeout_s=TIMEOUT_S))
+            read = await node.call(
+                lambda: node.reads.snapshot(keys, deadline=node.clock.monotonic() + TIMEOUT_S)
+            )
         except (NotApplied, OutcomeUnknown, BackendUnavailable):
             return
         values = [None if version is None else version.value for version in read.versions]

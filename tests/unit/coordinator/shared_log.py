@@ -149,7 +149,12 @@ class SharedMember:
     def _apply_all(self) -> None:
         self._pumping = False
         entries = self.shared.entries
-        while self.open and not self.lags and self.position.index < len(entries):
+        while (
+            self.open
+            and not self.lags
+            and self.replica.takes_more
+            and self.position.index < len(entries)
+        ):
             entry = entries[self.position.index]
             self.position = Position(self.position.index + 1, entry.term)
             self.history.append(entry)
@@ -242,6 +247,9 @@ class SharedMember:
                 ),
             ),
         )
+
+    def resume(self) -> None:
+        self.pump()
 
     def replay(self) -> None:
         self.position, self.history = Position(0, 0), []

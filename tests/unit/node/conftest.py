@@ -74,13 +74,14 @@ Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 @asynccontextmanager
 async def opened(
     store: Any = None,
+    own: Any = None,
     cache: Any = None,
     async_writes: Any = None,
     checks: Any = (),
     **settings: Any,
 ) -> AsyncIterator[Api]:
-    database = MemoryDatabase() if store is None else store.database
-    store = store or MemoryStore(database)
+    store = own or store or MemoryStore(MemoryDatabase())
+    database = store.database
     consensus = FakeConsensus(database)
     chosen = ServerSettings(
         node_id="n1", advertised_url="http://n1.example:8001", incarnation="i1", **settings
@@ -89,7 +90,8 @@ async def opened(
     server = Server(
         chosen,
         consensus=consensus,
-        store=store,
+        store=None if own else store,
+        own=own,
         cache=MemoryCache() if cache is None else cache,
         broadcast=broadcast,
         clock=FakeClock(),

@@ -20,6 +20,7 @@ from coordinator.raft.core.messages import ALL
 from coordinator.raft.member import Member, Settings
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.net.peer_identity import PeerIdentity
+from tests.replica import SharedKind
 from tests.simulation.disk import SimDisk
 from tests.virtual import run
 
@@ -35,7 +36,7 @@ class RealClock:
         return int(time.time() * 1000)
 
 
-class Tape:
+class Tape(SharedKind):
     """A replica that keeps what was applied."""
 
     def __init__(self) -> None:
@@ -246,13 +247,20 @@ class Wire(Transport):
 class Cluster:
     """Start, stop and watch members; a disk outlives its member."""
 
-    def __init__(self, names: str = "ABC", settings: Settings = FAST, **more: Any) -> None:
+    def __init__(
+        self,
+        names: str = "ABC",
+        settings: Settings = FAST,
+        *,
+        tape: type[Tape] | None = None,
+        **more: Any,
+    ) -> None:
         self.net, self.settings, self.more = Net(), settings, more
         self.members: dict[str, Member] = {}
         self.tapes: dict[str, Tape] = {}
         self.disks: dict[str, SimDisk] = {}
         self.faults: list[BaseException] = []
-        self.tape: type[Tape] = Tape
+        self.tape: type[Tape] = tape or Tape
         """What a member that starts drives."""
         self.first = tuple(PeerAddress(name, f"{name}:1") for name in names)
         self.seed = 0

@@ -24,6 +24,7 @@ from coordinator.raft.core.pysyncobj_library import SUCCESS, Library
 from coordinator.raft.core.rules.membership import bootstrap
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.storage.snapshot import SnapshotStore
+from tests.replica import SharedKind
 from tests.simulation.disk import SimDisk
 from tests.unit.raft.cores import note_nothing
 from tests.unit.raft.story_text import REASONS, Words, configuration
@@ -91,7 +92,7 @@ class Disk(MemoryJournal):
         super().deleteEntriesFrom(len(kept))
 
 
-class Tape:
+class Tape(SharedKind):
     """A machine that keeps what was applied."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:

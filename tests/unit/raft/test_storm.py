@@ -22,6 +22,7 @@ import coordinator.raft.core.compaction
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.member import Member, Settings
 from kv.errors import KvError, NotApplied, OutcomeUnknown
+from tests.replica import SharedKind
 from tests.simulation.disk import SimDisk
 from tests.unit.raft.cluster import CODEC, Net, Wire
 from tests.virtual import VirtualClock, run, until
@@ -78,7 +79,7 @@ class Witness:
         assert self.leaders.setdefault(term, member) == member, f"two leaders of term {term}"
 
 
-class Machine:
+class Machine(SharedKind):
     """Keeps (index, term, command) of all that was applied."""
 
     def __init__(self, name: str, witness: Witness) -> None:

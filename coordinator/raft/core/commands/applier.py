@@ -40,9 +40,11 @@ class EntryApplier:
         self._replica = state.environment.replica
 
     def apply(self) -> None:
-        """Apply committed entries, as many as one tick may; ask for another tick if some remain."""
-        library, now = self._library, self._environment.now
-        if self._log.frozen:
+        """Apply committed entries, as many as one tick may and the machine takes; ask for another
+        tick if some remain that it takes.
+        """
+        library, replica, now = self._library, self._replica, self._environment.now
+        if self._log.frozen or not replica.takes_more:
             return
         applied = library.applied_index
         count = min(library.commit_index - applied, APPLY_PER_TICK_MAX)
@@ -51,6 +53,8 @@ class EntryApplier:
         enough = now() + APPLY_S_MAX
         for command, index, term in self._log.entries(applied + 1, count):
             self._apply_entry(command, Position(index, term))
+            if not replica.takes_more:
+                return
             if now() > enough:
                 break
         if library.commit_index > library.applied_index:

@@ -1,0 +1,75 @@
+"""Make Steps the way a member does that applies a log, without evaluating anything."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kv.content import content_digest, hash_of
+from kv.model import GENESIS, GENESIS_DIGEST, Group, Head
+from kv.ports import MemberStore, Note, Step
+from tests.contract import groups
+
+HISTORY = b"h" * 16
+
+
+class History:
+    """What a log has made so far; each method makes the next command's Step."""
+
+    def __init__(self) -> None:
+        self.head: Head = GENESIS
+        self.note = Note(HISTORY)
+        self.content = GENESIS_DIGEST
+        self.steps: list[Step] = []
+
+    def submit(
+        self, *intents: groups.Step, log_time_ms: int = 1000, skip: int = 0, term: int | None = None
+    ) -> Step:
+        """Return the Step of a command whose row holds these intents, `skip` indexes further."""
+        index, term = self.note.index + 1 + skip, self.note.term or 1 if term is None else term
+        made = groups.group(self.head, intents, term=term, committer="", log_time_ms=log_time_ms)
+        row = msgspec.structs.replace(made.row, index=index)
+        hashes = tuple(hash_of(version) for version in made.versions)
+        self.content = content_digest(self.content, row, made.versions, hashes)
+        row = msgspec.structs.replace(row, content=self.content)
+        self.head = row.head
+        group = Group(made.base, row, made.versions, made.operations)
+        return self._next(Step(Note(HISTORY, index, term, row.digest), group, hashes))
+
+    def quiet(self, *, term: int | None = None, floor: int = 0, skip: int = 0) -> Step:
+        """Return the Step of a command that gives no revision."""
+        index, term = self.note.index + 1 + skip, self.note.term or 1 if term is None else term
+        return self._next(Step(Note(HISTORY, index, term, self.head.digest), floor=floor))
+
+    def _next(self, step: Step) -> Step:
+        self.note = step.note
+        self.steps.append(step)
+        return step
+
+
+def settle(store: MemberStore, *steps: Step) -> None:
+    for step in steps:
+        store.settle(step)
+
+
+async def everything(store: MemberStore) -> tuple[object, ...]:
+    """Return all that a member's store shows, so that two of them, or two moments, can be
+    compared.
+    """
+    ledger = await store.ledger(0, 10_000, timeout_s=groups.T)
+    listing = await store.list(b"", limit=10_000, timeout_s=groups.T)
+    op_ids = sorted({recorded.op_id for row in ledger for recorded in row.body})
+    places = [
+        (key, row.first + n)
+        for row in ledger
+        for n, recorded in enumerate(row.body)
+        for key in recorded.keys
+    ]
+    return (
+        store.note,
+        ledger,
+        listing.versions,
+        await store.versions(places, timeout_s=groups.T),
+        await store.operations(op_ids, timeout_s=groups.T),
+        await store.due(10**15, 10_000, timeout_s=groups.T),
+        await store.floor(timeout_s=groups.T),
+    )
