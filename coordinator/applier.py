@@ -18,8 +18,10 @@ from coordinator.log import Position
 from coordinator.machine.commands import Command, Submit, decode
 from coordinator.machine.effects import Effects
 from coordinator.machine.machine import Machine
-from coordinator.machine.snapshot import decode_state, encode_state
+from coordinator.machine.snapshot import MachineState, encode_state
 from coordinator.peers.timekeeping import Timekeeping
+from coordinator.replicated.settling import Settling
+from kv.errors import NotApplied
 from kv.model import Answer
 from kv.ports import Settled
 
@@ -38,8 +40,13 @@ class Applier:
         recovery: Recovery,
         timekeeping: Timekeeping,
         failure: FatalFailure,
+        settling: Settling | None = None,
     ) -> None:
+        """`settling` settles at once what a command orders; None: the store is shared, and the log
+        says what is settled.
+        """
         self._machine, self._waits, self._feed = machine, waits, feed
+        self._settling = settling
         self._recovery, self._timekeeping, self._failure = recovery, timekeeping, failure
         self.stamped_in = 0
         """The newest term of which a stamp is applied here."""
@@ -59,11 +66,18 @@ class Applier:
             self.undecoded += 1
             _log.error("command not understood", index=position.index, error=str(exc))
             return None
+        admitted = decoded if self._settling is None else self._settling.admit(decoded)
         try:
-            effects = self._apply(decoded, stamp_ms)
+            effects = self._apply(admitted, stamp_ms)
             if stamp_ms:
                 self.stamped_in = position.term
             self._tell(effects)
+            if self._settling is not None:
+                settled = self._settling.settle(position, command, effects)
+                if settled is not None:
+                    self._tell_settled(settled)
+                elif admitted is not decoded:
+                    self._drop(decoded)
         except Exception as exc:  # noqa: BLE001 (whatever it is, it must end the process, not the log's loop)
             self._failure.die(exc)
             return None
@@ -88,8 +102,18 @@ class Applier:
         for answered in effects.answered:
             self._waits.answer((answered.op_id, answered.body_hash), answered.answer)
         for settled in effects.settled:
-            self._waits.answer_records(settled.previous + 1, settled.records)
-            self._feed.feed(settled)
+            self._tell_settled(settled)
+
+    def _tell_settled(self, settled: Settled) -> None:
+        self._waits.answer_records(settled.previous + 1, settled.records)
+        self._feed.feed(settled)
+
+    def _drop(self, command: Command) -> None:
+        """Fail the waits for intents that no member orders, because they came too early."""
+        if isinstance(command, Submit):
+            early = NotApplied("starting", "no history is founded yet")
+            for intent in command.intents:
+                self._waits.refuse(intent.op_id, early)
 
     def capture(self) -> Callable[[], bytes]:
         """Capture the machine's state now and return a function that encodes it in another thread.
@@ -99,12 +123,12 @@ class Applier:
         """
         return partial(encode_state, self._machine.capture(last=False))
 
-    def restore(self, snapshot: bytes) -> None:
+    def restore(self, state: MachineState) -> None:
         """Replace the state by a snapshot's, and notify the listeners that the machine jumped
-        there. Raises ValueError, with nothing changed, when the snapshot cannot be decoded.
+        there.
         """
         machine, fed = self._machine, self._feed.fed
-        machine.restore(decode_state(snapshot))
+        machine.restore(state)
         self.restores += 1
         self._timekeeping.stamp(machine.log_time_ms)
         self._waits.forget_order()

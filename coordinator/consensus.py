@@ -18,7 +18,7 @@ import structlog
 
 from coordinator.applier import Applier
 from coordinator.background.likeness import Likeness
-from coordinator.background.publisher import Publisher
+from coordinator.background.publisher import Cursors, Publisher
 from coordinator.background.scrubber import Scrubber
 from coordinator.background.sweeper import Sweeper
 from coordinator.clients.feed import Feed
@@ -26,18 +26,32 @@ from coordinator.clients.recovery import Recovery
 from coordinator.clients.submission import Submission
 from coordinator.clients.waits import Waits
 from coordinator.commit.committer import Committer
+from coordinator.commit.leadership import LeadersPart
 from coordinator.failure import FatalFailure
 from coordinator.log import Log, Position, Replica
 from coordinator.logtime import LogTime
 from coordinator.machine.machine import Machine
+from coordinator.machine.snapshot import MachineState, decode_state
 from coordinator.operating import Operating
 from coordinator.peers.roster import Roster
 from coordinator.peers.timekeeping import Timekeeping
+from coordinator.replicated.member import OwnParts, own_parts
 from coordinator.report import counts_of, status_of
 from coordinator.settings import CoordinatorSettings
 from kv.errors import NotApplied
 from kv.model import Answer, Cancel, Head, Intent, Recorded
-from kv.ports import Broadcast, Clock, Listener, Space, StateCopy, Status, Store, UndoneRange
+from kv.ports import (
+    Broadcast,
+    Clock,
+    Listener,
+    MemberStore,
+    Space,
+    StateCopy,
+    Status,
+    Store,
+    StoreReader,
+    UndoneRange,
+)
 
 _log = structlog.get_logger("acordo.consensus")
 
@@ -62,7 +76,8 @@ class Coordinator:
         node: str,
         url: str,
         log: Callable[[Replica], Log],
-        store: Store,
+        store: Store | None = None,
+        own: MemberStore | None = None,
         broadcast: Broadcast,
         clock: Clock,
         rng: random.Random,
@@ -70,9 +85,14 @@ class Coordinator:
         entropy: Callable[[int], bytes] | None = None,
         members: bytes = b"",
         cluster: str = "",
+        broadcasts: bool = True,
     ) -> None:
-        """Compose the member's parts without any I/O. The caller opens `store` and `broadcast`;
+        """Compose the member's parts without any I/O. The caller opens the store and `broadcast`;
         `log` is opened by `async with` here.
+
+        Exactly one of `store`, which all members share, and `own`, this member's own, is given.
+        `broadcasts` says whether changes have to reach a broker: if not, the ordered floor of a
+        replicated store does not wait for it.
 
         `entropy` returns the given number of unpredictable bytes (None: taken from `rng`, for
         tests). `members` is the digest of the first member list that this member was given.
@@ -84,27 +104,60 @@ class Coordinator:
         self._clock = clock
         self._log = log(self)
         name = f"{node}.{rng.getrandbits(48):012x}"
-        self.committer = Committer(
-            self,
-            store,
-            self._log,
-            clock,
-            name=name,
-            rng=rng,
-            settings=self.settings,
-            entropy=entropy,
-            members=members,
-            cluster=cluster,
+        self._committer: Committer | None = None
+        self.own: OwnParts | None = None
+        """What keeps this member's own store; None: the store is shared."""
+        self.leading: LeadersPart
+        reader: StoreReader
+        cursors: Cursors
+        if own is not None and store is None:
+            self.own = parts = own_parts(
+                self,
+                own,
+                self._log,
+                clock,
+                name=name,
+                rng=rng,
+                settings=self.settings,
+                entropy=entropy,
+                members=members,
+            )
+            self.leading, reader, cursors = parts.leading, own, parts.cursors
+        elif store is not None and own is None:
+            self.leading = self._committer = Committer(
+                self,
+                store,
+                self._log,
+                clock,
+                name=name,
+                rng=rng,
+                settings=self.settings,
+                entropy=entropy,
+                members=members,
+                cluster=cluster,
+            )
+            reader, cursors = store, store
+        else:
+            raise ValueError("exactly one of store and own is given")
+        self.scrubber = Scrubber(reader, self.settings)
+        self.sweeper = Sweeper(
+            self, reader, self._log, clock, name=name, settings=self.settings, pruned=store
         )
-        self.scrubber = Scrubber(store, self.settings)
-        self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
-        self.publisher = Publisher(self, store, broadcast, clock, rng=rng, settings=self.settings)
+        self.publisher = Publisher(
+            self, reader, cursors, broadcast, clock, rng=rng, settings=self.settings
+        )
         self.likeness = Likeness(self, self._log)
         self._know_peers()
-        self._serve_clients(store)
+        self._serve_clients(reader)
         self._group: asyncio.TaskGroup | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.is_open = False
+
+    @property
+    def committer(self) -> Committer:
+        """The committer of a member with a shared store."""
+        assert self._committer is not None
+        return self._committer
 
     def _know_peers(self) -> None:
         """Create the parts that track the other members and that serve operators."""
@@ -115,19 +168,19 @@ class Coordinator:
             log=self._log,
             clock=self._clock,
             machine=self.machine,
-            committer=self.committer,
+            committer=self.leading,
             timekeeping=self.timekeeping,
         )
         self._operating = Operating(
             self.node,
             self._log,
             machine=self.machine,
-            committer=self.committer,
+            committer=self.leading,
             roster=self.roster,
             limits=self.settings.limits,
         )
 
-    def _serve_clients(self, store: Store) -> None:
+    def _serve_clients(self, store: StoreReader) -> None:
         """Create the parts that carry clients' intents into the log and outcomes back to the
         clients.
         """
@@ -143,12 +196,16 @@ class Coordinator:
             recovery=self._recovery,
             timekeeping=self.timekeeping,
             failure=self._failure,
+            settling=None if self.own is None else self.own.settling,
         )
 
     async def __aenter__(self) -> Self:
+        if self.own is not None:
+            self.own.keeping.begun_again()
         self._group = await asyncio.TaskGroup().__aenter__()
         for name, loop in (
-            ("committer", self.committer.run()),
+            *(() if self.own is None else (("mending", self.own.mending.run()),)),
+            ("committer", self.leading.run()),
             ("sweeper", self.sweeper.run()),
             ("scrubber", self.scrubber.run()),
             ("publisher", self.publisher.run()),
@@ -191,7 +248,7 @@ class Coordinator:
             if self.is_open:
                 raft = self._log.status()
                 self.roster.look(raft)
-                self.timekeeping.look(raft, self.roster.readings(raft), self.committer)
+                self.timekeeping.look(raft, self.roster.readings(raft), self.leading)
 
     # -------------------------------------------------------------------------------------- writing
 
@@ -227,7 +284,7 @@ class Coordinator:
             _log.warning(
                 "settings of this member are not those of the cluster, which count", differing=names
             )
-        self.committer.wake()
+        self.leading.wake()
 
     def stamp_ms(self) -> int:
         """Return the log time for an entry that this leader appends; 0 when it does not know the
@@ -237,31 +294,46 @@ class Coordinator:
 
     def snapshot(self) -> Callable[[], bytes]:
         """Capture the machine's state now and return a function that encodes it."""
+        if self.own is not None:
+            self.own.keeping.capture()
         return self._applier.capture()
 
     @property
     def takes_more(self) -> bool:
-        """Say that commands may be applied: the machine of a shared store always takes them."""
-        return True
+        """Whether commands may be applied: with a shared store, always."""
+        return self.own is None or self.own.mending.takes_more
 
     async def secure(self, position: Position) -> None:
-        """Do nothing: what the machine decided is in the shared store."""
+        """Make the own store durable up to a position; see `log.Replica.secure`."""
+        if self.own is not None:
+            await self.own.keeping.secure(position)
 
     async def attach(self) -> StateCopy | None:
-        """Return None: there is no own store."""
-        return None
+        """Return a copy of the own store; None: the store is shared."""
+        return None if self.own is None else await self.own.keeping.attach()
 
     async def install(self, snapshot: bytes, state: StateCopy | None) -> None:
         """Replace the state by another member's; see `log.Replica.install`."""
-        if state is not None:
+        if self.own is not None:
+            await self.own.keeping.install(snapshot, state, self._restore)
+        elif state is not None:
             raise ValueError("this member has no store of its own")
-        self.restore(snapshot)
+        else:
+            self.restore(snapshot)
 
     def restore(self, snapshot: bytes) -> None:
         """Replace the state by a snapshot's; see `log.Replica.restore`."""
-        self._applier.restore(snapshot)
+        state = decode_state(snapshot)
+        if self.own is not None:
+            self.own.keeping.check(state)
+        self._restore(state)
+
+    def _restore(self, state: MachineState) -> None:
+        self._applier.restore(state)
+        if self.own is not None:
+            self.own.keeping.restored()
         asyncio.get_running_loop().call_soon(self._restored)
-        self.committer.wake()
+        self.leading.wake()
 
     def _restored(self) -> None:
         self._applier.restored_in(self._log.applied.term)
@@ -269,20 +341,22 @@ class Coordinator:
     def reset(self) -> None:
         """Discard everything that was applied; see `log.Replica.reset`."""
         self._applier.reset()
-        self.committer.wake()
+        if self.own is not None:
+            self.own.keeping.begun_again()
+        self.leading.wake()
 
     def led(self, term: int) -> None:
         """Start leading; see `log.Replica.led`."""
         self.timekeeping.led()
         self.roster.lead_seen(self.node, term)
-        self.committer.led(term)
+        self.leading.led(term)
         self.sweeper.led(term)
         self.scrubber.led()
         self.publisher.led(term)
 
     def deposed(self, term: int) -> None:
         """Stop leading; see `log.Replica.deposed`."""
-        self.committer.deposed(term)
+        self.leading.deposed(term)
         self.sweeper.deposed()
         self.scrubber.deposed()
         self.publisher.deposed()
@@ -359,7 +433,9 @@ class Coordinator:
         """Why writes and store reads are refused: this leader's own reason, or the one in its
         leader's note.
         """
-        return self.committer.refusal if self.leads else self.roster.word.refusal
+        if self.own is not None and self.own.condition.refusal is not None:
+            return self.own.condition.refusal
+        return self.leading.refusal if self.leads else self.roster.word.refusal
 
     def touched(self, key: bytes) -> int:
         """Return the revision that a cached entry's `as_of` has to reach for the entry to hold
@@ -384,7 +460,8 @@ class Coordinator:
     @property
     def stamped(self) -> bool:
         """Whether this node knows the log time, so that a deadline set here means what it says."""
-        return self.time.kept and self.machine.log_time_ms > 0
+        begun = self.own is None or self.machine.book.founded
+        return self.time.kept and self.machine.log_time_ms > 0 and begun
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
         """Return the answer that the machine's window has for an op_id, or "pending", or None."""
@@ -408,7 +485,7 @@ class Coordinator:
     @property
     def leads(self) -> bool:
         """Whether this member leads, as far as it knows."""
-        return self.committer.term is not None
+        return self.leading.term is not None
 
     def status(self) -> Status:
         """Return the status of this member, and what it knows of the others."""
@@ -419,7 +496,7 @@ class Coordinator:
             cluster=self.cluster,
             raft=raft,
             machine=self.machine,
-            committer=self.committer,
+            committer=self.leading,
             roster=self.roster,
             refusal=self.refusal,
             store_trouble=self._store_trouble(),
@@ -428,20 +505,23 @@ class Coordinator:
             broadcast_lag=self.publisher.lag,
             stamped=self.stamped and self._applier.stamped_in == raft.term,
             counts=self._counts(),
+            own=self.own,
         )
 
     def _store_trouble(self) -> str | None:
         """Return why ordered intents do not get committed, as this leader sees it or as its
         leader's note says; None when nothing is wrong.
         """
-        if self.leads and self.committer.stuck is not None:
-            return self.committer.stuck
+        if self.leads and self.leading.stuck is not None:
+            return self.leading.stuck
         if not self.leads and self.roster.word.stuck:
             return "the leader's store does not take what it commits"
         return "what was ordered does not get committed" if self._submission.stalled else None
 
     def _counts(self) -> dict[str, int]:
-        return counts_of(self.committer, self.sweeper, self.scrubber, self.publisher) | {
+        own = {} if self.own is None else self.own.counts
+        return counts_of(self.leading, self.sweeper, self.scrubber, self.publisher) | {
+            **own,
             "time_jumps": self.timekeeping.jumps,
             "resets": self._applier.resets,
             "machines_rebuilt": self.likeness.rebuilt,
@@ -452,6 +532,10 @@ class Coordinator:
     def leader_settled(self) -> int | None:
         """Return the settled revision of the present leader's newest note."""
         return self.roster.leader_settled()
+
+    def level_spoken(self) -> int:
+        """Return the feature level that every member in force speaks, as far as they said so."""
+        return self.roster.level_spoken()
 
     def unneeded_below(self) -> int:
         """Return the revision up to which no voter will ever need the ledger's rows again."""

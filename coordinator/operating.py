@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from coordinator.commit.committer import Committer
+from coordinator.commit.leadership import LeadersPart
 from coordinator.log import Log
 from coordinator.machine.commands import Amend, encode
 from coordinator.machine.limits import Limits
@@ -26,7 +26,7 @@ class Operating:
         log: Log,
         *,
         machine: Machine,
-        committer: Committer,
+        committer: LeadersPart,
         roster: Roster,
         limits: Limits,
     ) -> None:

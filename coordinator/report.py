@@ -5,13 +5,16 @@ Read-only: it decides nothing.
 
 from __future__ import annotations
 
+import msgspec
+
 from coordinator.background.publisher import Publisher
 from coordinator.background.scrubber import Scrubber
 from coordinator.background.sweeper import Sweeper
-from coordinator.commit.committer import Committer
+from coordinator.commit.leadership import LeadersPart
 from coordinator.log import RaftStatus
 from coordinator.machine.machine import Machine
 from coordinator.peers.roster import Roster
+from coordinator.replicated.member import OwnParts
 from kv.ports import Status
 
 
@@ -21,7 +24,7 @@ def status_of(
     cluster: str,
     raft: RaftStatus,
     machine: Machine,
-    committer: Committer,
+    committer: LeadersPart,
     roster: Roster,
     refusal: str | None,
     store_trouble: str | None,
@@ -30,11 +33,12 @@ def status_of(
     broadcast_lag: int | None,
     stamped: bool,
     counts: dict[str, int],
+    own: OwnParts | None,
 ) -> Status:
     """Return a member's status, as `/v1/cluster` shows it."""
     leads, members = committer.term is not None, tuple(roster.members(raft))
     given = committer.gives_up if leads else roster.word.gives_up
-    return Status(
+    status = Status(
         node=node,
         role=raft.role,
         term=raft.term,
@@ -67,19 +71,30 @@ def status_of(
         unfit=raft.unfit,
         counts=counts,
     )
+    return status if own is None else _with_own(status, own, machine)
+
+
+def _with_own(status: Status, own: OwnParts, machine: Machine) -> Status:
+    """Add what is to say of a member's own store."""
+    book, condition, durable = machine.book, own.condition, own.keeping.durable
+    return msgspec.structs.replace(
+        status,
+        store_kind="replicated",
+        store_state=condition.state,
+        store_detail=condition.detail,
+        unwritten_bytes=own.store.unwritten_bytes,
+        content_seq=book.seq,
+        content_digest=book.content.hex(),
+        dump_index=0 if durable is None else durable.index,
+    )
 
 
 def counts_of(
-    committer: Committer, sweeper: Sweeper, scrubber: Scrubber, publisher: Publisher
+    committer: LeadersPart, sweeper: Sweeper, scrubber: Scrubber, publisher: Publisher
 ) -> dict[str, int]:
     """Return the counters of a member's loops, by the names of its metrics."""
     return {
-        "groups_committed": committer.groups,
-        "intents_committed": committer.intents,
-        "take_overs": committer.takeovers,
-        "rebases": committer.rebases,
-        "commits_unknown": committer.unknown_commits,
-        "groups_fenced": committer.fenced,
+        **committer.counts,
         "keys_expired": sweeper.expired,
         "versions_pruned": sweeper.pruned_versions,
         "ledger_rows_pruned": sweeper.pruned_rows,

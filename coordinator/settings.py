@@ -54,6 +54,12 @@ class CoordinatorSettings:
     refused_check_s: float = 2.0
     """How often a leader that refuses its store reads the head again."""
 
+    # A member's own store.
+    unwritten_bytes_max: int = 64 * 1024 * 1024
+    """When this much is settled and not in the file yet, no further command is applied (R9)."""
+    level_look_s: float = 5.0
+    """How often a leader looks whether a higher feature level may be switched on."""
+
     # The sweeper.
     sweep_interval_s: float = 1.0
     """Time between the starts of two sweeps. A key outlives its ttl by at most this and half a

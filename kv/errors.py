@@ -5,6 +5,8 @@ A guard that did not hold is an outcome, and never one of these errors.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class KvError(Exception):
     """The base of every error that crosses a port of the server; the client raises
@@ -55,10 +57,20 @@ class NotApplied(KvError):
         self.reason, self.detail, self.retry_after_s = reason, detail or reason, retry_after_s
 
 
+OWN_STORE_WAITS: Final = {
+    "own_store_catching_up": "this member's log has not reached what its own store holds yet",
+    "own_store_set_aside": "this member's own store cannot be used: it fetches another's state",
+    "own_store_diverged": "this member's contents differ from the others': it fetches them anew",
+}
+"""Refusals of one member that end by themselves, and what they mean. Others may serve meanwhile."""
+
+
 def store_refused(refusal: str) -> NotApplied:
     """Return the NotApplied for a request that needs a refused store; its reason names the
     remedy.
     """
+    if refusal in OWN_STORE_WAITS:
+        return NotApplied("starting", OWN_STORE_WAITS[refusal], retry_after_s=1)
     return NotApplied(
         "store_foreign" if refusal == "store_foreign" else "store_refused", refusal, retry_after_s=5
     )

@@ -17,13 +17,13 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from coordinator.backoff import Backoff
-from coordinator.commit.committer import Committer
+from coordinator.commit.leadership import LeadersPart
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark
 from coordinator.settings import CoordinatorSettings
-from kv.errors import BackendUnavailable, OutcomeUnknown, Pruned
+from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown, Pruned
 from kv.model import LedgerRow, Recorded, Version
-from kv.ports import Broadcast, Change, Clock, Settled, Store
+from kv.ports import Broadcast, Change, Clock, Settled, StoreReader
 
 _log = structlog.get_logger("acordo.publisher")
 
@@ -41,13 +41,25 @@ class PublishingMember(Protocol):
         ...
 
     @property
-    def committer(self) -> Committer:
-        """Its committer. Nothing is published before it has taken over."""
+    def leading(self) -> LeadersPart:
+        """Its leader's part. Nothing is published before it has taken over."""
         ...
 
     @property
     def refusal(self) -> str | None:
         """Why it refuses the store, if it does."""
+        ...
+
+
+class Cursors(Protocol):
+    """Where the publisher's position is kept: in the shared store, or in the log."""
+
+    async def cursor(self, name: str, *, timeout_s: float) -> int:
+        """Return a durable position (0 if never set)."""
+        ...
+
+    async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
+        """Raise a durable position; a lower one changes nothing."""
         ...
 
 
@@ -64,14 +76,15 @@ class Publisher:
     def __init__(
         self,
         member: PublishingMember,
-        store: Store,
+        store: StoreReader,
+        cursors: Cursors,
         broadcast: Broadcast,
         clock: Clock,
         *,
         rng: random.Random,
         settings: CoordinatorSettings,
     ) -> None:
-        self._member, self._store = member, store
+        self._member, self._store, self._cursors = member, store, cursors
         self._broadcast, self._clock = broadcast, clock
         self._settings = settings
         self._backoff = Backoff(rng, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
@@ -131,7 +144,7 @@ class Publisher:
                 continue
             try:
                 await self._publish_while(term)
-            except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
+            except (BackendUnavailable, NotApplied, OutcomeUnknown, TimeoutError) as exc:
                 self.failures += 1
                 if self.trouble is None:
                     _log.warning(
@@ -144,7 +157,7 @@ class Publisher:
         """Publish part after part while this member leads `term`."""
         settings = self._settings
         # before that the store may belong to any history
-        while self._term == term and not self._member.committer.taken_over:
+        while self._term == term and not self._member.leading.taken_over:
             await self._wait_news(None)
         position = saved = await self._begin()
         saved_at_s = self._clock.monotonic()
@@ -160,14 +173,16 @@ class Publisher:
                 position > saved
                 and self._clock.monotonic() - saved_at_s >= settings.cursor_interval_s
             ):
-                await self._store.move_cursor(CURSOR, position, timeout_s=settings.store_timeout_s)
+                await self._cursors.move_cursor(
+                    CURSOR, position, timeout_s=settings.store_timeout_s
+                )
                 saved, saved_at_s = position, self._clock.monotonic()
 
     async def _begin(self) -> int:
         """Return the position to continue from, which the previous publisher left in the store
         (INV-6).
         """
-        return await self._store.cursor(CURSOR, timeout_s=self._settings.store_timeout_s)
+        return await self._cursors.cursor(CURSOR, timeout_s=self._settings.store_timeout_s)
 
     async def _publish(self, part: _Part) -> None:
         chunk_max = self._settings.publish_changes_max

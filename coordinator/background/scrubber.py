@@ -13,7 +13,7 @@ import structlog
 
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, StoreDamaged
-from kv.ports import Store
+from kv.ports import StoreReader
 
 DAMAGED_MAX: Final = 1000
 """The number of damaged places that are remembered, and reported once each. Further ones are not
@@ -28,7 +28,7 @@ class Scrubber:
     it works while this member leads.
     """
 
-    def __init__(self, store: Store, settings: CoordinatorSettings) -> None:
+    def __init__(self, store: StoreReader, settings: CoordinatorSettings) -> None:
         self._store, self._settings = store, settings
         self._leads = asyncio.Event()
         self._reached = 0

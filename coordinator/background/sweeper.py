@@ -16,13 +16,13 @@ from typing import Final, Literal, Protocol, TypeAlias
 import structlog
 
 from coordinator.background.publisher import CURSOR
-from coordinator.commit.committer import Committer
+from coordinator.commit.leadership import LeadersPart
 from coordinator.log import Log
 from coordinator.machine.machine import Machine
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Answer, Applied, AtRevision, Cancel, Delete, Intent, Refused
-from kv.ports import Clock, Retention, Store
+from kv.ports import Clock, Retention, Store, StoreReader
 
 _slog = structlog.get_logger("acordo.sweeper")
 
@@ -41,8 +41,8 @@ class SweepingMember(Protocol):
         ...
 
     @property
-    def committer(self) -> Committer:
-        """Its committer. Nothing is swept before it has taken over."""
+    def leading(self) -> LeadersPart:
+        """Its leader's part. Nothing is swept before it has taken over."""
         ...
 
     def now_ms(self) -> int:
@@ -64,14 +64,16 @@ class Sweeper:
     def __init__(
         self,
         member: SweepingMember,
-        store: Store,
+        store: StoreReader,
         log: Log,
         clock: Clock,
         *,
         name: str,
         settings: CoordinatorSettings,
+        pruned: Store | None,
     ) -> None:
-        self._member, self._store = member, store
+        """`pruned` is the shared store; None: members prune their own ones, not here."""
+        self._member, self._store, self._pruned = member, store, pruned
         self._log, self._clock = log, clock
         self._settings = settings
         self._op_ids = (f"{NODE_OP_ID_PREFIX}{name}.x{n}" for n in count(1))
@@ -98,7 +100,8 @@ class Sweeper:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep_for_ever())
-            group.create_task(self._prune_for_ever())
+            if self._pruned is not None:
+                group.create_task(self._prune_for_ever(self._pruned))
 
     async def _sweep_for_ever(self) -> None:
         settings = self._settings
@@ -133,19 +136,19 @@ class Sweeper:
             case "done":
                 return self._settings.sweep_interval_s
 
-    async def _prune_for_ever(self) -> None:
+    async def _prune_for_ever(self, store: Store) -> None:
         while True:
             await self._pause(self._settings.prune_interval_s if self._term is not None else None)
             if not self._sweeps:
                 continue
             try:
-                await self.prune()
+                await self.prune(store)
             except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
                 _slog.info("pruning waits", error=str(exc) or type(exc).__name__)
 
     @property
     def _sweeps(self) -> bool:
-        return self._term is not None and self._member.committer.taken_over
+        return self._term is not None and self._member.leading.taken_over
 
     async def sweep(self, *, after_outage: bool = False) -> SweepResult:
         """Propose the deletes of due keys, each guarded by the revision that is due.
@@ -182,18 +185,18 @@ class Sweeper:
             return "failed"
         return "more" if len(due) == settings.sweep_keys_max else "done"
 
-    async def prune(self) -> None:
+    async def prune(self, store: Store) -> None:
         """Prune in small steps as far as the retentions, the cursor and the voters allow."""
         settings = self._settings
         for _ in range(settings.prune_steps_max):
             if self._term is None:
                 return
-            below = await self._prunable_below()
+            below = await self._prunable_below(store)
             operations_before_ms = self._member.now_ms() - self._member.machine.limits.window_ms
             retention = Retention(
                 below, operations_before_ms, settings.prune_rows_max, self._staged_before_ms()
             )
-            done = await self._store.prune(retention, timeout_s=settings.store_timeout_s)
+            done = await store.prune(retention, timeout_s=settings.store_timeout_s)
             self.floor = done.floor
             self.pruned_versions += done.versions
             self.pruned_rows += done.ledger_rows
@@ -215,13 +218,13 @@ class Sweeper:
             return 0
         return before_ms
 
-    async def _prunable_below(self) -> int:
+    async def _prunable_below(self, store: Store) -> int:
         """Return the revision below which nothing is needed any more; 0: everything is needed."""
         settings = self._settings
         unneeded = self._member.unneeded_below()
         if not unneeded:
             return 0
-        cursor = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
+        cursor = await store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
         limits = self._member.machine.limits
         below = min(
             self._member.machine.settled.revision - limits.retention_revisions, cursor, unneeded
@@ -230,7 +233,7 @@ class Sweeper:
             return 0
         young_ms = self._member.now_ms() - limits.retention_ms
         old = 0
-        for row in await self._store.ledger(0, _LEDGER_PAGE, timeout_s=settings.store_timeout_s):
+        for row in await store.ledger(0, _LEDGER_PAGE, timeout_s=settings.store_timeout_s):
             if row.log_time_ms >= young_ms:
                 break
             old = row.last + 1

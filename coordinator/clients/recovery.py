@@ -14,7 +14,7 @@ import structlog
 from coordinator.clients.waits import Waits
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, Pruned
-from kv.ports import Store
+from kv.ports import StoreReader
 
 _log = structlog.get_logger("acordo.consensus")
 _PAGE: Final = 256
@@ -23,7 +23,7 @@ _PAGE: Final = 256
 class Recovery:
     """The search for outcomes in the rows that a snapshot skipped. Call `run` once."""
 
-    def __init__(self, waits: Waits, store: Store, settings: CoordinatorSettings) -> None:
+    def __init__(self, waits: Waits, store: StoreReader, settings: CoordinatorSettings) -> None:
         self._waits, self._store, self._settings = waits, store, settings
         self._gaps: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
 

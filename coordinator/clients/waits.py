@@ -134,6 +134,11 @@ class Waits:
                         Answer(revision, _as_heard(wait, revision, record.outcome))
                     )
 
+    def refuse(self, op_id: str, exc: Exception) -> None:
+        """Fail all waits for an op_id: no attempt of it was ordered."""
+        for wait in self._waiting.pop(op_id, ()):
+            wait.fail(exc)
+
     def end(self, why: str) -> None:
         """Fail all remaining waits with OutcomeUnknown: this member will not learn their
         outcome.

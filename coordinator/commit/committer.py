@@ -157,6 +157,18 @@ class Committer:
         """How often the ledger held an order that the log had lost."""
         return self._takeover.rebases
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Running totals, by the names of their metrics."""
+        return {
+            "groups_committed": self.groups,
+            "intents_committed": self.intents,
+            "take_overs": self.takeovers,
+            "rebases": self.rebases,
+            "commits_unknown": self.unknown_commits,
+            "groups_fenced": self.fenced,
+        }
+
     def adopt(self, gives_up: int | None) -> asyncio.Future[int]:
         """Ask the loop, which refuses the store, to adopt its head. Raises NotApplied,
         BadRequest.

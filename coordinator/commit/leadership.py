@@ -7,15 +7,72 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from coordinator.log import Log
 from coordinator.machine.commands import Command, encode
+from coordinator.machine.standing import GivenUp
 from kv.ports import Clock
 
 _log = structlog.get_logger("acordo.committer")
+
+
+class LeadersPart(Protocol):
+    """What a member does while it leads: the committer of a shared store, or the leader's part of a
+    replicated one. The log's callbacks call `led`, `deposed` and `wake`.
+    """
+
+    @property
+    def term(self) -> int | None:
+        """The term that this member leads; None when it does not lead."""
+        ...
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether this member may serve as the leader of the term that it leads."""
+        ...
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this leader refuses the store, if it does."""
+        ...
+
+    @property
+    def gives_up(self) -> GivenUp | None:
+        """What adopting the refused head would give up."""
+        ...
+
+    @property
+    def stuck(self) -> str | None:
+        """Why the store accepts nothing, once that has lasted a while."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Running totals, by the names of their metrics."""
+        ...
+
+    def led(self, term: int) -> None:
+        """Start: this member leads `term`."""
+        ...
+
+    def deposed(self, term: int) -> None:
+        """Stop: this member leads `term` no more."""
+        ...
+
+    def wake(self) -> None:
+        """Wake the loop: a command was applied, or something else changed."""
+        ...
+
+    def adopt(self, gives_up: int | None) -> asyncio.Future[int]:
+        """Ask to adopt the refused head of the store. Raises NotApplied, BadRequest."""
+        ...
+
+    async def run(self) -> None:
+        """Lead whenever the log says so, forever."""
+        ...
 
 
 class Leadership:

@@ -1,4 +1,5 @@
-"""Encode the commands that travel through the log: Submit, Settle, Rebase, Adopt, Found, Amend.
+"""Encode the commands that travel through the log: Submit, Settle, Rebase, Adopt, Found, Amend, and
+Floor, Cursor and Level of a replicated store.
 
 The encoding is one version byte, then msgpack with a tagged union. Decoding never guesses: a broken
 body is a ValueError, which the caller turns into "this command does nothing", on every node alike;
@@ -103,7 +104,34 @@ class Amend(
     limits: Limits
 
 
-Command: TypeAlias = Submit | Settle | Rebase | Adopt | Found | Amend
+class Floor(
+    msgspec.Struct, frozen=True, array_like=True, tag="o", forbid_unknown_fields=True, gc=False
+):
+    """The command that lets every member of a replicated store prune below a revision (R8)."""
+
+    revision: int
+
+
+class Cursor(
+    msgspec.Struct, frozen=True, array_like=True, tag="c", forbid_unknown_fields=True, gc=False
+):
+    """The command that tells all members of a replicated store how far a reader of the ledger has
+    come (R10).
+    """
+
+    name: str
+    position: int
+
+
+class Level(
+    msgspec.Struct, frozen=True, array_like=True, tag="l", forbid_unknown_fields=True, gc=False
+):
+    """The command that switches on what members of this feature level do (R14)."""
+
+    level: int
+
+
+Command: TypeAlias = Submit | Settle | Rebase | Adopt | Found | Amend | Floor | Cursor | Level
 
 HISTORY_BYTES: Final = 16
 CACHE_KEY_BYTES: Final = 32
@@ -117,7 +145,7 @@ TICK: Final = Submit(())
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(
-    Submit | Settle | Rebase | Adopt | Found | Amend
+    Submit | Settle | Rebase | Adopt | Found | Amend | Floor | Cursor | Level
 )
 _KINDS: Final[dict[str, int]] = {
     str(kind.__struct_config__.tag): len(kind.__struct_fields__) for kind in get_args(Command)

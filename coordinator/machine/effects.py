@@ -19,14 +19,15 @@ CommandVerdict: TypeAlias = Literal[
     "adopted",
     "founded",
     "amended",
+    "noted",
     "stale",
     "foreign",
     "gap",
     "illegal",
 ]
-"""What a command did. The last four mean that it did nothing. stale: it brings nothing new.
-foreign: its digest is not that of this machine's order. gap: it does not continue the settled
-revision. illegal: it contradicts itself.
+"""What a command did. noted: a floor, cursor or level was raised. The last four mean that it did
+nothing. stale: it brings nothing new. foreign: its digest is not that of this machine's order. gap:
+it does not continue the settled revision. illegal: it contradicts itself.
 """
 
 

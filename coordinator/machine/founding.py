@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from coordinator.machine.commands import (
     CACHE_KEY_BYTES,
     HISTORY_BYTES,
@@ -17,10 +19,13 @@ from coordinator.machine.commands import (
 from coordinator.machine.limits import Limits
 
 
-def found(entropy: Callable[[int], bytes], limits: Limits, members: bytes) -> Found:
+def found(
+    entropy: Callable[[int], bytes], limits: Limits, members: bytes, *, level: int = 0
+) -> Found:
     """Return the command that founds a history. `entropy` returns the given number of unpredictable
-    bytes.
+    bytes. `level` is the feature level at which a replicated store begins.
     """
+    limits = msgspec.structs.replace(limits, level=level)
     return Found(
         entropy(HISTORY_BYTES), namespace(entropy), entropy(CACHE_KEY_BYTES), limits, members
     )

@@ -29,11 +29,17 @@ class Limits(msgspec.Struct, frozen=True):
     """Superseded versions and ledger rows are kept for this many revisions and for this long,
     whichever is more.
     """
+    level: int = 0
+    """The feature level at which a history begins (R14): 0 on a shared store, from 1 on a
+    replicated one. Later only `commands.Level` changes it.
+    """
 
     def differing(self, other: Limits) -> tuple[str, ...]:
         """Return the names of the limits in which the two differ."""
         return tuple(
-            name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name)
+            name
+            for name in self.__struct_fields__
+            if name != "level" and getattr(self, name) != getattr(other, name)
         )
 
 

@@ -12,10 +12,23 @@ keeps them consistent should be read in one place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Final, assert_never
 
+from coordinator.machine.book import Book
 from coordinator.machine.chain import RowStep, continuation
-from coordinator.machine.commands import Adopt, Amend, Command, Found, Rebase, Settle, Submit
+from coordinator.machine.commands import (
+    Adopt,
+    Amend,
+    Command,
+    Cursor,
+    Floor,
+    Found,
+    Level,
+    Rebase,
+    Settle,
+    Submit,
+)
 from coordinator.machine.effects import Answered, Effects
 from coordinator.machine.evaluate import add_versions
 from coordinator.machine.limits import DEFAULTS, Limits
@@ -41,6 +54,7 @@ from kv.ports import Settled, UndoneRange
 _ORDERED: Final = Effects("ordered")
 _FOUNDED: Final = Effects("founded")
 _AMENDED: Final = Effects("amended")
+_NOTED: Final = Effects("noted")
 _STALE: Final = Effects("stale")
 _FOREIGN: Final = Effects("foreign")
 _GAP: Final = Effects("gap")
@@ -77,6 +91,8 @@ class Machine:
         """The namespace of the caches; 0 until the history is founded."""
         self.founded: Found | None = None
         self.undone = UndoneRange()
+        self.book = Book()
+        """Where the ledger of a replicated store ends; unused on a shared one."""
         self._go_by(self._configured)
 
     def _go_by(self, limits: Limits) -> None:
@@ -107,6 +123,12 @@ class Machine:
                 return self._found(command)
             case Amend():
                 return self._amend(command)
+            case Floor():
+                return self._floor(command)
+            case Cursor():
+                return _NOTED if self.book.advance(command.name, command.position) else _STALE
+            case Level():
+                return self._rise(command)
             case _:
                 assert_never(command)
 
@@ -344,14 +366,42 @@ class Machine:
             return _STALE
         self.founded = command
         self.namespace = command.namespace
+        self.book.level = command.limits.level
         self._go_by(command.limits)
         return _FOUNDED
 
     def _amend(self, command: Amend) -> Effects:
         if self.founded is None:
             return _STALE
+        self.book.forget_before(self.log_time_ms - self.limits.window_ms)
         self._go_by(command.limits)
         return _AMENDED
+
+    # ----------------------------------------------------------------- what a replicated store asks
+
+    def known_since_ms(self) -> int:
+        """Return the log time before which a recorded operation is not known now (R2)."""
+        return max(self.book.known_since_ms, self.log_time_ms - self.limits.window_ms)
+
+    def settle_here(self, records: tuple[Recorded, ...], log_time_ms: int) -> Settled:
+        """Settle everything that is pending with these outcomes: the member's own evaluation, or
+        what its own store recorded of the same command.
+        """
+        first = self.settled.revision + 1
+        return self._settle_records(first, self.digest, records, log_time_ms, made_here=True)
+
+    def _floor(self, command: Floor) -> Effects:
+        """Raise the floor below which every member may prune, up to what is settled (R8)."""
+        if not self.book.floor < command.revision <= self.settled.revision:
+            return _STALE
+        self.book.floor = command.revision
+        return _NOTED
+
+    def _rise(self, command: Level) -> Effects:
+        if command.level <= self.book.level:
+            return _STALE
+        self.book.level = command.level
+        return _NOTED
 
     # ---------------------------------------------------------------------------------------- Adopt
 
@@ -432,6 +482,7 @@ class Machine:
             founded=self.founded,
             limits=self.limits,
             undone=self.undone,
+            book=copy(self.book) if self.book.founded else None,
         )
 
     def restore(self, state: MachineState) -> None:
@@ -440,6 +491,7 @@ class Machine:
         self.revision, self.digest, self.settled = state.revision, state.digest, state.settled
         self.log_time_ms, self.namespace = state.log_time_ms, state.namespace
         self.founded, self.undone = state.founded, state.undone
+        self.book = copy(state.book) if state.book is not None else Book()
         if state.limits is not None:
             self._go_by(state.limits)
         for entry in state.pending:

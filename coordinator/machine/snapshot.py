@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from coordinator.machine.book import Book
 from coordinator.machine.commands import Found
 from coordinator.machine.limits import Limits
 from coordinator.machine.pending import Mark, Pending
@@ -45,6 +46,8 @@ class MachineState(msgspec.Struct, frozen=True, array_like=True):
     limits: Limits | None = None
     """The limits in force; None: the snapshot is older than limits in the log."""
     undone: UndoneRange = UndoneRange()
+    book: Book | None = None
+    """Where a replicated store's ledger ends; None: the history is a shared store's."""
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):

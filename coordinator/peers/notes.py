@@ -20,12 +20,14 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
 
     version: int
     ordered: int
+    """0 if it is `settled`, as it always is with an own store."""
     settled: int
     digest: bytes
     url: str
     refusal: str
     leader_since_ms: int
-    namespace: int = 0
+    unused: int = 0
+    """A namespace that nobody read."""
     wall_ms: int = 0
     """Its wall clock when it made the note; 0: its version did not report it."""
     kept_ms: int = 0
@@ -41,6 +43,13 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     """The term in which that log time was determined."""
     synced: bool = False
     """Whether what its log acknowledges is on its disk."""
+    level: int = 0
+    """The feature level that it speaks; 0: its version did not report it (R14)."""
+    content_seq: int = 0
+    """A row of its own store, and the first bytes of the content digest after it (R3); 0: none."""
+    content: bytes = b""
+    witness: bool = True
+    """Whether its contents are its own evaluation, or were compared since it fetched them (R3)."""
 
 
 encode_note = msgspec.msgpack.Encoder().encode

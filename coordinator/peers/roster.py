@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from coordinator.commit.committer import Committer
+from coordinator.commit.leadership import LeadersPart
 from coordinator.log import Log, PeerStatus, RaftStatus
 from coordinator.logtime import ClockReading
+from coordinator.machine.book import LEVEL
 from coordinator.machine.machine import Machine
 from coordinator.machine.standing import GivenUp
 from coordinator.peers.notes import (
@@ -55,7 +56,7 @@ class Roster:
         log: Log,
         clock: Clock,
         machine: Machine,
-        committer: Committer,
+        committer: LeadersPart,
         timekeeping: Timekeeping,
     ) -> None:
         self._node, self._url = node, url
@@ -76,13 +77,12 @@ class Roster:
         return encode_note(
             Note(
                 version=NOTE_VERSION,
-                ordered=machine.revision,
+                ordered=0 if machine.book.founded else machine.revision,
                 settled=machine.settled.revision,
                 digest=machine.settled.digest,
                 url=self._url[:NOTE_URL_MAX],
                 refusal=(committer.refusal or "") if leads else "",
                 leader_since_ms=self.leader.since_ms if leads else 0,
-                namespace=machine.namespace,
                 wall_ms=self._clock.wall_ms(),
                 kept_ms=self._timekeeping.now_ms() if time.kept else 0,
                 found_in=time.found_in,
@@ -90,6 +90,7 @@ class Roster:
                 gives_up=given.revisions if given else -1,
                 gives_up_after=given.after if given else 0,
                 stuck=leads and committer.stuck is not None,
+                level=LEVEL,
             )
         )
 
@@ -150,7 +151,7 @@ class Roster:
                 voter=peer.voter,
                 role=raft.role if own else peer.role,
                 term=raft.term if own else None,
-                applied=note.ordered if note else None,
+                applied=max(note.ordered, note.settled) if note else None,
                 settled=note.settled if note else None,
                 digest=note.digest.hex() if note else None,
                 lag=max(0, raft.last - peer.match) if peer.match is not None else None,
@@ -176,6 +177,17 @@ class Roster:
                 note = read_note(peer.note)
                 return None if note is None else note.settled
         return None
+
+    def level_spoken(self) -> int:
+        """Return the feature level that every member in force said, in the present term, that it
+        speaks; 0 while one has said nothing (R14).
+        """
+        raft, spoken = self._log.status(), LEVEL
+        for peer in raft.peers:
+            note = self._note_of(peer)
+            heard = note is not None and (peer.id == self._node or peer.note_term == raft.term)
+            spoken = min(spoken, note.level if note is not None and heard else 0)
+        return spoken
 
     def unneeded_below(self) -> int:
         """Return the revision up to which no voter will ever need the ledger's rows again; 0: one

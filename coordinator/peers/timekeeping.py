@@ -11,8 +11,7 @@ from typing import Any
 
 import structlog
 
-from coordinator.commit.committer import Committer
-from coordinator.commit.leadership import mark_retrieved
+from coordinator.commit.leadership import LeadersPart, mark_retrieved
 from coordinator.log import Log, RaftStatus
 from coordinator.logtime import ClockReading, LogTime
 from coordinator.machine.commands import TICK, encode
@@ -45,7 +44,7 @@ class Timekeeping:
         self._led_s = self._clock.monotonic()
 
     def look(
-        self, raft: RaftStatus, readings: Sequence[ClockReading], committer: Committer
+        self, raft: RaftStatus, readings: Sequence[ClockReading], committer: LeadersPart
     ) -> None:
         """Follow the leader's time or, as the leader, determine it and carry it on."""
         at_s = self._clock.monotonic()

@@ -131,6 +131,27 @@ class Status(msgspec.Struct, frozen=True):
     """Conflicts that keep this node, or another, from taking part, for people to read: different
     first member lists, two clusters of one name, one id used twice.
     """
+    store_kind: Literal["shared", "replicated"] = "shared"
+    """One store for all members, or one for each (docs/replicated-store.md). The fields below
+    belong to the latter.
+    """
+    store_state: Literal[
+        "sound", "catching_up", "fetching", "set_aside", "diverged", "undecided", "full"
+    ] = "sound"
+    """What this member's own store is in. sound: all is well. catching_up: the log has not reached
+    what its file holds. fetching: its state comes from another member. set_aside: its file cannot
+    be used. diverged: its contents are not the majority's. undecided: the members' contents differ
+    and none has a majority: an operator has to decide. full: nothing gets into the file.
+    """
+    store_detail: str = ""
+    """The same in a sentence; empty when there is nothing to say."""
+    unwritten_bytes: int = 0
+    """Bytes that are settled here and not in the file yet."""
+    content_seq: int = 0
+    """The newest row of the own ledger, and the hex content digest after it (`kv.content`)."""
+    content_digest: str = ""
+    dump_index: int = 0
+    """The log index up to which this member needs no log to rebuild its state."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from coordinator.commit.committer import Committer
+from coordinator.commit.leadership import LeadersPart
 from coordinator.consensus import Coordinator
 from coordinator.log import Position, RaftStatus
 from coordinator.logtime import ClockReading
@@ -57,7 +57,7 @@ class WatchedCoordinator(Coordinator):
         look = self.timekeeping.look
 
         def looked(
-            raft: RaftStatus, readings: Sequence[ClockReading], committer: Committer
+            raft: RaftStatus, readings: Sequence[ClockReading], committer: LeadersPart
         ) -> None:
             knew = self.time.kept
             look(raft, readings, committer)

@@ -25,7 +25,15 @@ from coordinator.peers.notes import (
     read_note,
     unneeded,
 )
-from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
+from coordinator.replicated.marks import PREFIX_BYTES
+from kv.errors import (
+    OWN_STORE_WAITS,
+    BadRequest,
+    InvariantViolated,
+    NewerCommand,
+    NotApplied,
+    OutcomeUnknown,
+)
 from kv.model import GENESIS_DIGEST, Again, Answer, Applied, Cancel, Version
 from kv.ports import Consensus, Settled
 from tests.soundness import fingerprint
@@ -525,12 +533,19 @@ def test_the_longest_note_that_there_can_be_is_not_cut() -> None:
     digest, url, refusal = GENESIS_DIGEST, "x" * NOTE_URL_MAX, "store_diverged"
     revision, time_ms = 2**53, 2**42
     note = Note(
-        NOTE_VERSION, revision, revision, digest, url, refusal, time_ms, revision, time_ms, time_ms
+        NOTE_VERSION, revision, revision, digest, url, refusal, time_ms, 0, time_ms, time_ms
     )
-    note = msgspec.structs.replace(
-        note, gives_up=revision, gives_up_after=revision, found_in=time_ms, synced=True
+    note = msgspec.structs.replace(note, found_in=time_ms, synced=True, level=1)
+    shared = msgspec.structs.replace(note, gives_up=revision, gives_up_after=revision)
+    assert len(encode_note(shared)) <= 256
+    own = msgspec.structs.replace(
+        note,
+        ordered=0,
+        refusal=max(OWN_STORE_WAITS, key=len),
+        content_seq=revision,
+        content=GENESIS_DIGEST[:PREFIX_BYTES],
     )
-    assert len(encode_note(note)) <= 256
+    assert len(encode_note(own)) <= 256
 
 
 def test_note_is_small_and_survives_nonsense() -> None:

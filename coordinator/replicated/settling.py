@@ -1,0 +1,219 @@
+"""Settle what a command ordered at once, in the member's own store: evaluate it as a function of
+the log (R2), or take the outcomes that the file recorded of the same command (R5).
+
+Every member does this with every command, in log order. So what is applied is settled, and all
+members have the same rows, with the same content digests (R1, R3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from coordinator.log import Position
+from coordinator.machine.book import LEVEL
+from coordinator.machine.commands import Command, Found, Level, Submit
+from coordinator.machine.effects import Effects
+from coordinator.machine.evaluate import evaluate, needs, no_facts
+from coordinator.machine.machine import Machine
+from coordinator.machine.pending import Pending
+from coordinator.replicated.comparing import Replayed, differs
+from coordinator.replicated.condition import Condition
+from coordinator.replicated.marks import ContentMarks
+from kv.content import content_digest, hash_of
+from kv.errors import BackendUnavailable, BadRequest, NewerCommand
+from kv.model import Group, Head, LedgerRow
+from kv.ports import Facts, Settled
+from kv.ports.member_store import MemberStore, Note, Step
+
+_log = structlog.get_logger("acordo.own_store")
+_NOT_OURS = BadRequest(
+    "log_of_shared_store",
+    "the log is of a cluster with a shared store: a member with its own store cannot go on in it",
+    allowed="the store that this cluster was made with, or an empty data directory",
+)
+
+
+class Settling:
+    """The link between a member's machine and its own store."""
+
+    def __init__(
+        self, machine: Machine, own: MemberStore, condition: Condition, marks: ContentMarks
+    ) -> None:
+        self._machine, self._own = machine, own
+        self._condition, self._marks = condition, marks
+        self.rows = self.intents = 0
+        """Rows evaluated here, and the intents in them."""
+        self.replayed = 0
+        """Rows taken from the file."""
+        self.prefix_losses = 0
+        """How often the file was cut back, because the log had lost what it held (R12)."""
+
+    def admit(self, command: Command) -> Command:
+        """Return what the machine shall apply of a command. Raises NewerCommand or BadRequest,
+        which end the member, for what it does not speak.
+        """
+        match command:
+            case Level(level=level):
+                self._speak(level)
+            case Found(limits=limits):
+                if limits.level == 0:
+                    raise _NOT_OURS
+                self._speak(limits.level)
+            case Submit():
+                if command.intents and not self._machine.book.founded:
+                    return Submit(())  # nothing is ordered before the history is founded (R14)
+            case _:
+                pass
+        return command
+
+    def _speak(self, level: int) -> None:
+        """Raise NewerCommand for a feature level that this version does not speak (R14)."""
+        if level > LEVEL:
+            raise NewerCommand(f"feature level {level}; this member speaks up to {LEVEL}")
+
+    def settle(self, position: Position, command: bytes, effects: Effects) -> Settled | None:
+        """Settle what the machine has just ordered by a command; return what listeners receive.
+        Returns None when nothing was ordered, or when the store cannot be used any more.
+        """
+        machine, before = self._machine, self._machine.book.index
+        machine.book.pass_to(position.index, position.term)
+        if effects.verdict == "founded":
+            machine.book.begin(command)
+            if self._is_foreign():
+                self._condition.spoil("set_aside", "the file is of another history than the log")
+                return None
+        if not self._condition.caught_up:
+            row = self._from_file(position, before)
+            if row is not None:
+                return self._take(row)
+        try:
+            if machine.pending:
+                return self._evaluate(position)
+            self._note(position, effects)
+        except BackendUnavailable as exc:
+            self._condition.spoil("set_aside", f"its file cannot be read: {exc}")
+        return None
+
+    def _is_foreign(self) -> bool:
+        """Return whether the file belongs to another history than the one that was just founded."""
+        founded, history = self._machine.founded, self._own.note.history
+        return bool(history) and founded is not None and history != founded.history
+
+    # ---------------------------------------------------------------------------- from the own file
+
+    def _from_file(self, position: Position, before: int) -> LedgerRow | None:
+        """Return the file's row of a command that is replayed; None: there is none, and what the
+        command ordered is evaluated anew.
+        """
+        own, note, machine = self._own, self._own.note, self._machine
+        why, row = "", None
+        for index in range(before + 1, min(position.index, note.index + 1)):
+            if own.row_at(index) is not None or index == note.index:
+                why = "the log has no command there"
+        if not why and position.index <= note.index:
+            row = own.row_at(position.index)
+            why = differs(self._replayed(position), note, row)
+        if why:
+            self._cut_back(before, why)
+            row = None
+        self._condition.caught_up = position.index >= own.note.index
+        if self._condition.caught_up:
+            _log.info("log has reached the file", index=position.index, revision=machine.revision)
+        return row
+
+    def _replayed(self, position: Position) -> Replayed:
+        machine = self._machine
+        return Replayed(
+            position.index,
+            position.term,
+            machine.settled.revision + 1,
+            machine.revision,
+            machine.digest,
+            machine.log_time_ms,
+        )
+
+    def _cut_back(self, to: int, why: str) -> None:
+        """Cut the file back to the newest command that it shares with the log: a quorum has lost
+        what it had acknowledged (R12).
+        """
+        self.prefix_losses += 1
+        _log.critical("file holds what the log has lost: cut back", to=to, why=why)
+        self._own.cut_back(to)
+
+    def _take(self, row: LedgerRow) -> Settled:
+        self.replayed += 1
+        self._enter(row)
+        return self._machine.settle_here(row.body, row.log_time_ms)
+
+    # --------------------------------------------------------------------------- evaluated here
+
+    def _note(self, position: Position, effects: Effects) -> None:
+        """Note a command that gave no revision: the file's newest command is the log's (R5)."""
+        if position.index <= self._own.note.index:
+            return
+        book = self._machine.book
+        floor = book.floor if effects.verdict == "noted" else 0
+        self._own.settle(Step(self._note_at(position), floor=floor))
+
+    def _note_at(self, position: Position) -> Note:
+        founded = self._machine.founded
+        history = b"" if founded is None else founded.history
+        return Note(history, position.index, position.term, self._machine.digest)
+
+    def _evaluate(self, position: Position) -> Settled:
+        """Evaluate what is pending and settle it, in the own store and in the machine."""
+        machine, book = self._machine, self._machine.book
+        batch = list(machine.pending.values())
+        now_ms = self._now_ms()
+        evaluation = evaluate(batch, self._facts(batch), now_ms)
+        hashes = tuple([hash_of(version) for version in evaluation.versions])
+        settled = machine.settled
+        base = Head(book.seq, book.row_term, "", settled.revision, settled.digest)
+
+        def row_with(content: bytes) -> LedgerRow:
+            return LedgerRow(
+                base.seq + 1,
+                position.term,
+                "",
+                base.last + 1,
+                machine.revision,
+                machine.digest,
+                now_ms,
+                evaluation.records,
+                position.index,
+                content,
+            )
+
+        content = content_digest(book.content, row_with(b""), evaluation.versions, hashes)
+        row = row_with(content)
+        group = Group(base, row, evaluation.versions, evaluation.operations)
+        self._own.settle(Step(self._note_at(position), group, hashes))
+        self.rows += 1
+        self.intents += len(batch)
+        self._enter(row)
+        return machine.settle_here(row.body, now_ms)
+
+    def _enter(self, row: LedgerRow) -> None:
+        self._machine.book.enter(row)
+        self._marks.add(row.seq, row.content)
+
+    def _now_ms(self) -> int:
+        """Return the time at which a command is evaluated: its stamp, never a clock (R2)."""
+        return self._machine.log_time_ms
+
+    def _facts(self, batch: Sequence[Pending]) -> Facts:
+        """Read what the evaluation needs, as of exactly what was settled before. Raises
+        BackendUnavailable.
+        """
+        asks = needs(batch)
+        if asks.nothing:
+            return no_facts()
+        return self._own.facts(
+            asks.op_ids, asks.keys, asks.hashed, recorded_since_ms=self._known_since_ms()
+        )
+
+    def _known_since_ms(self) -> int:
+        """Return the log time since which recorded op_ids are known, whatever was pruned (R2)."""
+        return self._machine.known_since_ms()
