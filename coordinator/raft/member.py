@@ -18,6 +18,7 @@ from pysyncobj.node import Node
 
 from coordinator.log import Members, Position, RaftStatus, Replica
 from coordinator.raft.administration import Administration
+from coordinator.raft.core.compaction import LogBounds
 from coordinator.raft.core.protocol import Core
 from coordinator.raft.core.pysyncobj_library import Library
 from coordinator.raft.core.reads import ReadIndex
@@ -51,9 +52,17 @@ class Settings(msgspec.Struct, frozen=True):
     """Bytes of entries sent in one message."""
     chunk_bytes: int = 1 << 20
     """Bytes of a snapshot sent in one message."""
+    transfer_bytes_per_s: float = 64 << 20
+    """The rate at which a snapshot is sent to one member, if a copy of the own store goes with it.
+    """
     compact_entries: int = 50_000
     compact_bytes: int = 32 << 20
     """Growth of the log since the last snapshot, in entries or bytes, at which one is made."""
+    keep_bytes: int = 0
+    keep_s: float = 3600.0
+    """Bytes of the log that stay (in memory) behind a snapshot, and for how long, beyond the little
+    that always stays (compaction.KEEP_BYTES): a member that was away for less needs no snapshot.
+    """
 
 
 class Member:
@@ -142,6 +151,7 @@ class Member:
 
     def _make_core(self, node: Node) -> Core:
         others = [Node(m.id, address=m.address) for m in self._members if m.id != self.id]
+        settings = self._settings
         return Core(
             Library(node, others, self._conf(), nodeClass=Node, transport=self._transport),
             clock=self._clock,
@@ -154,8 +164,9 @@ class Member:
             on_fault=self._fail,
             configuration=bootstrap(self._members),
             first=first_digest(self._members, self.id),
-            compact_bytes=self._settings.compact_bytes,
-            leader_wait_s=self._settings.election_max_s,
+            log_bounds=LogBounds(settings.compact_bytes, settings.keep_bytes, settings.keep_s),
+            leader_wait_s=settings.election_max_s,
+            transfer_bytes_per_s=settings.transfer_bytes_per_s,
         )
 
     def _conf(self) -> SyncObjConf:
@@ -186,6 +197,7 @@ class Member:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self._core.leader.close()
         self._proposals.close()
         self._reads.close()
         for _, future in self._applied_waiters:

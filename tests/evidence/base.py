@@ -31,7 +31,8 @@ from coordinator.raft.core.protocol import Core as HardenedCore
 from coordinator.raft.core.pysyncobj_library import REGULAR, Library
 from coordinator.raft.storage.journal import Journal
 from coordinator.raft.storage.real_disk import RealDisk
-from coordinator.raft.storage.snapshot import Incoming, SnapshotStore
+from coordinator.raft.storage.snapshot import SnapshotStore
+from coordinator.raft.storage.snapshot_stream import Incoming
 from tests.replica import SharedKind
 from tests.unit.raft.cores import forget_leader, note_nothing
 

@@ -1,11 +1,12 @@
 """Save a snapshot of the machine when the log has grown, and drop the log entries that it covers.
 
-Never cuts the log before the snapshot is on the disk.
+Never cuts the log before the snapshot is on the disk, and never puts a snapshot in place before
+what it covers is durable in the replica's own store, if it has one.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from coordinator.log import Position
 from coordinator.raft.core.environment import log
@@ -19,26 +20,58 @@ KEEP_BYTES: Final = 4 << 20
 """Entries, and bytes of entries, kept in the log although a snapshot covers them, so that a member
 that is only a little behind needs no snapshot.
 """
+TRANSFER_KEEP_BYTES: Final = 1 << 30
+"""Bytes of entries kept for a peer that is being sent a snapshot with a copy of a store, or twice
+the size of that copy if that is more. Beyond it the peer needs a newer one.
+"""
 SAVE_AGAIN_S: Final = 2.0
 """Seconds to wait after a failed save, because each attempt encodes the whole machine."""
+
+
+class LogBounds(NamedTuple):
+    """How much the log grows until a snapshot is made, and how much of it stays behind that."""
+
+    compact_bytes: int = 64 << 20
+    keep_bytes: int = 0
+    keep_s: float = 3600.0
+    """As much as both allow stays beyond KEEP_ENTRIES and KEEP_BYTES, so that a member that was
+    away needs no snapshot.
+    """
+
+
+class _Mark(NamedTuple):
+    """A place where the log may begin."""
+
+    base: int
+    appended_bytes: int
+    """`RaftLog.appended_bytes` when that entry was the newest applied one."""
+    at_s: float
 
 
 class Compaction:
     """The policy for when this member makes a snapshot, and how much of the log it keeps."""
 
     def __init__(
-        self, state: State, leader: Leader, transfer: Transfer, *, compact_bytes: int
+        self,
+        state: State,
+        leader: Leader,
+        transfer: Transfer,
+        bounds: LogBounds,
     ) -> None:
-        """Make a snapshot when the log has grown by `compact_bytes` since the last one, or by the
+        """Make a snapshot when the log has grown by so many bytes since the last one, or by the
         number of entries in the library's configuration (`logCompactionMinEntries`).
         """
         self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._leader, self._transfer = state.roster, leader, transfer
-        self._compact_bytes = compact_bytes
+        self._compact_bytes, self._bounds = bounds.compact_bytes, bounds
         self._saved_bytes = 0
         """`RaftLog.appended_bytes` when the newest snapshot was begun."""
         self._saving = False
         self._save_after = float("-inf")
+        self._marks: list[_Mark] = []
+        """The ends of the snapshots that were made here and still lie within the log, oldest first.
+        Where the log begins is chosen among them, because measuring entries takes time.
+        """
 
     def force(self) -> None:
         """Make a snapshot at the next possible tick, and keep no log entries before its end."""
@@ -48,7 +81,7 @@ class Compaction:
         """Make a snapshot if the log has grown by enough entries or bytes since the last one, a
         peer has asked for a newer one, or `force` was called.
         """
-        if self._saving or self._log.frozen or self._transfer.fetching:
+        if self._saving or self._log.resting or self._transfer.fetching:
             return
         library, newest = self._library, self._environment.snapshots.newest
         grown = library.applied_index - (newest.index if newest is not None else 1)
@@ -72,17 +105,21 @@ class Compaction:
         """Say whether to wait because a snapshot is being sent to a peer: a newer one would make
         that transfer useless. The wait ends when the log has grown by twice the usual amount.
         """
-        if all(progress.snapshot is None for progress in self._leader.progress.values()):
+        if not any(progress.transfers for progress in self._leader.progress.values()):
             return False
         patience = grown <= 2 * self._library.conf.logCompactionMinEntries
         return patience and size <= 2 * self._compact_bytes
 
     def _save(self, size: int, keep: int) -> None:
         self._saving, self._saved_bytes = True, self._log.appended_bytes
-        position = self._log.applied
+        position, replica = self._log.applied, self._environment.replica
         configuration = encode(self._roster.history.at(position.index))
         saving = self._environment.snapshots.save(
-            position.index, position.term, configuration, self._environment.replica.snapshot()
+            position.index,
+            position.term,
+            configuration,
+            replica.snapshot(),
+            lambda: replica.secure(position),
         )
         self._environment.spawn(saving, lambda _, exc: self._on_saved(position, size, keep, exc))
 
@@ -103,6 +140,8 @@ class Compaction:
             return  # a snapshot fetched from the leader, and older, has replaced it meanwhile
         if self._log.agrees(position):
             base = self._base_behind(position.index, keep)
+            if keep:
+                base = min(base, self._kept_mark(position))
             if base > self._log.first_index:
                 self._log.drop_before(base)
         self._roster.compact(position.index)
@@ -118,3 +157,37 @@ class Compaction:
                 break
             base -= 1
         return base
+
+    def _kept_mark(self, position: Position) -> int:
+        """Return the oldest index that `LogBounds` allows the log to begin at, or that a transfer
+        under way needs, and note the end of the newest snapshot.
+        """
+        raft_log, now = self._log, self._environment.now()
+        if not self._marks:
+            held = sum(len(entry[0]) for entry in raft_log.held() if entry[1] <= position.index)
+            self._marks.append(_Mark(raft_log.first_index, self._saved_bytes - held, now))
+        self._marks.append(_Mark(position.index, self._saved_bytes, now))
+        self._marks = [mark for mark in self._marks if raft_log.holds(mark.base)]
+        size, age_s = self._bounds.keep_bytes, self._bounds.keep_s
+        needed, needed_size = self._needed_by_transfers()
+        for mark in self._marks:
+            behind = self._saved_bytes - mark.appended_bytes
+            if behind <= size and now - mark.at_s <= age_s:
+                return mark.base
+            if mark.base >= needed and behind <= needed_size:
+                return needed
+        return position.index
+
+    def _needed_by_transfers(self) -> tuple[int, int]:
+        """Return the lowest end of the snapshots that are being sent with a copy of a store, and
+        how many bytes may stay behind the newest snapshot for the sake of that transfer.
+        """
+        sent = [
+            progress.snapshot
+            for progress in self._leader.progress.values()
+            if progress.snapshot is not None and progress.snapshot.attached_bytes
+        ]
+        if not sent:
+            return self._log.last_index, 0
+        first = min(sent, key=lambda outgoing: outgoing.header.index)
+        return first.header.index, max(TRANSFER_KEEP_BYTES, 2 * first.attached_bytes)

@@ -55,10 +55,10 @@ class Elections:
         """Say whether this member could act as leader, apart from whether its log is new enough.
 
         It could not while its own disk hangs, because everything it orders would wait for that
-        disk; nor while a snapshot is being put in place, because the log that the snapshot is about
-        to replace would be the leader's.
+        disk; nor while a snapshot is being put in place, because the log that the snapshot may be
+        about to replace would be the leader's.
         """
-        if self._log.frozen:
+        if self._log.resting:
             return False
         patience_s = DISK_PATIENCE * self._library.conf.raftMaxTimeout
         return self._log.unsynced_age_s(self._environment.now()) <= patience_s

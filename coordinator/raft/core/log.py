@@ -29,10 +29,10 @@ class RaftLog:
         library.applied_index = base[1]
         library.commit_index = max(base[1], min(journal.getRaftCommitIndex(), journal[-1][1]))
         self.applied_term = base[2]
+        self.resting = False
+        """Whether a snapshot is being verified or put in place; nothing is applied until then."""
         self.frozen = False
-        """Whether a snapshot is being verified or put in place; the log does not change until
-        then.
-        """
+        """Whether that snapshot is to replace the log too, which does not change until then."""
         self.appended_bytes = 0
         """Bytes of all commands appended since the start, including those cut off later, and of
         those that the start found in the journal after the snapshot.
@@ -186,13 +186,15 @@ class RaftLog:
         """Note that the machine has applied that entry, and none after it."""
         self._library.applied_index, self.applied_term = position.index, position.term
 
-    def freeze(self) -> None:
-        """Stop changing the log: a snapshot is about to take its place."""
-        self.frozen = True
+    def rest(self, *, keep: bool) -> None:
+        """Apply nothing: a snapshot is about to replace the machine. Unless `keep`, it replaces the
+        log too, which then does not change any more.
+        """
+        self.resting, self.frozen = True, not keep
 
-    def thaw(self) -> None:
-        """Allow changes again: the snapshot is in place, or was refused."""
-        self.frozen = False
+    def go_on(self) -> None:
+        """Apply and change again: the snapshot is in place, or was refused."""
+        self.resting = self.frozen = False
 
     # ----------------------------------------------------------------------------------- the disk
 

@@ -89,7 +89,11 @@ class Contacts(Message, frozen=True, array_like=True, tag="contacts"):
 
 
 class InstallSnapshot(Message, frozen=True, array_like=True, tag="install_snapshot"):
-    """A chunk, from byte `offset` on, of the snapshot `id` that ends at (index, index_term)."""
+    """A chunk, from byte `offset` on, of the snapshot `id` that ends at (index, index_term).
+
+    `dump_bytes`: where in the stream the copy of the sender's own store begins; 0: there is
+    none.
+    """
 
     term: Count
     commit_index: Count
@@ -100,6 +104,7 @@ class InstallSnapshot(Message, frozen=True, array_like=True, tag="install_snapsh
     total: Count
     serialized: Chunk
     joined: bool
+    dump_bytes: Count = 0
 
 
 class SnapshotWanted(Message, frozen=True, array_like=True, tag="snapshot_wanted"):

@@ -18,7 +18,7 @@ from coordinator.raft.core.commands.applier import CommandFailed, EntryApplier
 from coordinator.raft.core.commands.changes import Changes
 from coordinator.raft.core.commands.queue import CommandQueue
 from coordinator.raft.core.commands.waiters import Waiters
-from coordinator.raft.core.compaction import Compaction
+from coordinator.raft.core.compaction import Compaction, LogBounds
 from coordinator.raft.core.election import Elections
 from coordinator.raft.core.eligibility import Eligibility
 from coordinator.raft.core.environment import Environment, Spawn
@@ -57,8 +57,9 @@ class Core:
         on_fault: Callable[[BaseException], None] | None = None,
         configuration: Configuration | None = None,
         first: bytes = b"",
-        compact_bytes: int = 64 << 20,
         leader_wait_s: float = 0.0,
+        transfer_bytes_per_s: float = 64 << 20,
+        log_bounds: LogBounds = LogBounds(),  # noqa: B008 frozen
     ) -> None:
         """Make the parts and load the state from the disk. `configuration` holds the members that
         the cluster began with, `first` the digest of that list (rules.membership.first_digest).
@@ -84,9 +85,10 @@ class Core:
         self.log = RaftLog(library, journal, environment.now())
         self.terms = Terms(library, environment, journal, self.log.last_term)
         state = State(library, environment, self.log, self.roster, self.eligibility, self.terms)
+        self.leader = Leader(state, transfer_bytes_per_s=transfer_bytes_per_s)
         self._lead_and_follow(state)
         self._order_commands(state, leader_wait_s)
-        self.compaction = Compaction(state, self.leader, self.transfer, compact_bytes=compact_bytes)
+        self.compaction = Compaction(state, self.leader, self.transfer, log_bounds)
         self._handlers = self._routes()
         library.handler = self
         # Reading the disk took time; the election time-out must not count it.
@@ -95,7 +97,6 @@ class Core:
 
     def _lead_and_follow(self, state: State) -> None:
         """Make the parts that elect, lead and follow."""
-        self.leader = Leader(state)
         self.elections = Elections(state, self.leader, on_won=self._take_over)
         self.transfer = Transfer(state)
         self.rebuild = Rebuild(state, self.transfer)
@@ -147,12 +148,10 @@ class Core:
         self.log.note_tail(now)
         self.changes.say_farewell()
         self.elections.elect()
-        if library.leads:
-            leader.check_quorum()
-        if library.leads:
-            leader.check_disk()
-        if library.leads:
-            leader.maybe_commit()
+        self.transfer.maybe_ask()
+        for step in (leader.check_quorum, leader.check_disk, leader.maybe_commit):
+            if library.leads:
+                step()
         self.applier.apply()
         self.commands.drain()
         if library.leads:
@@ -169,7 +168,7 @@ class Core:
         """Return the monotonic time at which a tick is due even if no event comes before."""
         due = float("inf")
         if self.pysyncobj.leads:
-            due = self.pysyncobj.heartbeat_due
+            due = min(self.pysyncobj.heartbeat_due, self.leader.next_due())
         elif self.eligibility.votes:
             due = self.pysyncobj.election_deadline
         return min(due, self.commands.next_due(self.environment.now()))

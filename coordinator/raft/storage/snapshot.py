@@ -1,4 +1,4 @@
-"""Keep a snapshot of the machine's state on the disk, and transfer it between members.
+"""Keep a snapshot of the machine's state on the disk.
 
 It never returns a snapshot that it has not verified, and never removes the current one before the
 next is durable.
@@ -8,40 +8,26 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final
 
 import msgspec
-import structlog
 
 from coordinator.raft.storage.disk import WRITE_BYTES_MAX, Disk, File
 from coordinator.raft.storage.recovery import MENDED_BY
 from coordinator.raft.storage.snapshot_format import (
-    DIGEST_BYTES,
     NotASnapshotError,
     Snapshot,
     SnapshotHeader,
     decode,
     pieces_of,
 )
+from coordinator.raft.storage.snapshot_stream import Incoming, Outgoing
 from kv.errors import BadRequest
+from kv.ports import StateCopy
 
 SNAPSHOT_BYTES_MAX: Final = 4 << 30
 """Size above which a snapshot is neither saved nor received."""
-CHUNK_BYTES_MAX: Final = 4 << 20
-
-_log = structlog.get_logger("acordo.raft.snapshot")
-
-
-class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """A part of a transfer. `offset` and `total` count bytes of the snapshot's file; `id` is its
-    digest.
-    """
-
-    id: bytes
-    offset: int
-    total: int
-    content: bytes
 
 
 class SnapshotStore:
@@ -107,21 +93,38 @@ class SnapshotStore:
         self._newest, self._id = found.header, found.id
         return found
 
-    async def save(
-        self, index: int, term: int, config: bytes, encode: Callable[[], bytes]
-    ) -> SnapshotHeader:
-        """Save a snapshot: encode it off the event loop, write a spare file, sync it, rename it,
-        and sync the directory.
+    def save(
+        self,
+        index: int,
+        term: int,
+        config: bytes,
+        encode: Callable[[], bytes],
+        secured: Callable[[], Awaitable[None]] | None = None,
+    ) -> Coroutine[Any, Any, SnapshotHeader]:
+        """Save a snapshot that was captured just now: await `secured`, encode it off the event
+        loop, write a spare file, sync it, rename it, and sync the directory.
 
         The log up to `index` may be dropped only after this has returned. Raises OSError and keeps
         the old snapshot if there is no room, or (ESTALE) if another snapshot was installed or the
-        old one discarded meanwhile.
+        old one discarded since the call. Raises what `secured` raises, with nothing changed.
         """
-        epoch = self._epoch
+        return self._save(
+            self._epoch, SnapshotHeader(self._cluster, index, term, config, 0), encode, secured
+        )
+
+    async def _save(
+        self,
+        epoch: int,
+        what: SnapshotHeader,
+        encode: Callable[[], bytes],
+        secured: Callable[[], Awaitable[None]] | None,
+    ) -> SnapshotHeader:
+        if secured is not None:
+            await secured()
 
         def pieces() -> tuple[SnapshotHeader, tuple[bytes, bytes, bytes]]:
             body = encode()
-            header = SnapshotHeader(self._cluster, index, term, config, len(body))
+            header = msgspec.structs.replace(what, length=len(body))
             return header, pieces_of(header, body)
 
         header, (head, body, digest) = await self._disk.compute(pieces)
@@ -152,9 +155,36 @@ class SnapshotStore:
             raise FileNotFoundError(errno.ENOENT, "there is no snapshot", self._path)
         return Outgoing(self._disk.open(self._name), self._newest, self._id)
 
+    async def outgoing_with(self, attach: Callable[[], Awaitable[StateCopy | None]]) -> Outgoing:
+        """Open the snapshot in place for sending, with the copy that `attach` then makes behind it.
+
+        Raises what `outgoing` and `attach` raise.
+        """
+        bare = self.outgoing()
+        try:
+            state = await attach()
+        except BaseException:
+            bare.close()
+            raise
+        if state is None:
+            return bare
+        whole = bare.attach(state)
+        try:
+            await self._disk.compute(whole.seal_now)
+        except BaseException:
+            whole.close()
+            raise
+        return whole
+
     def incoming(self) -> Incoming:
         """Return a receiver that writes to a spare file; only one may be in use at a time."""
-        return Incoming(self, self._disk, self._part, self._cluster, self._bytes_max)
+        return Incoming(
+            self._disk,
+            self._part,
+            cluster=self._cluster,
+            bytes_max=self._bytes_max,
+            put_in_place=lambda header, digest: self._put_in_place(self._part, header, digest),
+        )
 
     def discard_now(self) -> None:
         """Remove the snapshot in place; this blocks. The log must not begin after the snapshot's
@@ -183,109 +213,6 @@ class SnapshotStore:
     @property
     def _path(self) -> str:
         return os.path.join(self._disk.directory, self._name)
-
-
-class Outgoing:
-    """The sending side of one transfer, of the snapshot that was in place when it began."""
-
-    def __init__(self, file: File, header: SnapshotHeader, id: bytes) -> None:
-        self._file, self.header = file, header
-        self.id, self.total = id, file.size
-
-    def chunk(self, offset: int, length: int) -> Chunk:
-        """Return a chunk of at most `length` bytes, and at most CHUNK_BYTES_MAX, from `offset`."""
-        return Chunk(
-            self.id, offset, self.total, self._file.read_now(offset, min(length, CHUNK_BYTES_MAX))
-        )
-
-    def close(self) -> None:
-        """End the transfer."""
-        self._file.close()
-
-
-class Incoming:
-    """The receiving side of one transfer."""
-
-    def __init__(
-        self, store: SnapshotStore, disk: Disk, name: str, cluster: str, bytes_max: int
-    ) -> None:
-        self._store, self._disk, self._name = store, disk, name
-        self._cluster, self._bytes_max = cluster, bytes_max
-        self._file: File | None = None
-        self._id = b""
-        self._total = self._offset = 0
-        self._verified: Snapshot | None = None
-
-    def accept(self, chunk: Chunk) -> int:
-        """Accept a chunk; return the offset wanted next. When that is the chunk's `total`, all
-        bytes have arrived: call `finish`.
-
-        A chunk that is out of order (repeated, or after a lost one) changes nothing. A chunk of a
-        different snapshot, an invalid chunk, or a full disk makes the transfer start again at 0.
-        """
-        end = chunk.offset + len(chunk.content)
-        if (
-            not 0 <= chunk.offset <= end <= chunk.total <= self._bytes_max
-            or len(chunk.id) != DIGEST_BYTES
-        ):
-            self.reset()
-            return 0
-        if (chunk.id, chunk.total) != (self._id, self._total):
-            self.reset()
-            self._id, self._total = chunk.id, chunk.total
-        if chunk.offset == self._offset and chunk.content:
-            try:
-                if self._file is None:
-                    self._file = self._disk.create(self._name)
-                self._file.append_now(chunk.content)
-                self._offset = end
-            except OSError as exc:
-                _log.warning("snapshot_not_received", error=str(exc))
-                self.reset()
-        return self._offset
-
-    async def finish(self) -> Snapshot:
-        """Sync and verify the received snapshot.
-
-        Raises ValueError if it is incomplete or not the announced one; an invalid one is dropped.
-        """
-        file, id = self._file, self._id
-        if file is None or self._offset != self._total:
-            raise ValueError(f"{self._offset} of {self._total} bytes have arrived")
-        await file.sync()
-        try:
-            found = await self._disk.compute(lambda: decode(self._disk.load_now(self._name)))
-            if found.id != id:
-                raise NotASnapshotError("snapshot_corrupt", "it is not the one that was announced")
-            if found.header.cluster != self._cluster:
-                raise NotASnapshotError(
-                    "snapshot_foreign", f"it is of cluster {found.header.cluster!r}"
-                )
-        except NotASnapshotError:
-            self.reset()
-            raise
-        if self._file is not file:
-            raise ValueError("the transfer was interrupted")
-        self._verified = found
-        return found
-
-    async def install(self) -> None:
-        """Replace the snapshot in place by the one that `finish` verified. Raises OSError."""
-        if self._verified is None or self._file is None:
-            raise ValueError("only a finished snapshot can be installed")
-        found = self._verified
-        self._file.close()
-        self._file = None
-        await self._store._put_in_place(self._name, found.header, found.id)
-
-    def reset(self) -> None:
-        """Drop what has been received so far, because the transfer was interrupted."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._disk.remove_now(self._name)
-        self._id, self._verified = b"", None
-        self._total = self._offset = 0
 
 
 async def _write(file: File, pieces: Iterable[bytes]) -> None:

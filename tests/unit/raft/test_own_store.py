@@ -1,21 +1,72 @@
-"""A replica with a store of its own: it may take nothing for a while, and the log waits for it."""
+"""A replica with a store of its own: the log waits for it, secures it before it cuts, and carries a
+copy of it behind a snapshot.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from coordinator.log import Position
-from tests.unit.raft.cluster import Cluster, Tape, eventually, virtual
+from coordinator.raft.core.compaction import SAVE_AGAIN_S
+from coordinator.raft.core.following.transfer import REFUSED_PAUSE_S
+from coordinator.raft.member import Member
+from coordinator.raft.storage.snapshot_format import decode
+from kv.errors import BackendUnavailable
+from kv.ports import StateCopy
+from tests.unit.raft.cluster import FAST, Cluster, Tape, eventually, virtual
+
+SMALL = msgspec.structs.replace(FAST, compact_entries=50)
+
+
+@pytest.fixture(autouse=True)
+def _keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.raft.core.compaction.KEEP_ENTRIES", 5)
+
+
+class Copy:
+    """A copy of a store. It counts those that are not closed yet."""
+
+    held = 0
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        Copy.held += 1
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    def read_now(self, offset: int, length: int) -> bytes:
+        assert self._content, "it is closed"
+        return self._content[offset : offset + length]
+
+    def close(self) -> None:
+        assert self._content, "it is closed twice"
+        self._content = b""
+        Copy.held -= 1
+
+
+@pytest.fixture(autouse=True)
+def _no_copy_stays() -> None:
+    Copy.held = 0
 
 
 class Keeper(Tape):
-    """A tape that takes as much as it is told to."""
+    """A tape with a store: what was applied, line by line. It takes as much as it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.room = 10**9
+        self.rows: list[bytes] = []
+        self.insecure = False
+        self.securing: asyncio.Event | None = None
+        self.attaching: asyncio.Event | None = None
+        self.attachments = 0
+        self.full = 0
+        """How many copies find no room."""
 
     @property
     def takes_more(self) -> bool:
@@ -24,13 +75,87 @@ class Keeper(Tape):
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
         assert self.takes_more
         self.room -= 1
+        self.rows.append(command)
         super().apply(position, stamp_ms, command)
+
+    def restore(self, snapshot: bytes) -> None:
+        super().restore(snapshot)
+        self.rows = list(self.commands)
+
+    def reset(self) -> None:
+        super().reset()
+        self.rows = []
+
+    async def secure(self, position: Position) -> None:
+        if self.securing is not None:
+            await self.securing.wait()
+        if self.insecure:
+            raise BackendUnavailable("store", "the disk is full")
+
+    async def attach(self) -> StateCopy | None:
+        self.attachments += 1
+        if self.attaching is not None:
+            await self.attaching.wait()
+        if self.insecure:
+            raise BackendUnavailable("store", "the disk is full")
+        return Copy(b"rows\n" + b"\n".join(self.rows))
+
+    async def install(self, snapshot: bytes, state: StateCopy | None) -> None:
+        assert state is not None
+        content, offset = b"", 0
+        while piece := state.read_now(offset, 100):
+            content, offset = content + piece, offset + len(piece)
+            await asyncio.sleep(0)
+        assert len(content) == state.size
+        head, *rows = content.split(b"\n")
+        assert head == b"rows"
+        if self.full > 0:
+            self.full -= 1
+            raise BackendUnavailable("store", "the disk is full")
+        self.restore(snapshot)
+        assert rows[: len(self.commands)] == self.commands, "the copy is not older than the dump"
 
 
 def keeper(cluster: Cluster, name: str) -> Keeper:
     tape = cluster.tapes[name]
     assert isinstance(tape, Keeper)
     return tape
+
+
+async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
+    leader = await cluster.leader()
+    commands = [b"command %d" % i for i in range(start, start + count)]
+    for command in commands:
+        await leader.propose(command)
+    return commands
+
+
+def saved(member: Member) -> int:
+    return member.counts.get("snapshots_saved", 0)
+
+
+async def one_behind(cluster: Cluster) -> tuple[Member, str, list[bytes]]:
+    """Stop a follower and fill on until the log does not reach back to it. Return leader and
+    follower, and what was ordered.
+    """
+    leader = await cluster.leader()
+    behind = next(name for name in "ABC" if name != leader.id)
+    await cluster.stop(behind)
+    expected = await fill(cluster, 200)
+    await eventually(lambda: saved(leader) > 0)
+    return leader, behind, expected
+
+
+async def same_everywhere(cluster: Cluster, expected: list[bytes]) -> None:
+    assert await cluster.agree() == expected
+    assert all(keeper(cluster, name).rows == expected for name in cluster.members)
+    leader = await cluster.leader()
+    core = leader._core
+    await eventually(lambda: not any(p.transfers for p in core.leader.progress.values()))
+    assert Copy.held == 0
+
+
+# ---------------------------------------------------------------------------------------- apply
 
 
 @virtual
@@ -78,3 +203,269 @@ async def test_a_leader_that_applies_nothing_replicates_and_hands_on(to: bool) -
         leader.resume()
         await waits
         assert await cluster.agree() == [b"ordered"]
+
+
+# ----------------------------------------------------------------------------------------- save
+
+
+@virtual
+async def test_a_log_is_not_cut_before_the_store_is_durable() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        tape = keeper(cluster, leader.id)
+        tape.insecure = True
+        expected = await fill(cluster, 120)
+        await eventually(lambda: leader.counts.get("snapshot_failures", 0) >= 2)
+        assert leader._core.log.first_index == 1
+        assert "snapshot" not in cluster.disks[leader.id].names()
+        tape.insecure = False
+        await asyncio.sleep(SAVE_AGAIN_S)
+        await eventually(lambda: saved(leader) == 1 and leader._core.log.first_index > 1)
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_a_save_that_waits_for_its_store_is_dropped_when_a_snapshot_takes_its_place() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        slow = next(name for name in "ABC" if name != leader.id)
+        tape, member = keeper(cluster, slow), cluster.members[slow]
+        tape.securing = asyncio.Event()
+        expected = await fill(cluster, 120)
+        await eventually(lambda: member._core.compaction._saving)
+        member.fetch_snapshot()
+        await eventually(lambda: member.counts.get("snapshots_fetched", 0) == 1)
+        tape.securing.set()
+        await eventually(lambda: member.counts.get("snapshot_failures", 0) == 1)
+        assert saved(member) == 0
+        await same_everywhere(cluster, expected)
+
+
+# ------------------------------------------------------------------------------------- transfer
+
+
+@virtual
+async def test_a_member_far_behind_gets_a_snapshot_and_the_store_behind_it() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        _, behind, expected = await one_behind(cluster)
+        member = await cluster.start(behind)
+        expected += await fill(cluster, 100, 500)
+        await eventually(lambda: member.counts.get("snapshots_installed", 0) >= 1)
+        await same_everywhere(cluster, expected)
+        await cluster.stop(behind)
+        dump = decode(cluster.disks[behind].load_now("snapshot"))
+        assert b"rows" not in dump.body, "the copy was cut off behind it"
+        await cluster.start(behind)
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_a_member_whose_log_is_good_gets_machine_and_store_and_keeps_its_log() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        bad = next(name for name in "ABC" if name != leader.id)
+        expected = await fill(cluster, 120)
+        await cluster.agree()
+        tape, member = keeper(cluster, bad), cluster.members[bad]
+        first = member._core.log.first_index
+        tape.rows, tape.room = [b"nonsense"], 0
+        held = member.status().last
+        member.fetch_snapshot()
+        expected += await fill(cluster, 20, 300)
+        tape.room = 10**6
+        await eventually(lambda: member.counts.get("snapshots_fetched", 0) == 1)
+        assert (member.counts.get("snapshots_installed", 0), member.counts.get("wipes", 0)) == (
+            0,
+            0,
+        )
+        assert member._core.log.first_index <= max(first, held)
+        assert member.status().last >= held
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+async def test_entries_are_taken_and_acknowledged_while_the_store_is_replaced() -> None:
+    """Two of three serve: else nothing could be committed for as long as that takes."""
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        bad, away = [name for name in "ABC" if name != leader.id]
+        expected = await fill(cluster, 120)
+        await cluster.agree()
+        await cluster.stop(away)
+        member, tape = cluster.members[bad], keeper(cluster, bad)
+        install, go_on = tape.install, asyncio.Event()
+
+        async def slow(snapshot: bytes, state: StateCopy | None) -> None:
+            await go_on.wait()
+            await install(snapshot, state)
+
+        tape.install = slow  # type: ignore[method-assign]
+        member.fetch_snapshot()
+        await eventually(lambda: member._core.log.resting)
+        expected += await fill(cluster, 40, 300)
+        assert member._core.log.resting
+        assert len(tape.commands) == 120
+        go_on.set()
+        await eventually(lambda: member.counts.get("snapshots_fetched", 0) == 1)
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+async def test_what_is_asked_for_without_a_leader_comes_when_there_is_one() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        expected = await fill(cluster, 120)
+        await cluster.agree()
+        for name in "ABC":
+            await cluster.stop(name)
+        first = await cluster.start("A")
+        first.fetch_snapshot()
+        await cluster.start("B")
+        await cluster.start("C")
+        leader = await cluster.leader()
+        keeps = leader is first
+        if keeps:
+            assert not first._core.transfer.fetching, "a leader fetches nothing"
+        else:
+            await eventually(lambda: first.counts.get("snapshots_fetched", 0) == 1)
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_a_copy_that_finds_no_room_is_sent_again_after_a_pause() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        loop, begun = asyncio.get_running_loop(), list[float]()
+        _, behind, expected = await one_behind(cluster)
+
+        def note(source: str, target: str, message: dict[str, object]) -> None:
+            if message["type"] == "install_snapshot" and message["offset"] == 0:
+                begun.append(loop.time())
+
+        cluster.net.watch = note
+        member = await cluster.start(behind)
+        keeper(cluster, behind).full = 1
+        await eventually(lambda: member.counts.get("snapshots_installed", 0) == 1)
+        assert member.counts["snapshots_refused"] == 1
+        assert len(begun) == 2
+        assert begun[1] - begun[0] >= REFUSED_PAUSE_S
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+async def test_a_store_that_cannot_be_copied_is_tried_again() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader, behind, expected = await one_behind(cluster)
+        tape = keeper(cluster, leader.id)
+        tape.insecure = True
+        await cluster.start(behind)
+        await eventually(lambda: tape.attachments >= 3)
+        tape.insecure = False
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+@pytest.mark.parametrize("when", ["opening", "sending"])
+@pytest.mark.parametrize("what", ["peer lost", "deposed", "stopped"])
+async def test_a_copy_is_closed_whatever_ends_its_transfer(when: str, what: str) -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader, behind, expected = await one_behind(cluster)
+        tape = keeper(cluster, leader.id)
+        go_on = tape.attaching = asyncio.Event()
+        await cluster.start(behind)
+        progress = leader._core.leader.progress[behind]
+        if when == "opening":
+            await eventually(lambda: progress.opening is not None)
+        else:
+            cluster.net.hold(behind, leader.id)
+            go_on.set()
+            await asyncio.sleep(0.01)
+            cluster.net.release(behind, leader.id)
+            await eventually(lambda: progress.snapshot is not None)
+            cluster.net.hold(behind, leader.id)
+        match what:
+            case "peer lost":
+                cluster.net.down(frozenset((leader.id, behind)))
+            case "deposed":
+                leader.step_down()
+            case _:
+                await cluster.stop(leader.id)
+        go_on.set()
+        if when == "sending":
+            assert Copy.held == 0
+            cluster.net.release(behind, leader.id)
+        await asyncio.sleep(0)
+        cluster.net.settle()
+        if what == "stopped":
+            await cluster.start(leader.id)
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+async def test_while_a_store_is_sent_the_log_that_its_receiver_needs_stays() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader, behind, expected = await one_behind(cluster)
+        await cluster.start(behind)
+        progress = leader._core.leader.progress[behind]
+        await eventually(lambda: progress.snapshot is not None)
+        cluster.net.hold(behind, leader.id)
+        outgoing, before = progress.snapshot, saved(leader)
+        assert outgoing is not None
+        expected += await fill(cluster, 300, 1000)
+        await eventually(lambda: saved(leader) >= before + 2)
+        assert leader._core.log.first_index <= outgoing.header.index
+        assert progress.snapshot is outgoing
+        cluster.net.release(behind, leader.id)
+        member = cluster.members[behind]
+        await same_everywhere(cluster, expected)
+        assert member.counts["snapshots_installed"] == 1
+        assert keeper(cluster, leader.id).attachments == 1
+
+
+@virtual
+async def test_a_log_stays_for_a_member_that_is_away_as_long_as_is_set() -> None:
+    settings = msgspec.structs.replace(SMALL, keep_bytes=5000, keep_s=60.0)
+    async with Cluster(settings=settings, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        behind = next(name for name in "ABC" if name != leader.id)
+        await cluster.stop(behind)
+        expected = await fill(cluster, 170)
+        await eventually(lambda: saved(leader) >= 3)
+        assert leader._core.log.first_index == 1
+        member = await cluster.start(behind)
+        assert await cluster.agree() == expected
+        assert not member.counts.get("snapshots_installed", 0)
+        await cluster.stop(behind)
+        expected += await fill(cluster, 600, 1000)
+        await eventually(lambda: saved(leader) >= 12)
+        log = leader._core.log
+        size = sum(len(entry[0]) for entry in log.held())
+        assert log.first_index > 171
+        assert 1500 < size < 7000
+        await asyncio.sleep(61)
+        expected += await fill(cluster, 60, 3000)
+        before = saved(leader)
+        await eventually(lambda: saved(leader) >= before)
+        assert log.last_index - log.first_index < 200
+        await cluster.start(behind)
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_chunks_of_a_store_keep_to_the_rate() -> None:
+    settings = msgspec.structs.replace(SMALL, transfer_bytes_per_s=4000.0)
+    async with Cluster(settings=settings, tape=Keeper) as cluster:
+        _, behind, expected = await one_behind(cluster)
+        loop, sent = asyncio.get_running_loop(), list[tuple[float, int]]()
+
+        def note(source: str, target: str, message: dict[str, object]) -> None:
+            if message["type"] == "install_snapshot":
+                content = message["serialized"]
+                assert isinstance(content, bytes)
+                sent.append((loop.time(), len(content)))
+
+        cluster.net.watch = note
+        await cluster.start(behind)
+        await same_everywhere(cluster, expected)
+        took_s = sent[-1][0] - sent[0][0]
+        size = sum(size for _, size in sent[:-1])
+        assert size > 4000
+        assert took_s >= size / 4000 - 0.2

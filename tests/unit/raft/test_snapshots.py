@@ -15,8 +15,8 @@ import pytest
 from coordinator.raft.core.compaction import SAVE_AGAIN_S
 from coordinator.raft.core.leading.snapshot_sender import CHUNK_BEATS_MAX
 from coordinator.raft.member import Member, Settings
-from coordinator.raft.storage.snapshot import Chunk
 from coordinator.raft.storage.snapshot_format import DIGEST_BYTES
+from coordinator.raft.storage.snapshot_stream import Chunk
 from kv.errors import BadRequest
 from tests.simulation.disk import SimFile
 from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual

@@ -18,7 +18,7 @@ from coordinator.raft.core.rules.replication import LogEntry
 class Log:
     """Entries 5 to 10; refuse a gap, as the journal does."""
 
-    synced_index, frozen = 1, False
+    synced_index, resting, frozen = 1, False, False
 
     def __init__(self) -> None:
         self.entries = [(NO_OP, index, 1) for index in range(5, 11)]

@@ -44,7 +44,7 @@ class EntryApplier:
         tick if some remain that it takes.
         """
         library, replica, now = self._library, self._replica, self._environment.now
-        if self._log.frozen or not replica.takes_more:
+        if self._log.resting or not replica.takes_more:
             return
         applied = library.applied_index
         count = min(library.commit_index - applied, APPLY_PER_TICK_MAX)

@@ -16,6 +16,7 @@ from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from coordinator.raft.core.roster import configuration_at
 from coordinator.raft.core.rules.replication import (
+    AppendVerdict,
     LogEnds,
     LogEntry,
     LogMismatch,
@@ -50,6 +51,10 @@ class Follower:
         verdict = judge_append(
             ends, raft_log.term_at, message["prevLogIdx"], message["prevLogTerm"], entries
         )
+        if raft_log.resting and self._overwrites(verdict):
+            # The log is kept while the machine is replaced; what the snapshot covers waits.
+            self._answer(node, library.commit_index + 1, success=False)
+            return
         match verdict:
             case LogMismatch():
                 self._answer(node, verdict.next_index, reset=True)
@@ -57,19 +62,25 @@ class Follower:
                 self.wipe()
                 self._answer(node, raft_log.last_index + 1, reset=True)
             case Take():
-                if not self._take(verdict):
-                    self._answer(node, raft_log.last_index + 1, reset=True)
-                    return
-                self._commit_to(message["commit_index"])
-                if verdict.new:
-                    raft_log.maybe_sync()
-                # Entries that are not on our disk yet are acknowledged later, by `on_synced`.
-                if (message["answer"] and not entries) or (
-                    entries and raft_log.synced_index >= self._verified
-                ):
-                    self.acknowledge(node)
-                if library.commit_index > library.applied_index:
-                    self._environment.wake()
+                self._on_take(node, message, verdict)
+
+    def _on_take(self, node: Node, message: dict[str, Any], verdict: Take) -> None:
+        """Take the entries, commit what the leader has committed, and acknowledge what is on our
+        disk; `on_synced` acknowledges the rest later.
+        """
+        library, raft_log, entries = self._library, self._log, message["entries"]
+        if not self._take(verdict):
+            self._answer(node, raft_log.last_index + 1, reset=True)
+            return
+        self._commit_to(message["commit_index"])
+        if verdict.new:
+            raft_log.maybe_sync()
+        if (message["answer"] and not entries) or (
+            entries and raft_log.synced_index >= self._verified
+        ):
+            self.acknowledge(node)
+        if library.commit_index > library.applied_index:
+            self._environment.wake()
 
     def follow(self, node: Node, message: dict[str, Any]) -> bool:
         """Follow the sender as leader. Return False if its term is below ours (the answer tells it
@@ -110,6 +121,13 @@ class Follower:
             self._eligibility.hold_something()
         self.verify_to(verdict.verified)
         return True
+
+    def _overwrites(self, verdict: AppendVerdict) -> bool:
+        """Say whether committed entries would be cut off."""
+        if isinstance(verdict, Take):
+            cut = verdict.truncate_from
+            return cut is not None and cut <= self._library.commit_index
+        return isinstance(verdict, Wipe)
 
     def _truncate(self, index: int) -> bool:
         """Cut a conflicting tail. If part of it was applied, rebuild the machine from snapshot and

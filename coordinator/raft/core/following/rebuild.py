@@ -108,7 +108,7 @@ class Rebuild:
 
         Returns early while a snapshot is being put in place: that rebuilds the machine anyway.
         """
-        if self._log.frozen:
+        if self._log.resting:
             return
         self._transfer.drop()  # `load_now` removes the file that the transfer is writing
         try:

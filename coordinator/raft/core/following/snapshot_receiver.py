@@ -1,5 +1,5 @@
-"""Receive a leader's snapshot: collect its chunks, verify the whole, and load it before it replaces
-the old one.
+"""Receive a leader's snapshot, with the copy of its own store, if there is one: collect the chunks,
+verify the whole, and load it before it replaces the old one.
 
 Never acknowledges a snapshot before it is in place, and refuses one that is older than what this
 member holds.
@@ -19,8 +19,7 @@ from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.following.transfer import Transfer
 from coordinator.raft.core.rules.membership import ConfigurationHistory, decode_configuration
 from coordinator.raft.core.state import State
-from coordinator.raft.storage.snapshot import Chunk, Incoming
-from coordinator.raft.storage.snapshot_format import Snapshot
+from coordinator.raft.storage.snapshot_stream import Chunk, Incoming
 from kv.errors import InvariantViolated
 
 
@@ -48,7 +47,7 @@ class SnapshotReceiver:
     def on_install_snapshot(self, node: Node, message: dict[str, Any]) -> None:
         """Accept a chunk; after the last one, verify the snapshot in a task."""
         raft_log, transfer = self._log, self._transfer
-        if not self._follower.follow(node, message) or raft_log.frozen:
+        if not self._follower.follow(node, message) or raft_log.resting:
             return
         promised = Position(message["index"], message["index_term"])
         inside, held = raft_log.holds(promised.index), raft_log.agrees(promised)
@@ -67,47 +66,64 @@ class SnapshotReceiver:
             transfer.want(node, message["id"], message["total"])
             return
         incoming = transfer.begin(message["id"])
-        chunk = Chunk(message["id"], message["offset"], message["total"], message["serialized"])
+        chunk = Chunk(
+            message["id"],
+            message["offset"],
+            message["total"],
+            message["serialized"],
+            message.get("dump_bytes", 0),
+        )
         wanted = incoming.accept(chunk)
         transfer.want(node, chunk.id, wanted)
         if wanted >= chunk.total:
             self._verify(node, incoming, promised)
 
     def _verify(self, node: Node, incoming: Incoming, promised: Position) -> None:
-        self._log.freeze()
+        # A log that holds the snapshot's end stays, and goes on growing meanwhile.
+        self._log.rest(keep=self._log.agrees(promised))
         self._sender = node, self._library.term
         self._environment.spawn(
-            incoming.finish(),
-            lambda found, exc: self._on_verified(node, incoming, promised, found, exc),
+            self._load(incoming, promised),
+            lambda history, exc: self._on_loaded(node, incoming, promised, history, exc),
         )
 
-    def _on_verified(
+    async def _load(self, incoming: Incoming, promised: Position) -> ConfigurationHistory:
+        """Verify what was received, and let the replica take it: its own store first, then its
+        machine. Return the configuration in the snapshot.
+
+        Raises ValueError, OSError or BackendUnavailable, with the replica as it was.
+        """
+        found = await incoming.finish()
+        if Position(found.header.index, found.header.term) != promised:
+            raise ValueError("the snapshot is not the one that was announced")
+        configuration = decode_configuration(found.header.config)
+        state = incoming.attached()
+        try:
+            await self._environment.replica.install(found.body, state)
+        finally:
+            if state is not None:
+                state.close()
+        return ConfigurationHistory(configuration, found.header.index)
+
+    def _on_loaded(
         self,
         node: Node,
         incoming: Incoming,
         promised: Position,
-        found: Snapshot | None,
+        history: ConfigurationHistory,
         exc: BaseException | None,
     ) -> None:
-        """Restore the machine from the received snapshot. If that fails, the old snapshot stays in
-        place, nothing is acknowledged, and the transfer starts over.
+        """Put the snapshot in place behind the replica that has taken it. If it has not, the old
+        one stays, nothing is acknowledged, and the transfer starts over.
         """
-        try:
-            if isinstance(exc, ValueError) or found is None:
-                raise ValueError(str(exc))
-            if Position(found.header.index, found.header.term) != promised:
-                raise ValueError("the snapshot is not the one that was announced")
-            configuration = decode_configuration(found.header.config)
-            self._environment.replica.restore(found.body)
-        except ValueError as bad:
+        if exc is not None:
             member = self._environment.member
-            log.warning("snapshot refused", member=member, sender=node.id, error=str(bad))
+            log.warning("snapshot refused", member=member, sender=node.id, error=str(exc))
             self._environment.count("snapshots_refused")
-            self._log.thaw()
-            self._transfer.drop()
-            self._transfer.want(node, self._transfer.id, 0)
+            self._log.go_on()
+            self._transfer.refuse(node)
+            self._environment.wake()
             return
-        history = ConfigurationHistory(configuration, found.header.index)
         self._environment.spawn(
             incoming.install(),
             lambda _, failed: self._on_in_place(node, promised, history, failed),
@@ -120,16 +136,16 @@ class SnapshotReceiver:
         history: ConfigurationHistory,
         failed: BaseException | None,
     ) -> None:
-        self._log.thaw()
+        self._log.go_on()
         self._transfer.end()
         if failed is not None:
             raise InvariantViolated(
                 "a snapshot was restored but could not be put in place"
             ) from failed
-        if self._transfer.fetching and self._log.agrees(base):
+        self._transfer.stop_fetching()
+        if self._log.agrees(base):
             self._go_on_from(node, base)
             return
-        self._transfer.stop_fetching()
         self._rebuild.begin_at(base, history)
         self._eligibility.hold_something()
         # Under the policies interval and off, a leader elected meanwhile may lack entries that are
@@ -149,8 +165,10 @@ class SnapshotReceiver:
         """Continue from a fetched snapshot: keep the log, which holds the snapshot's last entry,
         and apply it again from there.
         """
-        self._transfer.stop_fetching()
+        if base.index > self._library.commit_index:
+            self._log.commit_to(base.index)
         self._log.apply_to(base)
+        self._on_installed(base)
         self._environment.count("snapshots_fetched")
         log.info(
             "machine built anew from the leader's snapshot",

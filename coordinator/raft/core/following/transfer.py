@@ -5,10 +5,19 @@ Never puts a snapshot in place: snapshot_receiver.py does that after verifying i
 
 from __future__ import annotations
 
+from typing import Final
+
 from pysyncobj.node import Node
 
 from coordinator.raft.core.state import State
-from coordinator.raft.storage.snapshot import Incoming
+from coordinator.raft.storage.snapshot_stream import Incoming
+
+ASK_AGAIN_S: Final = 2.0
+"""Seconds after which a snapshot is asked for again, if none has begun to arrive."""
+REFUSED_PAUSE_S: Final = 10.0
+"""Seconds to wait before the same is sent again, after a snapshot with a copy of a store behind it
+could not be used: it may be large.
+"""
 
 
 class Transfer:
@@ -20,9 +29,13 @@ class Transfer:
         self.id = b""
         """The digest of the snapshot that is being received."""
         self.fetching = False
-        """Whether the machine must be rebuilt from the leader's snapshot, because the one here
-        comes from a machine that diverged, or does not fit the log.
+        """Whether the machine, with its own store, must be rebuilt from the leader's snapshot,
+        because what is here is damaged, comes from a machine that diverged, or does not fit the
+        log.
         """
+        self._ask_at = float("-inf")
+        self._later: tuple[Node, bytes, float] | None = None
+        """From whom a refused snapshot is wanted again, its id, and when."""
 
     def begin(self, id: bytes) -> Incoming:
         """Return the receiver for the chunks of the snapshot `id`; drop any other transfer."""
@@ -39,8 +52,20 @@ class Transfer:
 
     def drop_unless_installing(self) -> None:
         """Drop what has been received so far, unless it is complete and being put in place."""
-        if not self._log.frozen:
+        if not self._log.resting:
             self.drop()
+
+    def refuse(self, node: Node) -> None:
+        """Drop what has been received, and ask for it again: at once, or after a pause if it was
+        large.
+        """
+        attached = self.incoming is not None and self.incoming.has_attachment
+        self.drop()
+        if attached:
+            self._later = node, self.id, self._environment.now() + REFUSED_PAUSE_S
+            self._ask_at = self._later[2]
+        else:
+            self.want(node, self.id, 0)
 
     def end(self) -> None:
         """Forget the transfer: the snapshot is in place."""
@@ -56,18 +81,35 @@ class Transfer:
 
     def fetch(self) -> None:
         """Ask the leader for its snapshot although our log lacks nothing; it will replace machine
-        and snapshot here. Does nothing without a leader or while a snapshot is being put in place.
+        and snapshot here, and the replica's own store. It is asked for until it arrives or this
+        member leads. Does nothing on the leader, or while a snapshot is being put in place.
 
         Until it arrives no snapshot is made here, and the log is kept, because it holds the entries
         after the leader's snapshot. A leader that has no snapshot which our log can follow makes
         one.
         """
-        leader = self._library.leader
-        if leader is None or self._library.leads or self._log.frozen:
-            return
-        self.fetching = True
-        self._environment.count("snapshots_asked")
-        self.want(leader, b"", self._log.first_index)
+        if not self._library.leads and not self._log.resting:
+            self.fetching, self._ask_at = True, float("-inf")
+            self.maybe_ask()
+
+    def maybe_ask(self) -> None:
+        """Ask the leader for what is wanted and does not come, now and then."""
+        now, leader = self._environment.now(), self._library.leader
+        if self._later is not None and now >= self._later[2]:
+            (node, id, _), self._later = self._later, None
+            if node == leader and self.incoming is None and not self._log.resting:
+                self.want(node, id, 0)
+        if (
+            self.fetching
+            and now >= self._ask_at
+            and leader is not None
+            and not self._library.leads
+            and self.incoming is None
+            and not self._log.resting
+        ):
+            self._ask_at = now + ASK_AGAIN_S
+            self._environment.count("snapshots_asked")
+            self.want(leader, b"", self._log.first_index)
 
     def stop_fetching(self) -> None:
         """Go back to building the machine from our own log: this member leads now, or the snapshot

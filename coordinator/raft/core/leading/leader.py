@@ -25,10 +25,13 @@ ENTRIES_PER_MESSAGE_MAX: Final = 1024
 class Leader:
     """The leader's part of one member: its knowledge of the peers, and what it does with it."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, transfer_bytes_per_s: float) -> None:
         self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
-        self._conf, self._sender = state.pysyncobj.conf, SnapshotSender(state)
+        self._conf, self._sender = (
+            state.pysyncobj.conf,
+            SnapshotSender(state, bytes_per_s=transfer_bytes_per_s),
+        )
         self.progress: dict[str, Progress] = {}
         """The progress of each peer, by id; empty while this member does not lead."""
         self.uncommitted = Uncommitted()
@@ -67,6 +70,20 @@ class Leader:
         """Notify the machine that this member leads and has applied all earlier terms' entries."""
         self._led_term = self._library.term
         self._environment.replica.led(self._led_term)
+
+    def next_due(self) -> float:
+        """Return the monotonic time at which a chunk of a snapshot is due; infinity: none is."""
+        now = self._environment.now()
+        chunks = (
+            progress.next_chunk_at
+            for progress in self.progress.values()
+            if progress.snapshot is not None and not progress.paused
+        )
+        return min((at for at in chunks if at > now), default=float("inf"))
+
+    def close(self) -> None:
+        """Close what is being sent, because this member stops."""
+        self._drop_progress()
 
     def _drop_progress(self) -> None:
         for progress in self.progress.values():
@@ -305,11 +322,18 @@ class Leader:
             match[node] = max(match[node], following - 1)
             due[node] = max(due[node], following)
             progress.acknowledge(following - 1)
-            sent = progress.snapshot is not None and following > progress.snapshot.header.index
-            if sent and not progress.asked:
+            if not progress.asked and self._needless(progress, following):
                 progress.drop_snapshot()
         if news:
             self._environment.wake()
+
+    def _needless(self, progress: Progress, following: int) -> bool:
+        """Say whether the snapshot that is sent or prepared contains nothing that the peer lacks,
+        whose log ends before `following`.
+        """
+        if progress.snapshot is not None:
+            return following > progress.snapshot.header.index
+        return progress.opening is not None and following > self._log.first_index
 
     def on_snapshot_wanted(self, node: Node, message: dict[str, Any]) -> None:
         """Record how much of a snapshot a peer has, or that it asks for one."""
@@ -317,7 +341,8 @@ class Leader:
         if not library.leads or message["term"] != library.term or progress is None:
             return
         library.last_response[node] = self._environment.now()
-        self._sender.on_wanted(progress, message)
+        lacks = library.next_index[node] <= self._log.first_index
+        self._sender.on_wanted(progress, message, lacks=lacks)
 
     def on_connected(self, node: Node) -> None:
         """Start over with a peer: what was in flight on an earlier connection is lost."""

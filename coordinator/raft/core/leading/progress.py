@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from coordinator.raft.storage.snapshot import Outgoing
+from coordinator.raft.storage.snapshot_stream import Outgoing
 
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 """Bytes of entries that may be sent to one peer without acknowledgement; more wait in the log."""
@@ -30,6 +30,12 @@ class Progress:
         self.commit_sent = 0
         """The newest commit index that was sent to the peer."""
         self.snapshot: Outgoing | None = None
+        self.opening: object | None = None
+        """A token of the attempt to open a snapshot for the peer; None: none is being opened."""
+        self.unreadable = False
+        """Whether the latest attempt failed."""
+        self.next_chunk_at = float("-inf")
+        """The monotonic time before which the rate limit allows no further chunk."""
         self.asked = 0
         """The index at which a snapshot must end, or later, that the peer asks for although it
         lacks no entries; 0: it asks for none.
@@ -68,7 +74,13 @@ class Progress:
         )
 
     def drop_snapshot(self) -> None:
-        """Stop sending a snapshot."""
+        """Stop sending a snapshot, or preparing one."""
         if self.snapshot is not None:
             self.snapshot.close()
-        self.snapshot, self.offset, self.asked = None, 0, 0
+        self.snapshot, self.opening, self.offset, self.asked = None, None, 0, 0
+        self.next_chunk_at = float("-inf")
+
+    @property
+    def transfers(self) -> bool:
+        """Say whether a snapshot is being sent to the peer, or prepared for it."""
+        return self.snapshot is not None or self.opening is not None

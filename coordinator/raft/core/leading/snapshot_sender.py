@@ -12,15 +12,23 @@ from pysyncobj.node import Node
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.leading.progress import Progress
 from coordinator.raft.core.state import State
+from coordinator.raft.storage.snapshot_stream import Outgoing
 
 CHUNK_BEATS_MAX: Final = 20
 """Number of heartbeats after which an unanswered or unaccepted snapshot chunk is sent again."""
+
+BURST_S: Final = 0.1
+"""Seconds of the allowed rate that may be made up for when chunks were late: ticks are not more
+punctual.
+"""
 
 
 class SnapshotSender:
     """The leader's side of a snapshot transfer. Each peer's offset is kept in its `Progress`."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, bytes_per_s: float) -> None:
+        """`bytes_per_s` bounds the rate at which a snapshot with a copy of a store is sent."""
+        self._rate = bytes_per_s
         self._library, self._environment, self._roster = (
             state.pysyncobj,
             state.environment,
@@ -28,58 +36,95 @@ class SnapshotSender:
         )
 
     def waits(self, progress: Progress, heartbeat: bool) -> bool:
-        """Say whether to wait for the peer's answer to the latest chunk; count a heartbeat."""
+        """Say whether to wait: for the peer's answer to the latest chunk, for the snapshot to be
+        opened, or for the rate limit. Count a heartbeat.
+        """
         if not progress.paused:
-            return False
-        if not heartbeat:
+            return self._environment.now() < progress.next_chunk_at
+        if not heartbeat or progress.opening is not None:
             return True
         progress.beats += 1
-        if progress.beats < CHUNK_BEATS_MAX or progress.snapshot is None:
+        if progress.beats < CHUNK_BEATS_MAX:
             return True
+        if progress.snapshot is None:
+            return not progress.unreadable
         # A peer that has every byte is putting the snapshot in place, which may take long.
         return progress.offset >= progress.snapshot.total
 
     def send(self, node: Node, progress: Progress) -> None:
         """Send the chunk that the peer wants; open the snapshot first if none is being sent."""
         if progress.snapshot is None:
-            try:
-                progress.snapshot, progress.offset = self._environment.snapshots.outgoing(), 0
-            except OSError as exc:
-                log.warning("snapshot not readable", member=self._roster.id, error=str(exc))
-                return
-            self._environment.count("snapshots_sent")
+            self._open(progress)
         outgoing = progress.snapshot
+        if outgoing is None:
+            return
         chunk = outgoing.chunk(progress.offset, self._library.conf.logCompactionBatchSize)
         progress.paused, progress.beats = True, 0
-        self._library.send(
-            node,
-            {
-                "type": "install_snapshot",
-                "term": self._library.term,
-                "commit_index": self._library.commit_index,
-                "index": outgoing.header.index,
-                "index_term": outgoing.header.term,
-                "id": chunk.id,
-                "offset": chunk.offset,
-                "total": chunk.total,
-                "serialized": chunk.content,
-                "joined": node.id in self._roster.joined,
-            },
+        message = {
+            "type": "install_snapshot",
+            "term": self._library.term,
+            "commit_index": self._library.commit_index,
+            "index": outgoing.header.index,
+            "index_term": outgoing.header.term,
+            "id": chunk.id,
+            "offset": chunk.offset,
+            "total": chunk.total,
+            "serialized": chunk.content,
+            "joined": node.id in self._roster.joined,
+        }
+        if chunk.dump_bytes:
+            message["dump_bytes"] = chunk.dump_bytes
+            begin = max(progress.next_chunk_at, self._environment.now() - BURST_S)
+            progress.next_chunk_at = begin + len(chunk.content) / self._rate
+        self._library.send(node, message)
+
+    def _open(self, progress: Progress) -> None:
+        """Begin to open the snapshot in place, with a copy of the replica's own store, if it has
+        one. Until it is open, or for CHUNK_BEATS_MAX after it could not be, nothing is sent.
+        """
+        attempt = progress.opening = object()
+        progress.paused, progress.beats, progress.unreadable = True, 0, False
+        environment = self._environment
+        environment.spawn(
+            environment.snapshots.outgoing_with(environment.replica.attach),
+            lambda outgoing, exc: self._on_open(progress, attempt, outgoing, exc),
         )
 
-    def on_wanted(self, progress: Progress, message: dict[str, Any]) -> None:
+    def _on_open(
+        self,
+        progress: Progress,
+        attempt: object,
+        outgoing: Outgoing | None,
+        exc: BaseException | None,
+    ) -> None:
+        """Begin the transfer, unless the peer or the leadership was lost meanwhile."""
+        if progress.opening is not attempt:
+            if outgoing is not None:
+                outgoing.close()
+            return
+        progress.opening = None
+        if outgoing is None:
+            log.warning("snapshot not readable", member=self._roster.id, error=str(exc))
+            progress.unreadable = True
+            return
+        self._environment.count("snapshots_sent")
+        progress.snapshot, progress.offset, progress.paused = outgoing, 0, False
+        self._environment.wake()
+
+    def on_wanted(self, progress: Progress, message: dict[str, Any], *, lacks: bool) -> None:
         """Record which offset the peer wants next. A message without an id asks for a snapshot
-        that ends at entry `offset` or later.
+        that ends at entry `offset` or later. `lacks`: the peer also lacks entries that the log here
+        no longer has.
         """
         if not message["id"]:
-            if progress.snapshot is None:
+            if not progress.transfers:
                 progress.paused = False
                 progress.asked = max(1, min(message["offset"], self._library.commit_index))
                 self._environment.wake()
             return
         if progress.snapshot is None or progress.snapshot.id != message["id"]:
             return
-        if progress.asked and message["offset"] >= progress.snapshot.total:
+        if progress.asked and not lacks and message["offset"] >= progress.snapshot.total:
             progress.drop_snapshot()
             progress.paused = False
             self._environment.wake()

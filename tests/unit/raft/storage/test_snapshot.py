@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pysyncobj.serializer import Serializer  # type: ignore[import-untyped]  # used only to show what it does
 
 from coordinator.raft.storage.real_disk import RealDisk
-from coordinator.raft.storage.snapshot import Chunk, Incoming, Outgoing, SnapshotStore
+from coordinator.raft.storage.snapshot import SnapshotStore
 from coordinator.raft.storage.snapshot_format import (
     FORMAT,
     NotASnapshotError,
@@ -27,6 +27,7 @@ from coordinator.raft.storage.snapshot_format import (
     decode,
     encode,
 )
+from coordinator.raft.storage.snapshot_stream import Chunk, Incoming, Outgoing
 from kv.errors import BadRequest
 from tests.simulation.disk import Died, SimDisk
 from tests.virtual import run
