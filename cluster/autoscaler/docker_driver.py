@@ -57,7 +57,17 @@ class DockerDriver:
             PREFIX + "MEMBERS": f"{members},{name}={name}:9001/observer",
         }
         host = model["HostConfig"]
-        secrets = [m for m in model["Mounts"] if m["Destination"] == "/secrets"]
+        mounts = [
+            docker.types.Mount("/secrets", m["Name"], type="volume", read_only=True)
+            for m in model["Mounts"]
+            if m["Destination"] == "/secrets"
+        ]
+        tmpfs = {"/tmp": "", "/data": "uid=10001,gid=10001,mode=0700"}
+        if not given.get(PREFIX + "STORE", "shared"):
+            # It keeps a copy of everything, which memory may not hold: a volume without a name,
+            # which goes with the container.
+            del tmpfs["/data"]
+            mounts.append(docker.types.Mount("/data", None, type="volume"))
         api = self.docker.api
         container = api.create_container(
             model["Config"]["Image"],
@@ -66,18 +76,15 @@ class DockerDriver:
             name=f"{self.project}_{name}",
             labels={LABEL: name, "acordo.project": self.project},
             host_config=api.create_host_config(
-                mounts=[
-                    docker.types.Mount("/secrets", m["Name"], type="volume", read_only=True)
-                    for m in secrets
-                ],
-                tmpfs={"/tmp": "", "/data": "uid=10001,gid=10001,mode=0700"},
+                mounts=mounts,
+                tmpfs=tmpfs,
                 read_only=True,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"],
                 mem_limit=host["Memory"] or None,
-                # An observer keeps its log in memory. If it were restarted under the same name
-                # without that log, it could contradict what it said before. So it comes back under
-                # another name, or not at all.
+                # An observer's directory goes with its container. If it were restarted under the
+                # same name without that log, it could contradict what it said before. So it comes
+                # back under another name, or not at all.
                 restart_policy={"Name": "no"},
                 log_config=docker.types.LogConfig(
                     type="json-file", config={"max-size": "10m", "max-file": "2"}

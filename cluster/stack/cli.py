@@ -43,8 +43,9 @@ USAGE: Final = """usage: python -m cluster stack COMMAND
   replace    give the place of a damaged or lost node (node1, node2, node3) to a new member, with
              an empty volume
 
-ACORDO_ENV_FILE names another file than .env; ACORDO_START_WAIT_S is the longest wait for all to
-run (300).
+STORE names the store of the first start: replicated (each node keeps its own copy, no database),
+postgres, crdb-dev, crdb3-dev. ACORDO_ENV_FILE names another file than .env; ACORDO_START_WAIT_S is
+the longest wait for all to run (300).
 """
 
 
@@ -74,6 +75,15 @@ class Stack:
         settings = env_file.read(self.env_file)
         if trouble := env_file.project_trouble(settings):
             raise BadRequest("bad_settings", trouble)
+        wanted = os.environ.get("STORE", "")
+        if first and wanted and wanted not in settings.profiles:
+            raise BadRequest(
+                "bad_settings",
+                f"STORE={wanted} is for the first start; {self.env_file} has another store, which "
+                "keeps its data",
+                allowed="no STORE, or another project: ACORDO_ENV_FILE and in that file another "
+                "COMPOSE_PROJECT_NAME",
+            )
         for name in self.names:
             if os.environ.get(name, settings.get(name)) != settings.get(name):
                 self.say(f"note: {name} of the environment is left aside; {self.env_file} decides")
@@ -81,26 +91,28 @@ class Stack:
 
     def _write_first(self) -> None:
         probe = Engine(self.compose, self.env_file, "acordo", self.names)
+        air = probe.docker("image", "inspect", "acordo-node:air").ok
+        store = env_file.store_of(os.environ.get("STORE", ""), air=air)
         volume = "acordo_postgres"
-        if probe.docker("volume", "inspect", volume).ok:
+        if store != env_file.REPLICATED and probe.docker("volume", "inspect", volume).ok:
             raise StackFailed(
                 f"{self.env_file} is not there, but the volume {volume} of an earlier start is, "
                 f"and only that file had its password: put the old {self.env_file} back, or give "
                 f"up that database on purpose (docker volume rm {volume}); nothing was changed"
             )
-        air = probe.docker("image", "inspect", "acordo-node:air").ok
         where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
         engine_socket = Path(where) if where.startswith("/") and Path(where).is_socket() else None
         text = env_file.first(
-            self.root, air=air, socket=engine_socket, http_port=os.environ.get("ACORDO_HTTP_PORT")
+            self.root,
+            store=store,
+            air=air,
+            socket=engine_socket,
+            http_port=os.environ.get("ACORDO_HTTP_PORT"),
         )
         env_file.write(self.env_file, text)
-        what = (
-            " (images of the distribution, PostgreSQL in the place of CockroachDB, no Grafana)"
-            if air
-            else ""
-        )
-        self.say(f"wrote {self.env_file}{what}")
+        kept = "each node keeps its own copy" if store == env_file.REPLICATED else f"store {store}"
+        what = ", images of the distribution, no Grafana" if air else ""
+        self.say(f"wrote {self.env_file} ({kept}{what})")
 
     def checked(self) -> tuple[Engine, StackSettings]:
         """Open the project and check everything that would keep it from starting.
@@ -200,7 +212,8 @@ class Stack:
         )
         containers.remove_switched_off(engine, settings, self.say)
         if running:  # the store comes first: no node becomes ready without it
-            self._compose_up(engine, *containers.stores(settings))
+            if servers := containers.stores(settings):
+                self._compose_up(engine, *servers)
             rolling.roll(engine, settings, self.wait_s, self.say)
         self._compose_up(engine, "--remove-orphans")
         containers.remove_old_observers(engine, self.say)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -156,7 +156,8 @@ def show_logs(
 # -------------------------------------------------------------------------------- of earlier starts
 
 
-_OF_PROFILE: Final = {
+_OF_PROFILE: Final[Mapping[str, list[str]]] = {
+    "replicated": [],  # the nodes themselves
     "crdb-dev": ["cockroach"],
     "crdb3-dev": ["cockroach1", "cockroach2", "cockroach3", "cockroach-init"],
     "postgres": ["postgres"],

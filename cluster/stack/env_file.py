@@ -23,9 +23,10 @@ from cluster.settings.node import NodeSettings
 from kv.errors import BadRequest
 
 EXAMPLE: Final = Path(".env.example")
-STORES: Final = ("crdb-dev", "crdb3-dev", "postgres")
-"""Profiles that contain a store. The CockroachDB ones run without logins (`--insecure`), for
-development only.
+REPLICATED: Final = "replicated"
+STORES: Final = (REPLICATED, "crdb-dev", "crdb3-dev", "postgres")
+"""Profiles that say which store there is: each node's own copy, or a server. The CockroachDB ones
+run without logins (`--insecure`), for development only.
 """
 FORMER: Final = {"crdb": "crdb-dev", "crdb3": "crdb3-dev"}
 PROFILES: Final = (*STORES, "grafana")
@@ -47,6 +48,7 @@ PORTS_OF: Final = {
 SECRETS: Final = ("ACORDO_POSTGRES_PASSWORD", "ACORDO_RABBITMQ_COOKIE", "ACORDO_REDIS_PASSWORD")
 """Settings whose values are generated once, at the first start."""
 SENTINELS: Final = "sentinel1:26379,sentinel2:26379,sentinel3:26379"
+COCKROACHES: Final = "cockroach1:26257,cockroach2:26257,cockroach3:26257"
 AIR_IMAGES: Final = ("redis", "rabbitmq", "postgres", "prometheus", "alertmanager", "blackbox")
 
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -252,6 +254,8 @@ _CHECKS: Final[tuple[tuple[str, Callable[[str, str], str | None]], ...]] = (
 
 def _trouble(name: str, value: str) -> str | None:
     """Return what is wrong with one value; None if nothing is."""
+    if name == "ACORDO_STORE" and not value:
+        return None  # each node keeps its own; whether the profile says so is checked below
     for pattern, found in _CHECKS:
         if re.fullmatch(pattern, name):
             return found(name, value)
@@ -273,8 +277,9 @@ def _together(settings: StackSettings) -> str | None:
         return (
             f"COMPOSE_PROFILES has more than one store; {', '.join(STORES)} stand in for each other"
         )
-    scheme = "postgresql" if stores == {"postgres"} else "cockroachdb"
-    if not stores or not settings.get("ACORDO_STORE").startswith(scheme + "://"):
+    schemes = {REPLICATED: "", "postgres": "postgresql"}
+    fits = {schemes.get(store, "cockroachdb") for store in stores}
+    if settings.values.get("ACORDO_STORE", "missing").partition("://")[0] not in fits:
         return f"COMPOSE_PROFILES and ACORDO_STORE do not fit together; {EXAMPLE} shows the pairs"
     password = settings.get("ACORDO_REDIS_PASSWORD", "acordo")
     cache = settings.get("ACORDO_CACHE", f"redis+sentinel://:acordo@{SENTINELS}/acordo")
@@ -307,21 +312,41 @@ def _together(settings: StackSettings) -> str | None:
 # ----------------------------------------------------------------------------------------- the file
 
 
-def first(root: Path, *, air: bool, socket: Path | None, http_port: str | None) -> str:
-    """Return the text of the first file of settings.
+def store_of(wanted: str, *, air: bool) -> str:
+    """Return the profile of the store to begin with: the one that is wanted, if any. Raises
+    BadRequest if it is unknown.
 
-    `air`: use images built from the distribution's packages, and PostgreSQL instead of CockroachDB.
+    `air`: of servers, only PostgreSQL can be built from the distribution's packages.
+    """
+    usable = (REPLICATED, "postgres") if air else STORES
+    if wanted and wanted not in usable:
+        raise BadRequest(
+            "bad_settings", f"STORE={wanted} cannot be started here", allowed=", ".join(usable)
+        )
+    return wanted or ("postgres" if air else "crdb-dev")
+
+
+def first(root: Path, *, store: str, air: bool, socket: Path | None, http_port: str | None) -> str:
+    """Return the text of the first file of settings, with the store of this profile.
+
+    `air`: use images built from the distribution's packages; there is no Grafana then.
     """
     made = {name: secrets.token_hex(16) for name in SECRETS}
     text = (root / EXAMPLE).read_text()
     lines = []
-    if air:
+    urls = {
+        REPLICATED: "",
+        "postgres": f"postgresql://acordo:{made['ACORDO_POSTGRES_PASSWORD']}@postgres/acordo",
+        "crdb3-dev": f"cockroachdb://root@{COCKROACHES}/defaultdb",
+    }
+    if store in urls:
         text = re.sub(r"(?m)^(COMPOSE_PROFILES|ACORDO_STORE)=.*\n", "", text)
         lines += [
-            "COMPOSE_PROFILES=postgres",
-            f"ACORDO_STORE=postgresql://acordo:{made['ACORDO_POSTGRES_PASSWORD']}@postgres/acordo",
-            *air_images(),
+            f"COMPOSE_PROFILES={store}" + ("" if air else ",grafana"),
+            f"ACORDO_STORE={urls[store]}",
         ]
+    if air:
+        lines += air_images()
     lines += [f"{name}={value}" for name, value in made.items()]
     lines.append(
         f"ACORDO_CACHE=redis+sentinel://:{made['ACORDO_REDIS_PASSWORD']}@{SENTINELS}/acordo"

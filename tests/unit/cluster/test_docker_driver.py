@@ -19,6 +19,7 @@ class Engine:
 
     def __init__(self, networks: dict[str, dict[str, Any]]) -> None:
         self.networks = networks
+        self.store = "postgresql://acordo@postgres/acordo"
         self.made: list[dict[str, Any]] = []
         self.removed: list[str] = []
         self.starts = True
@@ -31,7 +32,11 @@ class Engine:
         attrs = {
             "Config": {
                 "Image": "acordo-node:local",
-                "Env": [f"ACORDO_NODE_ID={service}", "ACORDO_CLUSTER_ID=c"],
+                "Env": [
+                    f"ACORDO_NODE_ID={service}",
+                    "ACORDO_CLUSTER_ID=c",
+                    f"ACORDO_STORE={self.store}",
+                ],
             },
             "HostConfig": {"Memory": 1},
             "NetworkSettings": {"Networks": self.networks[service]},
@@ -81,6 +86,19 @@ async def test_an_observer_is_made_like_a_node_that_is_on_a_network(
     (made,) = engine.made
     assert set(made["networking_config"]) == {"acordo_default"}
     assert made["environment"]["ACORDO_NODE_ID"] == "o0123456789"
+
+
+@pytest.mark.timeout(60)
+async def test_an_observer_that_keeps_a_copy_of_everything_keeps_it_on_a_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver, engine = docker_driver(monkeypatch, {"node1": {"acordo_default": {}}})
+    await driver.start("o1", "n1=node1:9001")
+    engine.store = ""
+    await driver.start("o2", "n1=node1:9001")
+    shared, replicated = (made["host_config"] for made in engine.made)
+    assert "/data" in shared["tmpfs"] and "/data" not in replicated["tmpfs"]
+    assert [m["Target"] for m in replicated["mounts"]] == ["/data"]
 
 
 @pytest.mark.timeout(60)

@@ -28,7 +28,7 @@ RULES: dict[str, Any] = {r["alert"]: r for g in ALERTS["groups"] for r in g["rul
 READINESS = tuple((ROOT / "node" / "readiness").glob("*.py"))
 OBSERVERS_MAX = 2
 MARGIN_MB = 128
-STORES = ("crdb-dev", "crdb3-dev", "postgres")
+STORES = ("replicated", "crdb-dev", "crdb3-dev", "postgres")
 SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
 """The Compose specification's schema, as the distribution's docker-compose carries it."""
 

@@ -273,7 +273,7 @@ def test_a_port_given_twice(machine: Machine) -> None:
         ("ACORDO_RABBITMQ_USER=", "may have letters, digits and . _ - only"),
         (
             "COMPOSE_PROFILES=crdb-dev,mysql",
-            "profile mysql is unknown; there are crdb-dev, crdb3-dev, postgres, grafana",
+            "profile mysql is unknown; there are replicated, crdb-dev, crdb3-dev, postgres, grafana",
         ),
         (
             "COMPOSE_PROFILES=crdb",
@@ -281,6 +281,8 @@ def test_a_port_given_twice(machine: Machine) -> None:
         ),
         ("COMPOSE_PROFILES=crdb-dev,crdb3-dev", "COMPOSE_PROFILES has more than one store"),
         ("COMPOSE_PROFILES=postgres", "COMPOSE_PROFILES and ACORDO_STORE do not fit together"),
+        ("COMPOSE_PROFILES=replicated", "COMPOSE_PROFILES and ACORDO_STORE do not fit together"),
+        ("ACORDO_STORE=", "COMPOSE_PROFILES and ACORDO_STORE do not fit together"),
         (
             "ACORDO_OBSERVERS_MAX=many",
             "ACORDO_OBSERVERS_MAX=many is not allowed: a whole number, 0 to 16",
@@ -386,6 +388,52 @@ def test_the_first_start_makes_secrets_once_and_shows_them_to_nobody_else(machin
     assert f":{secrets['ACORDO_REDIS_PASSWORD']}@sentinel1" in secrets["ACORDO_CACHE"]
     assert secrets["ACORDO_POSTGRES_PASSWORD"] not in machine.start()
     assert machine.env.read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("store", "air", "pair"),
+    [
+        ("replicated", True, ("replicated", "")),
+        ("replicated", False, ("replicated,grafana", "")),
+        ("", True, ("postgres", "postgresql://acordo:")),
+        ("", False, ("crdb-dev,grafana", "cockroachdb://root@cockroach:26257/")),
+        ("crdb3-dev", False, ("crdb3-dev,grafana", "cockroachdb://root@cockroach1:26257,")),
+        ("postgres", False, ("postgres,grafana", "postgresql://acordo:")),
+    ],
+)
+def test_the_first_start_takes_the_store_that_is_named(
+    machine: Machine, store: str, air: bool, pair: tuple[str, str]
+) -> None:
+    machine.env.unlink()
+    machine.says(memory="1", **({"images": "acordo-node:air"} if air else {}))
+    assert "wrote " in machine.start(**({"STORE": store} if store else {}))
+    found = env_file.read(machine.env).values
+    assert found["COMPOSE_PROFILES"] == pair[0]
+    assert found["ACORDO_STORE"].startswith(pair[1])
+    assert bool(found["ACORDO_STORE"]) is bool(pair[1])
+
+
+@pytest.mark.parametrize(("store", "air"), [("sqlite", False), ("crdb-dev", True)])
+def test_a_store_that_cannot_be_started_is_refused(machine: Machine, store: str, air: bool) -> None:
+    machine.env.unlink()
+    if air:
+        machine.says(images="acordo-node:air")
+    assert f"STORE={store} cannot be started here" in machine.start(STORE=store)
+    assert not machine.env.exists()
+
+
+def test_another_store_than_that_of_the_first_start_is_refused(machine: Machine) -> None:
+    said = machine.start(STORE="replicated")
+    assert "STORE=replicated is for the first start" in said
+    assert "crdb-dev" in machine.env.read_text()
+
+
+def test_a_stack_without_a_database_starts_no_server_before_the_nodes(machine: Machine) -> None:
+    machine.settings({"COMPOSE_PROFILES": "replicated", "ACORDO_STORE": ""})
+    machine.says(running__node1="1")
+    machine.comes_up(STORE="replicated")
+    ups = [line for line in machine.calls().splitlines() if " up " in line]
+    assert ups and all(line.endswith(("--remove-orphans", "node1")) for line in ups), ups
 
 
 def test_a_new_env_is_refused_where_the_database_of_an_old_one_is(machine: Machine) -> None:
