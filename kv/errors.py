@@ -49,7 +49,8 @@ class NotApplied(KvError):
     (voters are away), not_leader, deposed, not_taken_over (the leadership moves), starting (not
     ready yet), draining, overloaded, store_away (the database does not answer or commit: wait),
     store_refused (the store is not what was settled: an operator has to act), store_foreign (the
-    store belongs to another cluster and cannot be adopted), behind, timeout.
+    store belongs to another cluster and cannot be adopted), own_store_undecided (the members'
+    own stores differ without a majority: an operator has to act), behind, timeout.
     """
 
     def __init__(self, reason: str, detail: str = "", *, retry_after_s: float = 1.0) -> None:
@@ -71,9 +72,8 @@ def store_refused(refusal: str) -> NotApplied:
     """
     if refusal in OWN_STORE_WAITS:
         return NotApplied("starting", OWN_STORE_WAITS[refusal], retry_after_s=1)
-    return NotApplied(
-        "store_foreign" if refusal == "store_foreign" else "store_refused", refusal, retry_after_s=5
-    )
+    known = refusal in {"store_foreign", "own_store_undecided"}
+    return NotApplied(refusal if known else "store_refused", refusal, retry_after_s=5)
 
 
 class OutcomeUnknown(KvError):

@@ -5,13 +5,19 @@ counts anything itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from kv.ports import Status
 from node.http.connections import HttpConnections
 from node.http.request_metrics import counter, gauge
 from node.services import NodeServices
+
+OWN_STORE_STATES: Final = (
+    "sound", "catching_up", "fetching", "set_aside", "diverged", "undecided", "full"
+)  # fmt: skip
 
 
 def service_metrics(services: NodeServices) -> Iterator[Metric]:
@@ -58,6 +64,7 @@ def _consensus(services: NodeServices) -> Iterator[Metric]:
         "1 while the store is not what was settled.",
         status.refusal is not None,
     )
+    yield from _own_store(status)
     lag = GaugeMetricFamily(
         "acordo_member_lag_entries", "Log entries behind the leader.", labels=("member",)
     )
@@ -80,6 +87,27 @@ def _consensus(services: NodeServices) -> Iterator[Metric]:
         yield counter(
             f"acordo_{name}", f"Since this node started: {name.replace('_', ' ')}.", total
         )
+
+
+def _own_store(status: Status) -> Iterator[Metric]:
+    if status.store_kind == "shared":
+        return
+    states = GaugeMetricFamily(
+        "acordo_own_store", "1 for the state that this member's own store is in.", labels=("state",)
+    )
+    for state in OWN_STORE_STATES:
+        states.add_metric((state,), float(status.store_state == state))
+    yield states
+    yield gauge(
+        "acordo_own_store_unwritten_bytes",
+        "Bytes settled, not in its file.",
+        status.unwritten_bytes,
+    )
+    yield gauge(
+        "acordo_unsafe_fsync",
+        "1 while a power cut may lose acknowledged writes, as an operator chose.",
+        status.fsync != "always",
+    )
 
 
 def _reads(services: NodeServices) -> Iterator[Metric]:

@@ -196,7 +196,14 @@ def _show_members(output: Output, seen: results.Cluster) -> None:
         f"{who} in term {seen.term}, {state}, settled at revision {seen.settled} "
         f"(as {shown(seen.node)} sees it)"
     )
-    if seen.refusal:
+    if seen.raw.get("store_kind") == "replicated":
+        detail = shown(str(seen.raw.get("store_detail") or ""), 300)
+        state = shown(str(seen.raw.get("store_state")))
+        output.say(f"its own store is {state}" + (f": {detail}" if detail else ""))
+    if seen.raw.get("unsafe_fsync"):
+        fsync = shown(str(seen.raw.get("fsync")))
+        output.say(f"[red]fsync={fsync}: a power cut may lose acknowledged writes[/red]")
+    if seen.refusal and not seen.refusal.startswith("own_store"):  # `unready` says more of those
         output.say(
             f"[red]writes are refused until somebody decides: {shown(seen.refusal, 300)}[/red]"
         )

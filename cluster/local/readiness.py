@@ -43,7 +43,30 @@ def judge_readiness(
     ready = sum(1 for node in voters if node in why and node not in missing)
     leader = seen.get("leader")
     serving = leader is not None and ready > len(voters) // 2
-    return Readiness(serving, leader, missing, str(seen.get("refusal") or ""))
+    refusal = str(seen.get("refusal") or "")
+    return Readiness(serving, leader, missing, "" if mends_itself(refusal) else refusal)
+
+
+def mends_itself(refusal: str) -> bool:
+    """Return whether a member gets over a refusal by itself: its own store is being mended."""
+    return refusal.startswith("own_store") and refusal != "own_store_undecided"
+
+
+def way_out(refusal: str) -> str:
+    """Return what an operator can do about a refusal."""
+    if mends_itself(refusal):
+        return "it mends its own store; ask another node meanwhile"
+    if refusal == "own_store_undecided":
+        return "the members' stores differ: decide which member is right, and replace the others"
+    if refusal == "store_foreign":
+        return (
+            "the store is another cluster's and cannot be adopted: give this cluster the store "
+            "it had"
+        )
+    return (
+        "the store is not the one that was settled: put that back, or go on from this one with: "
+        "acordo adopt"
+    )
 
 
 def advice(found: Readiness, data: str) -> Iterator[str]:
@@ -62,15 +85,7 @@ def advice(found: Readiness, data: str) -> Iterator[str]:
             )
     if found.refusal:
         yield f"writes are refused until somebody decides: {one_line(found.refusal)}"
-        foreign = (
-            "  the store is another cluster's and cannot be adopted: give this cluster the store "
-            "it had"
-        )
-        other = (
-            "  the store is not the one that was settled: put that back, or go on from this one "
-            "with: acordo adopt"
-        )
-        yield foreign if found.refusal == "store_foreign" else other
+        yield f"  {way_out(found.refusal)}"
 
 
 def news(before: Readiness, now: Readiness) -> Iterator[str]:
@@ -86,7 +101,8 @@ def news(before: Readiness, now: Readiness) -> Iterator[str]:
         if node not in now.missing:
             yield f"{node} is ready, or left out"
     if now.refusal and now.refusal != before.refusal:
-        way = "" if now.refusal == "store_foreign" else " (acordo adopt)"
+        adopts = "acordo adopt" in way_out(now.refusal)
+        way = " (acordo adopt)" if adopts else ""
         yield f"writes are refused until somebody decides{way}: {one_line(now.refusal)}"
     if before.serving and not now.serving:
         yield "no quorum is ready: writes wait"

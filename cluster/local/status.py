@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from cluster.local.layout import running
+from cluster.local.readiness import mends_itself, way_out
 from kv.errors import BadRequest
 
 TIMEOUT_S: Final = 5.0
@@ -101,9 +102,14 @@ def as_text(said: Mapping[str, Any]) -> str:
     )
     head += "" if said.get("quorum") else ", no quorum"
     if refusal := said.get("refusal"):
-        head += f"\nREFUSING WRITES until somebody decides: {refusal}"
-        way = "" if refusal == "store_foreign" else ", or go on from this one with: acordo adopt"
-        head += f"\n  put the store back that was settled{way}"
+        until = "" if mends_itself(refusal) else " until somebody decides"
+        head += f"\nREFUSING WRITES{until}: {refusal}"
+        head += f"\n  {way_out(refusal)}"
+    if said.get("store_kind") == "replicated":
+        head += f"\nevery member has its own store; this one's is {said.get('store_state')}"
+        head += f": {said['store_detail']}" if said.get("store_detail") else ""
+    if said.get("unsafe_fsync"):
+        head += f"\nfsync={said.get('fsync')}: a power cut may lose acknowledged writes"
     rows = [COLUMNS] + [tuple(_cell(m.get(c)) for c in COLUMNS) for m in said.get("members", ())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = [

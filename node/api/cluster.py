@@ -99,6 +99,7 @@ def _member(x: Exchange, raw: str) -> Member:
 def _view(x: Exchange) -> dict[str, Any]:
     status = x.services.consensus.status()
     view: dict[str, Any] = msgspec.to_builtins(status)
+    view["unsafe_fsync"] = status.store_kind == "replicated" and status.fsync != "always"
     view["channels"] = channels(status.cluster_id)
     view["url"] = x.services.settings.advertised_url
     view["writes_acknowledged"] = x.services.writes.acknowledged_total

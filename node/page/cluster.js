@@ -35,20 +35,26 @@ function showCluster(seen) {
   byId("fact-term").textContent = String(seen.term ?? "–");
   byId("fact-quorum").textContent = seen.quorum ? "yes" : "no";
   byId("fact-revision").textContent = newest.toLocaleString("en");
+  byId("fact-store").textContent = seen.store_kind === "replicated" ? "each member's own" : "shared";
   byId("fact-rate").textContent = cluster.rate === null ? "–" : `${cluster.rate.toFixed(cluster.rate < 9.95 ? 1 : 0)}/s`;
 
   const wrong = [];
   if (!seen.leader) wrong.push("This node knows no leader yet: writes wait. Reads go on while the store answers.");
   else if (!seen.quorum) wrong.push("This node hears no quorum.");
-  if (seen.refusal) {
+  const ownStore = String(seen.refusal || "").startsWith("own_store"); // the reasons in unready say more
+  if (seen.refusal && !ownStore) {
     wrong.push(`Writes are refused until somebody decides: ${seen.refusal}.`);
     const way = seen.refusal === "store_foreign" ? "" : ", or go on from this one: acordo adopt";
     wrong.push(`Put the store back that was settled${way}.`);
   }
-  const told = ["no_leader", "no_quorum", ...(seen.refusal ? ["store_refused", "store_foreign"] : [])]; // said above in other words
+  const told = ["no_leader", "no_quorum", ...(seen.refusal && !ownStore ? ["store_refused", "store_foreign"] : [])]; // said above in other words
   for (const each of seen.unready ?? []) {
     if (!told.includes(each.code)) wrong.push(`${seen.node} is not ready: ${each.why}.`);
   }
+  if (seen.store_kind === "replicated" && seen.store_state !== "sound") {
+    wrong.push(`The own store of ${seen.node} is ${seen.store_state}: ${seen.store_detail}.`);
+  }
+  if (seen.unsafe_fsync) wrong.push(`fsync=${seen.fsync}: a power cut may lose acknowledged writes.`);
   const dead = members.filter((m) => isDead(m, seen));
   if (dead.length) wrong.push(`Not heard of: ${dead.map((m) => m.id).join(", ")}.`);
   const trouble = byId("cluster-trouble");

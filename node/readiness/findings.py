@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from kv.errors import OWN_STORE_WAITS, store_refused
 from kv.model import Head, LedgerRow
 from kv.ports import Status
 
@@ -58,8 +59,6 @@ def findings(
     led, refusal = status.leader is not None, status.refusal or store_differs
     unfit = None if status.unfit is None else UNFIT[status.unfit]
     away = store_trouble or status.store_trouble
-    foreign = refusal == "store_foreign"
-    advice, code = (FOREIGN, "store_foreign") if foreign else (ADOPT, "store_refused")
     apart = f" ({status.conflicts[0]})" if status.conflicts else ""
     return [
         ReadinessFinding("drain", True, "the node is stopping" if leaving else None, "draining"),
@@ -73,8 +72,46 @@ def findings(
         ReadinessFinding("machine", True, _APART if status.diverged else None, "diverged"),
         ReadinessFinding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
         ReadinessFinding("store", True, away, "store_away"),
-        ReadinessFinding("ledger", True, None if refusal is None else f"{refusal}: {advice}", code),
+        _ledger(refusal, status),
     ]
+
+
+def _ledger(refusal: str | None, status: Status) -> ReadinessFinding:
+    """Return the finding about whether what the store holds may be served."""
+    if refusal is None:
+        return ReadinessFinding("ledger", True, None, "store_refused")
+    refused = store_refused(refusal)
+    advice = FOREIGN if refusal == "store_foreign" else ADOPT
+    if refusal in OWN_STORE_WAITS:
+        advice = refused.detail
+    elif refusal == "own_store_undecided":
+        advice = UNDECIDED
+    detail = f" ({status.store_detail})" if status.store_detail else ""
+    return ReadinessFinding("ledger", True, f"{refusal}: {advice}{detail}", refused.reason)
+
+
+def own_store_findings(status: Status) -> list[ReadinessFinding]:
+    """Return what an operator wants to see of a member's own store, beside what it requires."""
+    if status.store_kind == "shared":
+        return []
+    sound = status.store_state == "sound"
+    trouble = None if sound else f"{status.store_state}: {status.store_detail}".rstrip(": ")
+    unsafe = None if status.fsync == "always" else UNSAFE.format(status.fsync)
+    return [
+        ReadinessFinding("own_store", False, trouble, note=status.store_detail if sound else ""),
+        ReadinessFinding("fsync", False, unsafe),
+    ]
+
+
+UNDECIDED: Final = (
+    "the members' contents differ, and none has a majority: an operator decides which member is "
+    "right, and replaces the others"
+)
+UNSAFE: Final = (
+    "fsync={}: a power cut may lose acknowledged writes, for this member's log is not synced "
+    "before they are acknowledged"
+)
+"""What an operator has chosen with unsafe_fsync (R15)."""
 
 
 _APART: Final = (

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kv.ports import Broadcast, Cache, Consensus, Status
 from node.http.load import NodeLoad
-from node.readiness.findings import ReadinessFinding, findings
+from node.readiness.findings import ReadinessFinding, findings, own_store_findings
 from node.readiness.store_probe import StoreProbe
 
 
@@ -60,6 +60,7 @@ class NodeReadiness:
             ReadinessFinding("cache", False, cache),
             ReadinessFinding("broadcast", False, broadcast, note=_lag(status)),
         ]
+        found += own_store_findings(status)
         return found + [
             ReadinessFinding(check.name, check.required, check.probe()) for check in self._checks
         ]

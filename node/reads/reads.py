@@ -104,6 +104,9 @@ class Reads:
         """Read one key at the requested level. `deadline` is loop time. Raises NotApplied,
         BackendUnavailable, BadRequest("future_revision").
         """
+        if self.own:
+            # A copy that is not what the log made (R3, R5) leaves nothing right in memory either.
+            self.store.check_refusal()
         if not await self.reach(asked.min_revision, "revision", deadline):
             if self.own:
                 raise self.behind(asked.min_revision)

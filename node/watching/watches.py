@@ -51,6 +51,7 @@ class Watches:
         own: MemberStore | None = None,
     ) -> None:
         self._settings, self._consensus = settings, consensus
+        self._own = own is not None
         self._ring = ChangeRing(settings.watch_ring_bytes, consensus.settled.last)
         self._views: Views[Watcher] = Views()
         self._open: set[Watcher] = set()
@@ -121,6 +122,8 @@ class Watches:
             raise ConnectionResetError("the watcher went away")
         if self._ending:
             raise WatchEnded("draining", "this node is stopping")
+        if self._own and (refusal := self._consensus.refusal) is not None:
+            raise WatchEnded("starting", f"this member's own store cannot be used now: {refusal}")
         for undone in (watcher.undone, self._consensus.undone):
             if undone.after <= watcher.position < undone.to:
                 raise Undone(undone.after, undone.to)

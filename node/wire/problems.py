@@ -202,6 +202,12 @@ KINDS: Final[dict[str, ProblemKind]] = {
         "give this cluster the store it had; another cluster's cannot be adopted; nothing was "
         "changed",
     ),
+    "own_store_undecided": ProblemKind(
+        503,
+        "Members' stores differ",
+        "an operator decides which member is right, and replaces the others; see /v1/cluster; "
+        "nothing was changed",
+    ),
     "store_away": ProblemKind(
         503,
         "Store does not answer or commit",

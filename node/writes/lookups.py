@@ -63,6 +63,10 @@ class Lookups:
         """Return what is known of the operation. Never raises merely because its outcome is not
         known. `deadline` is loop time.
         """
+        if self._shared is None and (refusal := self._consensus.refusal) is not None:
+            return StillUnknown(
+                f"this member's own copy cannot be used now ({refusal}): ask another"
+            )
         known = await self._known(op_id, deadline)
         if known is not None:
             return known

@@ -41,6 +41,15 @@ class ClusterView(msgspec.Struct, frozen=True):
     unsynced_age_s: float
     conflicts: list[str]
     """Conflicts between members, described for people."""
+    store_kind: str
+    """`shared`, or `replicated` when every member keeps its own store."""
+    store_state: str
+    """How this member's own store is: `sound`, or what is the matter with it."""
+    store_detail: str
+    unwritten_bytes: int
+    """Bytes that are settled here and not in the file of its own store yet."""
+    unsafe_fsync: bool
+    """Whether a power cut may lose acknowledged writes, as an operator chose."""
     counts: dict[str, int]
     stamped: bool
     store_trouble: str | None

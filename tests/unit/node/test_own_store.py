@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
 from kv.model import VALUE_BYTES_MAX, Intent, Put
+from node.api.openapi.answers import ClusterView
 from tests.unit.node.conftest import Api, opened
 
 
@@ -89,3 +91,53 @@ async def test_the_own_store_is_never_asked_whose_it_is(
     monkeypatch.delattr(MemoryStore, "claim")
     assert (await own.ask("GET", "/v1/kv/a")).status == 404
     assert (await own.ask("GET", "/v1/kv?prefix=")).json()["items"] == []
+
+
+async def test_what_state_it_is_in_is_said_everywhere(own: Api) -> None:
+    """R15 and R9: /v1/cluster, /readyz and metrics name the own store's state, and a log that is
+    not synced.
+    """
+    detail = "nothing gets into the file: disk full"
+    own.consensus.shown = {
+        "store_kind": "replicated",
+        "store_state": "full",
+        "store_detail": detail,
+        "unwritten_bytes": 512,
+        "fsync": "off",
+    }
+    view = (await own.ask("GET", "/v1/cluster")).json()
+    msgspec.convert(view, ClusterView)
+    assert (view["store_kind"], view["unsafe_fsync"]) == ("replicated", True)
+    assert (view["store_state"], view["unwritten_bytes"]) == ("full", 512)
+    ready = await own.ask("GET", "/readyz?verbose")
+    assert ready.status == 200, "it serves on: the log holds what the file does not"
+    assert f"[-]own_store degraded (does not count): full: {detail}" in ready.body.decode()
+    assert "[-]fsync degraded (does not count): fsync=off: a power cut" in ready.body.decode()
+    metrics = (await own.ask("GET", "/metrics")).body.decode()
+    assert 'acordo_own_store{state="full"} 1.0' in metrics
+    assert 'acordo_own_store{state="sound"} 0.0' in metrics
+    assert "acordo_own_store_unwritten_bytes 512.0" in metrics
+    assert "acordo_unsafe_fsync 1.0" in metrics
+
+
+async def test_a_copy_that_cannot_be_used_is_told_to_clients(own: Api) -> None:
+    own.consensus.refusal = "own_store_catching_up"
+    (await own.ask("PUT", "/v1/kv/a", data=b"1")).problem(503, "starting")
+    (await own.ask("GET", "/v1/kv/a")).problem(503, "starting")
+    own.consensus.refusal = "own_store_undecided"
+    (await own.ask("PUT", "/v1/kv/a", data=b"1")).problem(503, "own_store_undecided")
+
+
+async def test_nothing_comes_from_memory_while_the_copy_cannot_be_used(own: Api) -> None:
+    """R3, R5: what a diverged member remembers is as wrong as its file."""
+    done = await own.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "op"})
+    assert done.status == 201
+    watch = await own.session.get(own.url + "/v1/watch?prefix=")
+    assert await watch.content.readuntil(b"event: progress")
+    own.consensus.refusal = "own_store_diverged"
+    for level in ("linearizable", "session", "stale"):
+        (await own.ask("GET", f"/v1/kv/a?consistency={level}")).problem(503, "starting")
+    (await own.ask("GET", "/v1/operations/op")).problem(504, "outcome_unknown", "unknown")
+    await watch.content.readuntil(b"event: error")
+    assert b"starting" in await watch.content.readuntil(b"\n\n")
+    watch.close()

@@ -34,6 +34,9 @@ REASONS = [
     ),
     ({"refusal": "store_behind"}, "ledger", "store_refused", "`acordo adopt`"),
     ({"refusal": "store_foreign"}, "ledger", "store_foreign", "cannot be adopted"),
+    ({"refusal": "own_store_catching_up"}, "ledger", "starting", "log has not reached"),
+    ({"refusal": "own_store_diverged"}, "ledger", "starting", "contents differ from the others"),
+    ({"refusal": "own_store_undecided"}, "ledger", "own_store_undecided", "operator decides"),
 ]
 
 
