@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TextIO, TypeVar
+from typing import Final, Literal, TextIO, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,6 +20,22 @@ from kv.errors import BadRequest
 
 FORMAT: Final = 1
 """Format number, increased when an older runner or node could not use the directory."""
+OWN_FORMAT: Final = 2
+"""Format of `node.json` of a member that keeps its own copy of the store: version 0.1 knows of no
+such member, and this number makes it refuse the directory.
+"""
+
+StoreKind: TypeAlias = Literal["shared", "replicated"]
+
+KINDS: Final[dict[StoreKind, str]] = {
+    "shared": "a store that all members share",
+    "replicated": "the replicated store, of which every member keeps its own copy",
+}
+WAY_OVER: Final = (
+    "the ACORDO_STORE that it was made with, or a new directory. What is in the old cluster comes "
+    "over by `acordo dump` there, with version 0.1 if its store is a SQLite file, and `acordo "
+    "load` in the new one: expiries are kept, op_ids and history are not"
+)
 
 _F = TypeVar("_F")
 
@@ -30,18 +46,34 @@ class NodeFile(msgspec.Struct, frozen=True):
     format: int
     cluster_id: str
     node_id: str
+    store: StoreKind = "shared"
 
 
-def claim_node(data_dir: Path, cluster_id: str, node_id: str) -> NodeFile:
+def check_kind(directory: Path, made_with: StoreKind, asked: StoreKind) -> None:
+    """Raise BadRequest("other_store") if a directory was made with another kind of store."""
+    if made_with != asked:
+        raise BadRequest(
+            "other_store",
+            f"{directory} was made with {KINDS[made_with]}, and the settings say {KINDS[asked]}; "
+            "nothing in it was touched",
+            allowed=WAY_OVER,
+        )
+
+
+def claim_node(
+    data_dir: Path, cluster_id: str, node_id: str, store: StoreKind = "shared"
+) -> NodeFile:
     """Create `node.json` in a new directory, or check the one that is there, and return it.
 
-    Raises BadRequest if the directory belongs to another node or cluster.
+    Raises BadRequest if the directory belongs to another node or cluster, or was made with another
+    kind of store.
     """
     path = data_dir / "node.json"
     make_directory(data_dir)
     if not path.exists():
-        write_whole(path, msgspec.json.encode(NodeFile(FORMAT, cluster_id, node_id)))
-    found = read_file(path, NodeFile)
+        format = FORMAT if store == "shared" else OWN_FORMAT
+        write_whole(path, msgspec.json.encode(NodeFile(format, cluster_id, node_id, store)))
+    found = read_file(path, NodeFile, newest=OWN_FORMAT)
     if found.node_id != node_id:
         raise BadRequest(
             "other_node", f"{data_dir} belongs to node {found.node_id}, not to {node_id}"
@@ -51,6 +83,7 @@ def claim_node(data_dir: Path, cluster_id: str, node_id: str) -> NodeFile:
             "other_cluster",
             f"{data_dir} belongs to cluster {found.cluster_id or '(unnamed)'}, not to {cluster_id}",
         )
+    check_kind(data_dir, found.store, store)
     return found
 
 

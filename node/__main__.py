@@ -82,7 +82,9 @@ def main(argv: list[str]) -> int:
         descriptors = raise_descriptors()
         listening = take_port(settings.http_host, settings.http_port)
         cluster = (
-            claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id
+            claim_node(
+                settings.data_dir, settings.cluster_id, settings.node_id, settings.kind
+            ).cluster_id
             or UNNAMED
         )
         if cluster == UNNAMED and not settings.broadcast.startswith("local"):

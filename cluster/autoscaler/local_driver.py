@@ -63,7 +63,8 @@ class LocalDriver:
             "DATA_DIR": str(folder),
             "STOP_WITH_STDIN": "true",
         }
-        shared = {"STORE": f"sqlite:///{self.data.parent / 'store.sqlite'}"}
+        file = f"sqlite:///{self.data.parent / 'store.sqlite'}"
+        shared = {"STORE": "replicated" if self.file.store == "replicated" else file}
         if (self.data.parent / "secret").exists():
             shared["SECRET_FILE"] = str(self.data.parent / "secret")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}

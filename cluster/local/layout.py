@@ -15,6 +15,8 @@ import msgspec
 
 from cluster.directory import (
     FORMAT,
+    StoreKind,
+    check_kind,
     is_locked,
     make_directory,
     read_file,
@@ -26,6 +28,10 @@ from kv.errors import BadRequest
 CHANGED_FORMAT: Final = 2
 """Format of a `cluster.json` whose members have changed since the start. An older runner would
 start the wrong members, and this number makes it refuse the file.
+"""
+OWN_FORMAT: Final = 3
+"""Format of the `cluster.json` of a replicated store, whether or not members have changed. Version
+0.1 would start its nodes on one shared file, and this number makes it refuse the directory.
 """
 ID_PREFIX: Final = "n"
 
@@ -58,6 +64,7 @@ class ClusterFile(msgspec.Struct, frozen=True, omit_defaults=True):
     nodes: int
     base_port: int
     places: tuple[Place, ...] = ()
+    store: StoreKind = "shared"
 
     @property
     def all_places(self) -> tuple[Place, ...]:
@@ -73,7 +80,7 @@ class ClusterFile(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return a copy with one place added or changed."""
         kept = tuple(place if each.id == place.id else each for each in self.all_places)
         places = kept if place in kept else (*kept, place)
-        return msgspec.structs.replace(self, format=CHANGED_FORMAT, places=places)
+        return msgspec.structs.replace(self, format=max(self.format, CHANGED_FORMAT), places=places)
 
 
 class RunningNode(msgspec.Struct, frozen=True):
@@ -100,6 +107,8 @@ def find_cluster(
     base_port: int | None,
     default: tuple[int, int],
     cluster_id: str = "",
+    *,
+    store: StoreKind = "shared",
 ) -> tuple[ClusterFile, bool]:
     """Return the directory's cluster, or the one to create there, and whether it is new.
 
@@ -122,9 +131,14 @@ def find_cluster(
                 allowed="an empty or new directory, or one made by this command",
             )
         return ClusterFile(
-            FORMAT, cluster_id or secrets.token_hex(8), nodes or default[0], base_port or default[1]
+            FORMAT if store == "shared" else OWN_FORMAT,
+            cluster_id or secrets.token_hex(8),
+            nodes or default[0],
+            base_port or default[1],
+            store=store,
         ), True
     found = read_cluster(data)
+    check_kind(data, found.store, store)
     for name, asked, has in (
         ("nodes", nodes, found.nodes),
         ("base port", base_port, found.base_port),
@@ -147,7 +161,7 @@ def keep_cluster(data: Path, file: ClusterFile) -> None:
 
 def read_cluster(data: Path) -> ClusterFile:
     """Read `cluster.json`. Raises BadRequest if it is missing, damaged or too new."""
-    return read_file(data / "cluster.json", ClusterFile, newest=CHANGED_FORMAT)
+    return read_file(data / "cluster.json", ClusterFile, newest=OWN_FORMAT)
 
 
 def make_secret(path: Path) -> bool:

@@ -153,6 +153,7 @@ class LocalCluster:
             settings.base_port if "base_port" in given else None,
             (settings.nodes, settings.base_port),
             settings.cluster_id,
+            store=settings.kind,
         )
 
     def _http_port(self, place: Place) -> int:

@@ -100,8 +100,14 @@ class NodeSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
-        """Return the store's URL: the configured one, or a file in the node's own directory."""
-        return self.store or f"sqlite:///{(self.data_dir / 'store.sqlite').absolute()}"
+        """Return the shared store's URL: the configured one, or a file in the node's directory."""
+        assert not self.replicated
+        return self.store or f"sqlite:///{self.own_file.absolute()}"
+
+    @property
+    def own_file(self) -> Path:
+        """Return the file of this member's own copy of the replicated store."""
+        return self.data_dir / "store.sqlite"
 
     @property
     def first_members(self) -> tuple[MemberSetting, ...]:

@@ -52,7 +52,9 @@ class RunnerSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
-        """Return the store's URL: the configured one, or a file in the cluster's directory."""
+        """Return what the nodes are told as their store: what is configured, or the URL
+        of a file in the cluster's directory.
+        """
         return self.store or f"sqlite:///{(self.data / 'store.sqlite').absolute()}"
 
     def handed_on(self) -> dict[str, str]:

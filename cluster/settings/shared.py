@@ -12,12 +12,13 @@ from cluster.settings.values import (
     BROADCASTS,
     CACHES,
     PREFIX,
-    STORES,
+    REPLICATED,
     count,
     names_of,
     scheme,
     seconds,
     setting,
+    store_of,
 )
 
 
@@ -26,11 +27,11 @@ class SharedSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    store: Annotated[str, scheme(*STORES)] = setting(
+    store: Annotated[str, BeforeValidator(store_of)] = setting(
         "",
         "where versions and ledger are kept; empty: one SQLite file, in the runner's data "
-        "directory or the node's",
-        "sqlite:///PATH, postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE, cockroachdb://…",
+        "directory or the node's; replicated: every member keeps its own copy, in its directory",
+        "replicated, sqlite:///PATH, postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE, cockroachdb://…",
     )
     cache: Annotated[str, scheme(*CACHES)] = setting(
         "memory://",
@@ -44,6 +45,12 @@ class SharedSettings(BaseSettings):
     )
     fsync: Literal["always", "interval", "off"] = setting(
         "always", "when Raft's log and votes reach the disk", "always, interval, off"
+    )
+    unsafe_fsync: bool = setting(
+        False,
+        "allow another fsync than always where only the members' logs keep what is acknowledged "
+        "(the replicated store): a power cut may then lose acknowledged writes",
+        "true, false",
     )
     secret_file: Path | None = setting(
         None,
@@ -126,6 +133,25 @@ class SharedSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "least severe lines that are logged", "debug, info, warning, error"
     )
+
+    @property
+    def replicated(self) -> bool:
+        """Return whether every member keeps its own copy of the store."""
+        return self.store == REPLICATED
+
+    @property
+    def kind(self) -> Literal["shared", "replicated"]:
+        """Return the kind of store."""
+        return "replicated" if self.replicated else "shared"
+
+    @model_validator(mode="after")
+    def _logs_are_synced(self) -> Self:
+        if self.replicated and self.fsync != "always" and not self.unsafe_fsync:
+            raise ValueError(
+                f"fsync={self.fsync} may lose acknowledged writes of the replicated store in a "
+                "power cut; give fsync=always, or say unsafe_fsync=true if they may be lost"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

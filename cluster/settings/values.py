@@ -18,6 +18,8 @@ PREFIX: Final = "ACORDO_"
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252}[a-z0-9_])?")
 STORES: Final = ("sqlite", "postgresql", "cockroachdb")
+REPLICATED: Final = "replicated"
+"""The store of which every member keeps its own copy."""
 CACHES: Final = ("memory", "redis", "rediss", "redis+sentinel")
 BROADCASTS: Final = ("local", "amqp", "amqps")
 
@@ -103,6 +105,15 @@ def scheme(*allowed: str) -> BeforeValidator:
         return given
 
     return BeforeValidator(check)
+
+
+def store_of(given: str) -> str:
+    """Return an empty string, `replicated`, or the URL of a shared store unchanged. Raises
+    ValueError.
+    """
+    if given not in ("", REPLICATED) and urlsplit(given).scheme not in STORES:
+        raise ValueError("no store")
+    return given
 
 
 def http_url(given: str) -> str:

@@ -21,6 +21,7 @@ from backends.local.cache import MemoryCache
 from cluster.settings.node import NodeSettings
 from coordinator.raft.net.security import Certificates, Open, Security, read_secret
 from coordinator.raft.sockets import TransportFactory, over_sockets
+from kv.errors import BadRequest
 from kv.ports import Broadcast, Cache, Store
 
 if TYPE_CHECKING:  # loaded only when the settings name a broker
@@ -59,7 +60,9 @@ class Backends:
 
 
 def backends_of(settings: NodeSettings, cluster: str) -> Backends:
-    """Return the back ends that the settings name."""
+    """Return the back ends that the settings name. Raises BadRequest."""
+    if settings.replicated:
+        raise BadRequest("not_configured", "the replicated store is not built in yet")
     return Backends(
         by_url.store(settings.store_url),
         shared_cache(settings),

@@ -24,6 +24,26 @@ def test_a_node_keeps_its_directory(tmp_path: Path) -> None:
         directory.claim_node(tmp_path, "c1", "n1")
 
 
+def test_a_node_keeps_its_kind_of_store(tmp_path: Path) -> None:
+    """A member with its own copy is refused the directory of one with a shared store, and the other
+    way round; version 0.1 refuses it by its format.
+    """
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    directory.claim_node(shared, "c1", "n1")
+    directory.claim_node(own, "c1", "n1", "replicated")
+    directory.claim_node(own, "c1", "n1", "replicated")
+    assert json.loads((own / "node.json").read_bytes())["format"] == directory.OWN_FORMAT
+    (old := json.loads((shared / "node.json").read_bytes())).pop("store")
+    (shared / "node.json").write_text(json.dumps(old))  # as version 0.1 wrote it
+    for path, asked in ((shared, "replicated"), (own, "shared")):
+        before = {p: p.read_bytes() for p in path.iterdir()}
+        with pytest.raises(BadRequest, match="was made with") as caught:
+            directory.claim_node(path, "c1", "n1", asked)  # type: ignore[arg-type]
+        assert caught.value.code == "other_store"
+        assert str(path) in caught.value.detail
+        assert {p: p.read_bytes() for p in path.iterdir()} == before
+
+
 def test_one_process_at_a_time_holds_a_directory(tmp_path: Path) -> None:
     assert not directory.is_locked(tmp_path)
     with directory.locked(tmp_path, "runner"):

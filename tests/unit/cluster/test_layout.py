@@ -38,6 +38,22 @@ def test_a_new_directory_may_go_on_with_a_cluster_of_that_name(tmp_path: Path) -
         layout.find_cluster(tmp_path, None, None, (3, 8001), "other")
 
 
+def test_a_directory_keeps_its_kind_of_store(tmp_path: Path) -> None:
+    shared, replicated = tmp_path / "shared", tmp_path / "replicated"
+    claim(shared)
+    found, _ = layout.find_cluster(replicated, None, None, (3, 8001), store="replicated")
+    layout.keep_cluster(replicated, found)
+    assert layout.find_cluster(replicated, None, None, (3, 8001), store="replicated")[0] == found
+    assert found.with_place(layout.Place("n4", 3)).format == found.format == layout.OWN_FORMAT
+    with pytest.raises(BadRequest, match=f"{shared} was made with a store that all") as caught:
+        layout.find_cluster(shared, None, None, (3, 8001), store="replicated")
+    assert caught.value.code == "other_store"
+    assert "acordo dump" in str(caught.value.allowed)
+    assert "acordo load" in str(caught.value.allowed)
+    with pytest.raises(BadRequest, match="was made with the replicated store"):
+        layout.find_cluster(replicated, None, None, (3, 8001))
+
+
 def test_a_cluster_of_another_shape_is_refused(tmp_path: Path) -> None:
     claim(tmp_path, 3, 8001)
     with pytest.raises(BadRequest, match="made with nodes 3, not 1"):
@@ -56,7 +72,7 @@ def test_a_directory_of_something_else_is_refused_and_kept(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        (b'{"format": 3, "anything": "else"}', "newer_version"),
+        (b'{"format": 4, "anything": "else"}', "newer_version"),
         (b"{", "corrupt_file"),
         (b"\xff\x00", "corrupt_file"),
         (b"[]", "corrupt_file"),

@@ -85,7 +85,10 @@ def test_members_are_read_with_observers() -> None:
             ("--members", "n1=127.0.0.1:1"),
             "members give n1 the address 127.0.0.1:1, not 127.0.0.1:9001",
         ),
-        (("--store", "mysql://h/d"), "allowed: sqlite:///PATH"),
+        (("--store", "mysql://h/d"), "allowed: replicated, sqlite:///PATH"),
+        (("--store", "replicatd"), "allowed: replicated"),
+        (("--store", "replicated", "--fsync", "off"), "fsync=off may lose acknowledged writes"),
+        (("--store", "replicated", "--fsync", "interval"), "say unsafe_fsync=true"),
         (("--cache", "disk://"), "allowed: memory://"),
         (("--broadcast", "kafka://h"), "allowed: local://"),
         (("--advertised-url", "node1:80"), "allowed: http(s)://HOST[:PORT]"),
@@ -98,6 +101,13 @@ def test_members_are_read_with_observers() -> None:
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(argv: tuple[str, ...], said: str) -> None:
     assert said in refused(*argv)
+
+
+def test_the_kind_of_store_and_what_it_takes_to_sync_it_less() -> None:
+    assert node("--store", "replicated").kind == "replicated"
+    assert node("--store", "replicated", "--data-dir", "/x").own_file == Path("/x/store.sqlite")
+    assert node("--store", "postgresql://u@h/d", "--fsync", "off").kind == "shared"
+    assert node("--store", "replicated", "--fsync", "off", "--unsafe-fsync", "true").fsync == "off"
 
 
 def test_a_wrong_value_of_the_environment_is_named_by_its_variable(
