@@ -6,6 +6,7 @@ No method awaits, so each is one transaction; all follow from the calls alone.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 
 import msgspec
@@ -141,15 +142,11 @@ class MemberTables(MemoryDatabase):
     def damaged_rows(self, after: int) -> tuple[int, tuple[int, ...]]:
         """Recompute the content digests of the next rows."""
         start = bisect.bisect_right(self._rows, after, key=lambda row: row.seq)
-        checked = self._rows[start : start + SCRUBBED_ROWS_MAX]
-        damaged = tuple(
-            row.seq
-            for before, row in zip(self._rows[max(start - 1, 0) :], checked, strict=False)
-            if start or before is not row
-            if self._is_damaged(before, row)
-        )
-        end = start + len(checked) >= len(self._rows)
-        return (0 if end else checked[-1].seq), damaged
+        end = start + SCRUBBED_ROWS_MAX
+        # the oldest row has no predecessor to compute its digest from
+        pairs = itertools.pairwise(self._rows[max(start - 1, 0) : end])
+        damaged = tuple(row.seq for before, row in pairs if self._is_damaged(before, row))
+        return (0 if end >= len(self._rows) else self._rows[end - 1].seq), damaged
 
     def damage_row(self, seq: int) -> None:
         """Change a ledger row, if it is here, as a flipped bit on a disk does."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from backends.memory.member_file import MemoryFile
+from backends.memory.member_store import MemoryMemberStore
 from kv.content import content_digest, hash_of
 from kv.model import GENESIS, GENESIS_DIGEST, Group, Head
 from kv.ports import MemberStore, Note, Step
 from tests.contract import groups
+from tests.contract.groups import delete, put
 
 HISTORY = b"h" * 16
 
@@ -73,3 +78,23 @@ async def everything(store: MemberStore) -> tuple[object, ...]:
         await store.due(10**15, 10_000, timeout_s=groups.T),
         await store.floor(timeout_s=groups.T),
     )
+
+
+def story() -> History:
+    """Every kind of Step, with gaps between them."""
+    history = History()
+    history.submit(put("c1", b"a", b"1"), put("~2", b"b", b"x" * 70_000, expires_ms=9000))
+    history.quiet()
+    history.submit(put("c3", b"a", b"3"), delete("c4", b"b"), skip=3, log_time_ms=2000)
+    history.quiet(term=4)
+    history.quiet(floor=3)
+    history.submit(put("~5", b"c", b"", expires_ms=7000), skip=2, log_time_ms=3000)
+    history.quiet()
+    return history
+
+
+async def made_by(steps: Sequence[Step]) -> tuple[object, ...]:
+    """Return what a store shows that all these were settled in."""
+    async with MemoryMemberStore(MemoryFile()) as store:
+        settle(store, *steps)
+        return await everything(store)

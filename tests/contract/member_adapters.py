@@ -36,6 +36,10 @@ class Disk(Protocol):
         """Make the closed file one of another application, or of a newer version."""
         ...
 
+    def file_refused(self, how: str) -> bytes:
+        """Return the bytes of a file that is refused like that."""
+        ...
+
     def fill(self, store: MemberStore) -> None:
         """Let the open store's disk be full."""
         ...
@@ -74,6 +78,9 @@ class MemoryDisk:
 
     def refuse(self, how: str) -> None:
         self.file.refusal = how
+
+    def file_refused(self, how: str) -> bytes:
+        return b"SQLite format 3" if how == "foreign_store" else b"acordo member store 2\n"
 
     def fill(self, store: MemberStore) -> None:
         self.file.refuse_writes("the disk is full")

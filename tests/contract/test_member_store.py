@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, Pruned
-from kv.model import GENESIS, Applied
+from kv.model import GENESIS
 from kv.ports import MemberStore, Note, Step
-from tests.contract.groups import T, delete, put
-from tests.contract.history import HISTORY, History, everything, settle
+from tests.contract.groups import T, put
+from tests.contract.history import HISTORY, History, everything, made_by, settle, story
 from tests.contract.member_adapters import Disk
 
 
@@ -70,9 +70,9 @@ async def test_a_killed_process_leaves_a_whole_number_of_steps(disk: Disk) -> No
         kept = again.note.index
         assert kept >= history.steps[2].note.index
         steps = [step for step in history.steps if step.note.index <= kept]
-        assert await everything(again) == await _made_by(steps)
+        assert await everything(again) == await made_by(steps)
         settle(again, *history.steps[len(steps) :])
-        assert await everything(again) == await _made_by(history.steps)
+        assert await everything(again) == await made_by(history.steps)
 
 
 async def test_what_is_durable_survives(disk: Disk) -> None:
@@ -83,7 +83,7 @@ async def test_what_is_durable_survives(disk: Disk) -> None:
         assert store.written == history.note
         await disk.kill(store)
     async with disk.store() as again:
-        assert await everything(again) == await _made_by(history.steps)
+        assert await everything(again) == await made_by(history.steps)
 
 
 async def test_nothing_becomes_durable_that_was_not_settled(member: MemberStore) -> None:
@@ -174,38 +174,10 @@ async def test_a_full_disk_loses_nothing(disk: Disk) -> None:
             await store.make_durable(history.note.index)
         with pytest.raises(BackendUnavailable):
             await store.probe(timeout_s=T)
-        assert await everything(store) == await _made_by(history.steps)
+        assert await everything(store) == await made_by(history.steps)
         disk.clear(store)
         await store.wait_written(history.note.index, timeout_s=T)
         await store.make_durable(history.note.index)
         assert not store.trouble
     async with disk.store() as again:
-        assert await everything(again) == await _made_by(history.steps)
-
-
-def story() -> History:
-    """Every kind of Step, with gaps between them."""
-    history = History()
-    history.submit(put("c1", b"a", b"1"), put("~2", b"b", b"x" * 70_000, expires_ms=9000))
-    history.quiet()
-    history.submit(put("c3", b"a", b"3"), delete("c4", b"b"), skip=3, log_time_ms=2000)
-    history.quiet(term=4)
-    history.quiet(floor=3)
-    history.submit(put("~5", b"c", b"", expires_ms=7000), skip=2, log_time_ms=3000)
-    history.quiet()
-    return history
-
-
-async def _made_by(steps: list[Step]) -> tuple[object, ...]:
-    """Return what a store shows that all these were settled in."""
-    from backends.memory.member_file import MemoryFile
-    from backends.memory.member_store import MemoryMemberStore
-
-    async with MemoryMemberStore(MemoryFile()) as store:
-        settle(store, *steps)
-        return await everything(store)
-
-
-def test_outcomes_are_what_the_story_says() -> None:
-    group = story().steps[0].group
-    assert group is not None and group.operations[0].outcome == Applied()
+        assert await everything(again) == await made_by(history.steps)

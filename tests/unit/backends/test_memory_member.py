@@ -6,16 +6,8 @@ import pytest
 
 from backends.memory.member_file import MemoryFile
 from backends.memory.member_store import MemoryMemberStore
-from kv.ports import Step
 from tests.contract.groups import T
-from tests.contract.history import everything, settle
-from tests.contract.test_member_store import story
-
-
-async def _made_by(steps: list[Step]) -> tuple[object, ...]:
-    async with MemoryMemberStore(MemoryFile()) as store:
-        settle(store, *steps)
-        return await everything(store)
+from tests.contract.history import everything, made_by, settle, story
 
 
 @pytest.mark.parametrize("keep", range(6))
@@ -31,9 +23,9 @@ async def test_a_power_cut_leaves_a_prefix_not_below_the_durable_point(keep: int
     assert file.at_risk == 5
     store.power_cut(keep)
     async with MemoryMemberStore(file) as again:
-        assert await everything(again) == await _made_by(steps[: 2 + keep])
+        assert await everything(again) == await made_by(steps[: 2 + keep])
         settle(again, *steps[2 + keep :])
-        assert await everything(again) == await _made_by(steps)
+        assert await everything(again) == await made_by(steps)
 
 
 async def test_a_file_is_deleted_replaced_and_put_aside() -> None:
@@ -45,7 +37,7 @@ async def test_a_file_is_deleted_replaced_and_put_aside() -> None:
         settle(store, *steps[3:])
     file.replace_by(old)
     async with MemoryMemberStore(file) as store:
-        assert await everything(store) == await _made_by(steps[:3])
+        assert await everything(store) == await made_by(steps[:3])
     file.replace_by(old[:-1])
     async with MemoryMemberStore(file) as store:
         assert store.condition == "damaged" and store.damage
