@@ -4,17 +4,24 @@ file is on, and with all that may happen to it there.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from backends.memory.member_file import MemoryCopy, MemoryFile
 from backends.memory.member_store import MemoryMemberStore
+from backends.replicated import files, schema
+from backends.replicated.opened import OpenedFile
+from backends.replicated.store import SqliteMemberStore
+from kv.errors import BackendUnavailable
 from kv.ports import MemberStore, StateCopy
 
 
 class Disk(Protocol):
     """What one member's file is on, and what may happen to it."""
+
+    def __init__(self, directory: Path) -> None: ...
 
     def store(self) -> MemberStore:
         """Return a new store object, not opened yet."""
@@ -60,7 +67,7 @@ class Disk(Protocol):
 class MemoryDisk:
     """The Disk of a MemoryFile."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
         self.file = MemoryFile()
 
     def store(self) -> MemberStore:
@@ -95,7 +102,96 @@ class MemoryDisk:
         self.file.damage_row(seq)
 
 
-DISKS: dict[str, Callable[[Path], Disk]] = {"memory": lambda directory: MemoryDisk()}
+class SqliteDisk:
+    """The Disk of a file of SqliteMemberStore."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "store.sqlite"
+
+    def store(self) -> MemberStore:
+        return SqliteMemberStore(str(self.path))
+
+    async def kill(self, store: MemberStore) -> None:
+        """Take the files as they are between two transactions."""
+        thread = _opened(store).thread
+        kept = {}
+        with thread.lock:
+            for path in (self.path, Path(f"{self.path}-wal")):
+                kept[path] = path.read_bytes() if path.exists() else None
+        await store.__aexit__(None, None, None)
+        for path, content in kept.items():
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_bytes(content)
+
+    def spoil(self, how: str) -> None:
+        content = self.path.read_bytes()
+        spoilt = {
+            "cut": content[: len(content) // 2],
+            "flipped": flip(content),
+            "garbage": b"garbage" * 10_000,
+            "zero bytes": b"",
+        }
+        self.path.write_bytes(spoilt[how])
+
+    def delete(self) -> None:
+        self.path.unlink()
+
+    def refuse(self, how: str) -> None:
+        self.path.write_bytes(_refused(self.path.read_bytes(), how))
+
+    def file_refused(self, how: str) -> bytes:
+        place = f"{self.path}.refused"
+        schema.create(place)
+        return _refused(Path(place).read_bytes(), how)
+
+    def fill(self, store: MemberStore) -> None:
+        def full(path: str, size: int = 0) -> None:
+            raise BackendUnavailable("own store", "the disk is full")
+
+        _opened(store).thread.check_room = full
+        self._patched = files.check_room
+        files.check_room = full
+
+    def clear(self, store: MemberStore) -> None:
+        files.check_room = self._patched
+        _opened(store).thread.check_room = self._patched
+
+    def damage_version(self, store: MemberStore, key: bytes, revision: int) -> None:
+        self._change(
+            "UPDATE versions SET value = CAST(value || 'x' AS BLOB) WHERE key = ? AND id >> 10 = ?",
+            (key, revision),
+        )
+
+    def damage_row(self, store: MemberStore, seq: int) -> None:
+        self._change("UPDATE ledger SET log_time = log_time + 1 WHERE seq = ?", (seq,))
+
+    def _change(self, statement: str, parameters: tuple[object, ...]) -> None:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        assert connection.execute(statement, parameters).rowcount == 1
+        connection.close()
+
+
+def flip(content: bytes) -> bytes:
+    """Zero the first bytes of the page that holds the first leaf or the root of `versions`."""
+    page_bytes = int.from_bytes(content[16:18], "big")
+    return content[:page_bytes] + bytes(64) + content[page_bytes + 64 :]
+
+
+def _refused(content: bytes, how: str) -> bytes:
+    place = 68 if how == "foreign_store" else 60
+    return content[:place] + (77).to_bytes(4, "big") + content[place + 4 :]
+
+
+def _opened(store: MemberStore) -> OpenedFile:
+    assert isinstance(store, SqliteMemberStore) and store.file is not None
+    return store.file
+
+
+DISKS: dict[str, Callable[[Path], Disk]] = {
+    "memory": MemoryDisk,
+    "sqlite": SqliteDisk,
+}
 OpenDisk: TypeAlias = Callable[[], Disk]
 
 

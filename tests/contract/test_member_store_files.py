@@ -13,7 +13,7 @@ from kv.model import GENESIS_DIGEST
 from kv.ports import MemberStore, Note, StateCopy, Step
 from tests.contract.groups import T, delete, put
 from tests.contract.history import HISTORY, History, everything, made_by, settle, story
-from tests.contract.member_adapters import DISKS, Disk, copy_of
+from tests.contract.member_adapters import Disk, copy_of, flip
 
 DAMAGES = ("cut", "flipped", "garbage", "zero bytes")
 
@@ -23,10 +23,7 @@ def other(disk: Disk, tmp_path: Path) -> Disk:
     """The disk of another member."""
     directory = tmp_path / "other"
     directory.mkdir()
-    return next(DISKS[name] for name, kind in KINDS.items() if isinstance(disk, kind))(directory)
-
-
-KINDS = {name: type(make(Path("."))) for name, make in DISKS.items()}
+    return type(disk)(directory)
 
 
 # ------------------------------------------------------------------------------------- cutting back
@@ -148,12 +145,11 @@ async def test_what_is_no_sound_store_is_not_installed(disk: Disk, other: Disk, 
             state = await source.copy()
             content = await _read_all(state)
             state.close()
-    middle = len(content) // 2
     content = {
         "torn": content[:-1000],
         "empty": b"",
         "garbage": b"garbage" * 1000,
-        "flipped": content[:middle] + bytes(300) + content[middle + 300 :],
+        "flipped": flip(content),
     }.get(how, content)
     own = History()
     own.submit(put("own", b"q", b"0"))

@@ -1,0 +1,103 @@
+"""Copy a member's file as it is at one moment, and receive such a copy.
+
+A copy is read and written away from the loop, except for `read_now`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from typing import Final
+
+from backends.replicated import files, schema
+from backends.replicated.schema import UnsoundFile
+from kv.errors import BadRequest
+from kv.ports import StateCopy
+
+CHUNK_BYTES: Final = 1024 * 1024
+COPIED_PAGES: Final = -1
+"""All pages in one step: more steps would begin anew whenever the file changes in between."""
+
+
+class FileCopy:
+    """A copy in a file that has no name any more, so that it is gone with the process."""
+
+    def __init__(self, file: int) -> None:
+        self._file: int | None = file
+        self._size = os.fstat(file).st_size
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self._size
+
+    def read_now(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`, fewer only at the end. Raises OSError."""
+        if self._file is None:
+            raise OSError("the copy is closed")
+        return os.pread(self._file, length, offset)
+
+    def close(self) -> None:
+        """Release the file's room."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def copy(path: str) -> FileCopy:
+    """Copy the file in one read transaction. Raises sqlite3.Error, OSError, BackendUnavailable."""
+    files.check_room(path, os.path.getsize(path))
+    directory, name = os.path.split(os.path.abspath(path))
+    handle, place = tempfile.mkstemp(prefix=f"{name}.copy-", dir=directory)
+    try:
+        source = schema.connect(path, cache_kib=64)
+        target = schema.connect(place, cache_kib=64)
+        try:
+            target.execute("PRAGMA journal_mode = OFF")
+            target.execute("PRAGMA synchronous = OFF")
+            source.backup(target, pages=COPIED_PAGES)
+        finally:
+            target.close()
+            source.close()
+        return FileCopy(handle)
+    except BaseException:
+        os.close(handle)
+        raise
+    finally:
+        os.unlink(place)
+
+
+def receive(path: str, state: StateCopy) -> None:
+    """Write a copy beside the file, and check that it is a sound store. Raises ValueError if it is
+    not, OSError, BackendUnavailable.
+    """
+    files.check_room(path, state.size)
+    place = files.incoming(path)
+    try:
+        with open(place, "wb") as file:
+            for offset in range(0, state.size, CHUNK_BYTES):
+                file.write(state.read_now(offset, CHUNK_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        check(place)
+    except BaseException:
+        files.tidy(path)
+        raise
+
+
+def check(path: str) -> None:
+    """Check a closed file as a whole. Raises ValueError if it is no sound store."""
+    try:
+        schema.identify(path)
+        connection = schema.connect(path, cache_kib=1024)
+        try:
+            schema.check_tables(connection)
+            schema.check_pages(connection)
+        finally:
+            connection.close()
+    except (BadRequest, sqlite3.DatabaseError) as exc:
+        raise UnsoundFile(str(exc)) from exc

@@ -1,0 +1,203 @@
+"""Hold one sound file open: the thread that writes, the one that reads, and the facts' connection.
+
+It knows nothing of other files: `store` replaces the whole object when the file is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from backends.replicated import facts, files, opening, overlay, pruning, reads, schema, writes
+from backends.replicated.rows import BACKEND
+from backends.replicated.writer import Writer, WriterThread
+from backends.sqlite_thread import SqliteThread
+from kv.errors import BackendUnavailable, InvariantViolated
+from kv.model import GENESIS, Head, LedgerRow
+from kv.ports import Facts, LocalRetention, Pruning, Step
+
+READER_CACHE_KIB: Final = 8 * 1024
+FACTS_CACHE_KIB: Final = 4 * 1024
+OPEN_TIMEOUT_S: Final = 20.0
+
+T = TypeVar("T")
+
+
+class OpenedFile:
+    """One sound file while it is open, and what was settled and is not in it yet."""
+
+    def __init__(self, path: str, found: opening.Found, damaged: Callable[[str], None]) -> None:
+        """`damaged` is told when the file turns out not to be sound."""
+        self.path = path
+        self.note, self.newest, self.floor = found.note, found.newest, found.floor
+        self.thread = WriterThread(path, found.connection, term=found.term, due=found.due)
+        self.writer = Writer(self.thread, found.note, self._goes_on)
+        self._damaged = damaged
+        self._reader = SqliteThread("store-read", path, lambda: _reading(path, READER_CACHE_KIB))
+        self._facts = _reading(path, FACTS_CACHE_KIB)
+
+    @classmethod
+    async def open(cls, path: str, damaged: Callable[[str], None]) -> Self:
+        """Open the file, or a new one if it is missing. Raises UnsoundFile, BadRequest,
+        BackendUnavailable.
+        """
+        found = await asyncio.to_thread(opening.open_file, path)
+        opened = cls(path, found, damaged)
+        opened._reader.start()
+        return opened
+
+    async def close(self, *, flush: bool) -> None:
+        """Close the file, with all that was settled in it if `flush`."""
+        if flush:
+            await self.writer.flush()
+        self.writer.give_up()
+        await self._reader.stop()
+        self._facts.close()
+        await self.thread.stop()
+
+    @property
+    def head(self) -> Head:
+        """The head of the newest row."""
+        return GENESIS if self.newest is None else self.newest.head
+
+    # ------------------------------------------------------------------------- on the loop's thread
+
+    def facts(
+        self,
+        op_ids: Sequence[str],
+        keys: Sequence[bytes],
+        hashed: Sequence[bytes],
+        recorded_since_ms: int,
+    ) -> Facts:
+        """Read what `evaluate` needs. Raises BackendUnavailable."""
+        return self._now(
+            lambda: facts.facts(
+                facts.Settled(self._facts, self.writer.overlay, self.head),
+                op_ids,
+                keys,
+                hashed,
+                recorded_since_ms,
+            )
+        )
+
+    def row_at(self, index: int) -> LedgerRow | None:
+        """Return the row of a log index. Raises BackendUnavailable."""
+        for row in overlay.rows_behind(self.writer.overlay.view, 0):
+            if row.index == index:
+                return row
+        return self._now(lambda: reads.row_at(self._facts, index))
+
+    def settle(self, step: Step) -> None:
+        """Take the next Step. Raises InvariantViolated, BadRequest."""
+        note, group = step.note, step.group
+        if note.index <= self.note.index or note.term < self.note.term:
+            raise InvariantViolated(f"{note} does not come after {self.note}")
+        if group is not None:
+            row = group.row
+            if (row.index, row.term) != (note.index, note.term) or row.seq != self.head.seq + 1:
+                raise InvariantViolated(
+                    f"ledger row {row.seq} is not what {note} makes behind {self.head.seq}"
+                )
+        self.writer.add(step)
+        self.note = note
+        if group is not None:
+            self.newest = group.row
+        self.floor = max(self.floor, step.floor)
+
+    def check_settled(self, index: int) -> None:
+        """Raise InvariantViolated if this log index is above all that was settled."""
+        if index > self.note.index:
+            raise InvariantViolated(f"{index} is above all that was settled: {self.note}")
+
+    def probe(self) -> None:
+        """Raise BackendUnavailable if nothing could be written now."""
+        if self.writer.trouble:
+            raise BackendUnavailable(BACKEND, self.writer.trouble)
+        self.thread.check_room(self.path)
+
+    def cut_back(self, index: int) -> None:
+        """Remove what the commands above a log index made. Raises BackendUnavailable."""
+        if not self.writer.idle:
+            raise InvariantViolated("something is unwritten")
+        if index >= self.note.index:
+            return
+        with self.thread.lock:
+            connection = self.thread.connection
+            try:
+                note = writes.transaction(
+                    connection, lambda: pruning.cut_back(connection, index), durable=True
+                )
+                self.newest = reads.newest_row(connection)
+                self.floor = schema.one(connection, "SELECT floor FROM state")
+            except (sqlite3.Error, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+                self._goes_on(exc)
+                raise files.unavailable(self.path, exc) from exc
+            self.thread.goes_on_from(note)
+        self.note = self.writer.written = note
+
+    # ----------------------------------------------------------------------------------- in threads
+
+    async def read(self, body: Callable[[sqlite3.Connection], T], timeout_s: float) -> T:
+        """Run `body` on the reading thread. Raises BackendUnavailable."""
+        try:
+            return await self._reader.run(lambda turn: body(turn.connection), timeout_s=timeout_s)
+        except BackendUnavailable as exc:
+            if isinstance(exc.__cause__, sqlite3.Error) and opening.is_damage(exc.__cause__):
+                self._goes_on(exc.__cause__)
+            raise
+
+    async def snapshot(
+        self, body: Callable[[sqlite3.Connection], T], timeout_s: float
+    ) -> tuple[overlay.Place, T]:
+        """Run `body` in one snapshot of the file on the reading thread; return its place too."""
+
+        def both(connection: sqlite3.Connection) -> tuple[overlay.Place, T]:
+            return reads.snapshot(
+                connection, lambda: (reads.ask(connection, 0)[0], body(connection))
+            )
+
+        return await self.read(both, timeout_s)
+
+    async def prune(self, retention: LocalRetention, timeout_s: float) -> Pruning:
+        """Do one small step of pruning. Raises BackendUnavailable."""
+        connection = self.thread.connection
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.writer.wait_written(self.note.index)
+                return await self.thread.run(
+                    lambda: writes.transaction(
+                        connection, lambda: pruning.prune(connection, retention)
+                    )
+                )
+        except TimeoutError as exc:
+            raise BackendUnavailable(BACKEND, "not pruned in time") from exc
+        except sqlite3.Error as exc:
+            self._goes_on(exc)
+            raise files.unavailable(self.path, exc) from exc
+
+    # ------------------------------------------------------------------------------------ internals
+
+    def _now(self, body: Callable[[], T]) -> T:
+        try:
+            return body()
+        except (sqlite3.Error, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            self._goes_on(exc)
+            raise files.unavailable(self.path, exc) from exc
+
+    def _goes_on(self, exc: Exception) -> bool:
+        """Return whether the file can still be used after an error; tell if it cannot."""
+        if not opening.is_damage(exc):
+            return True
+        self._damaged(str(exc))
+        self.writer.give_up()
+        return False
+
+
+def _reading(path: str, cache_kib: int) -> sqlite3.Connection:
+    connection = schema.connect(path, cache_kib=cache_kib)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
