@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation import summary
+from tests.simulation.plans import Kind, plan_of
 from tests.simulation.run import Result, run
 from tests.simulation.seeds import ROOT, chunk, code_digest, commit_seed, nice
 
@@ -36,20 +37,31 @@ SHOWN_MAX = 3
 class Run:
     """What came of all seeds so far."""
 
-    seeds: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How many seeds were of each kind of store."""
     simulated_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     violating: dict[int, list[str]] = field(default_factory=dict)
 
+    @property
+    def seeds(self) -> int:
+        return self.kinds.total()
+
     def add(self, told: dict[str, Any]) -> None:
-        self.seeds += 1
+        self.kinds[told["kind"]] += 1
         self.simulated_s += told["simulated_s"]
         self.counts.update(told["counts"])
         if told["violations"]:
             self.violating[told["seed"]] = told["violations"]
 
 
-def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float | None) -> Run:
+def many(
+    seeds: Iterator[int],
+    state: Path | None,
+    processes: int,
+    ends: float | None,
+    kind: Kind | None,
+) -> Run:
     """Simulate seeds until there are no more or time is up; go on where an interrupted run of the
     same code ended.
     """
@@ -70,7 +82,7 @@ def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float |
                 following = next(chunks, None)
                 if following is None:
                     break
-                running.add(pool.submit(chunk, following))
+                running.add(pool.submit(chunk, following, kind))
             if not running:
                 return done
             finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -111,9 +123,9 @@ def story(result: Result, lines: int | None) -> str:
     )
 
 
-def replay(seed: int) -> int:
+def replay(seed: int, kind: Kind | None) -> int:
     """Show one seed's whole trace."""
-    result = run(seed)
+    result = run(seed, plan=plan_of(seed, kind))
     print(story(result, None))
     happened = ", ".join(
         f"{name} {number}" for name, number in sorted(result.counts.items()) if number
@@ -129,13 +141,16 @@ def main() -> int:
     parser.add_argument("--seed-from", type=int, default=1, help="the first one")
     parser.add_argument("--minutes", type=float, help="begin no new seeds after so many minutes")
     parser.add_argument("--from-commit", action="store_true", help="seeds drawn from the commit")
+    parser.add_argument(
+        "--kind", choices=("shared", "replicated"), help="of store; else each seed draws it"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
         "--fresh", action="store_true", help="forget what an interrupted run knows already"
     )
     asked = parser.parse_args()
     if asked.seed is not None:
-        return replay(asked.seed)
+        return replay(asked.seed, asked.kind)
     first, limit = asked.seed_from, asked.seeds
     if asked.from_commit:
         commit, first = commit_seed()
@@ -143,24 +158,34 @@ def main() -> int:
     state = None
     if asked.minutes is None:
         limit = 500 if limit is None else limit
-        state = ROOT / "out" / "simulation" / f"{code_digest()}-{first}-{limit}.jsonl"
+        state = (
+            ROOT
+            / "out"
+            / "simulation"
+            / f"{code_digest()}-{asked.kind or 'both'}-{first}-{limit}.jsonl"
+        )
         state.parent.mkdir(parents=True, exist_ok=True)
         if asked.fresh:
             state.unlink(missing_ok=True)
     began = time.monotonic()
     seeds = iter(range(first, first + limit)) if limit is not None else count(first)
     done = many(
-        seeds, state, asked.processes, None if asked.minutes is None else began + asked.minutes * 60
+        seeds,
+        state,
+        asked.processes,
+        None if asked.minutes is None else began + asked.minutes * 60,
+        asked.kind,
     )
     for seed in sorted(done.violating)[:SHOWN_MAX]:
         try:
-            print(f"\n--- seed {seed}\n{story(run(seed), TAIL_LINES)}\n")
+            result = run(seed, plan=plan_of(seed, asked.kind))
+            print(f"\n--- seed {seed}\n{story(result, TAIL_LINES)}\n")
         except Exception:  # noqa: BLE001 - what the simulation itself stumbles over; the summary comes all the same
             traceback.print_exc()
-    never = summary.missing(done.counts, done.seeds)
+    never = summary.missing(done.counts, done.kinds)
     if never:
         print(f"never happened: {', '.join(never)}")
-    said = summary.line(done.counts, done.seeds, done.simulated_s, len(done.violating))
+    said = summary.line(done.counts, done.kinds, done.simulated_s, len(done.violating))
     print(f"{said}; took {time.monotonic() - began:.0f} s")
     return 1 if done.violating or never else 0
 

@@ -154,7 +154,7 @@ async def comes_back(world: World, rng: random.Random) -> None:
     """
     leader, others = await _forgotten(world)
     await moments.until(
-        lambda: any(node.serving and node.coordinator.committer.taken_over for node in others)
+        lambda: any(node.serving and node.coordinator.leading.taken_over for node in others)
     )
     await asyncio.sleep(rng.uniform(0.02, 0.2))
     lag_s = rng.uniform(0.15, 0.24)

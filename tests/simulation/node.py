@@ -19,7 +19,7 @@ from coordinator.raft.member import Member
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.storage.journal import Journal
 from coordinator.settings import CoordinatorSettings
-from kv.errors import BadRequest, NotApplied, OutcomeUnknown
+from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
 from node.reads.reads import Reads
 from node.settings import ServerSettings
 from node.writes.lookups import Lookups
@@ -201,7 +201,9 @@ class SimNode:
                 self.world.violate(
                     "Durability", f"{self.name} refuses to start after a crash: {cause}"
                 )
-            if not isinstance(cause, OSError | BadRequest | asyncio.CancelledError):
+            if not isinstance(cause, OSError | BadRequest | asyncio.CancelledError) and not (
+                isinstance(cause.__cause__, BackendUnavailable) and self.file.trouble
+            ):
                 self.world.violate("Crash", f"{self.name}: {cause!r}")
         self.crash(power=False)
         if self._again is not None:
@@ -240,15 +242,13 @@ class SimNode:
         self.shared = None if plan.replicated else SimStore(world, self.name)
         if self.own is not None:
             await stack.enter_async_context(self.own)
-        stores: dict[str, Any] = {"store": self.shared}
-        if self.own is not None:
-            stores["own"] = self.own
         coordinator = self.coordinator = WatchedCoordinator(
             node=self.name,
             url=f"http://{self.name}",
             cluster="sim",
             log=partial(self._make_log, process, life, fatal),
-            **stores,
+            store=self.shared,
+            own=self.own,
             broadcast=world.broker,
             clock=self.clock,
             rng=world.rng_of(f"coordinator {self.name} {life}"),
@@ -260,6 +260,7 @@ class SimNode:
                 sweep_interval_s=SWEEP_S,
                 prune_interval_s=2.0,
                 refused_check_s=0.3,
+                **({"unwritten_bytes_max": plan.unwritten_bytes} if plan.unwritten_bytes else {}),
             ),
         )
         coordinator.sim = self
@@ -321,6 +322,13 @@ class SimNode:
         self.serving = True
 
     def _watch_log(self) -> None:
+        compaction, keep_max = self.member._core.compaction, self.world.plan.keep_entries
+        save = compaction._save
+
+        def save_keeping(size: int, keep: int) -> None:
+            save(size, min(keep, keep_max))
+
+        compaction._save = save_keeping  # type: ignore[method-assign]
         journal = self.member._journal
         cut = journal.deleteEntriesFrom
 

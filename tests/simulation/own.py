@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from backends.memory.member_file import MemoryFile
 from backends.memory.member_store import MemoryMemberStore
 from tests.simulation.reference import SAME, Made, sorted_versions
 
 if TYPE_CHECKING:
+    from kv.model import LedgerRow
     from kv.ports import StateCopy, Step
     from tests.simulation.node import SimNode
     from tests.simulation.world import World
 
+Applying: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, bytes]]
+"""The position of the command before, its own, and its stamp and bytes."""
 DISKS: Final = "INV-2 (disks)"
 UNWRITTEN_MAX: Final = 100_000
 """Bytes that a member may hold unwritten where the product's own bound is in force, which is some
@@ -62,17 +65,23 @@ class SimOwnStore(MemoryMemberStore):
     def __init__(self, node: SimNode, file: SimFile) -> None:
         super().__init__(file, pause=file.pause, session=node.name)
         self._node, self._sim_file = node, file
-        self.stepped: Step | None = None
-        """What was settled last, until somebody takes it."""
+        self.applying: Applying | None = None
+        """What its machine applies just now, until that was judged."""
 
     def settle(self, step: Step) -> None:
-        self.stepped = step
+        self._judge(step, None)  # before anybody is told of it
         super().settle(step)
 
-    def take_step(self) -> Step | None:
-        """Return what was settled since the last call."""
-        step, self.stepped = self.stepped, None
-        return step
+    def replayed(self) -> None:
+        """Judge a command that was applied once more, and not evaluated: the file has its row."""
+        if self.applying is not None:
+            self._judge(None, self.row_at(self.applying[1][0]))
+
+    def _judge(self, step: Step | None, row: LedgerRow | None) -> None:
+        applying, self.applying = self.applying, None
+        if applying is not None:
+            before, at, entry = applying
+            self._node.world.reference.applied(self._node, (before, at), entry, step=step, row=row)
 
     def cut_back(self, index: int) -> None:
         self._count("files cut back", at=index)

@@ -178,7 +178,7 @@ STORE_ONLY: Final = frozenset(
     }
 )  # fmt: skip
 """Harm to a shared store, or that aims at one."""
-REPLICATED_SHARE: Final = 0.0
+REPLICATED_SHARE: Final = 0.5
 
 
 def kind_of(seed: int) -> Kind:

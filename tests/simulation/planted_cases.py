@@ -257,7 +257,7 @@ CASES: Final = (
 
 
 def plan_for(case: PlantedCase, seed: int) -> Plan:
-    return changed(plan_of(seed), **case.plan)
+    return changed(plan_of(seed, case.plan.get("kind", "shared")), **case.plan)
 
 
 def search(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> CaseResult:

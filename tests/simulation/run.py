@@ -207,7 +207,7 @@ def _retire_removed(world: World) -> None:
 
 def _writable(world: World) -> bool:
     leader = world.leader()
-    return leader is not None and leader.coordinator.committer.taken_over
+    return leader is not None and leader.coordinator.leading.taken_over
 
 
 def _told_the_time(world: World) -> bool:

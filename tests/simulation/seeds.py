@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from tests.simulation.plans import Kind, plan_of
 from tests.simulation.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,29 +28,31 @@ BESIDE = ("tests/virtual.py", "tests/soundness.py")
 """What a result depends on: another state of it begins anew."""
 
 
-def one(seed: int) -> dict[str, Any]:
-    """Simulate a seed; return what is kept of it. What the simulation itself stumbles over counts
-    as a violation.
+def one(seed: int, kind: Kind | None = None) -> dict[str, Any]:
+    """Simulate a seed, with the kind of store that it draws if none is given; return what is kept
+    of it. What the simulation itself stumbles over counts as a violation.
     """
     try:
-        result = run(seed)
+        result = run(seed, plan=plan_of(seed, kind))
     except Exception as exc:  # noqa: BLE001 - the other seeds go on
         return {
             "seed": seed,
+            "kind": "none",
             "simulated_s": 0.0,
             "counts": {},
             "violations": [f"Simulation: {exc!r}"],
         }
     return {
         "seed": seed,
+        "kind": result.plan.kind,
         "simulated_s": result.simulated_s,
         "counts": result.counts,
         "violations": [f"{violation.name}: {violation.detail}" for violation in result.violations],
     }
 
 
-def chunk(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
-    return [one(seed) for seed in seeds]
+def chunk(seeds: tuple[int, ...], kind: Kind | None = None) -> list[dict[str, Any]]:
+    return [one(seed, kind) for seed in seeds]
 
 
 def code_digest() -> str:

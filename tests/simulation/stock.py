@@ -305,7 +305,7 @@ class StockResult(NamedTuple):
 def run(hazard: Hazard, seed: int) -> StockResult:
     """Simulate one seed with the library's classes; the same seed gives the same trace."""
     plan = replace(
-        plan_of(seed),
+        plan_of(seed, "shared"),
         nodes=3,
         fsync="always",
         ghosts=False,

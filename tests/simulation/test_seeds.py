@@ -14,7 +14,15 @@ import pytest
 import structlog
 
 from tests.simulation import summary
-from tests.simulation.plans import FAULTS, LARGE_SEGMENT_BYTES, Plan, changed, plan_of
+from tests.simulation.plans import (
+    FAULTS,
+    LARGE_SEGMENT_BYTES,
+    OWN,
+    STORE_ONLY,
+    Plan,
+    changed,
+    plan_of,
+)
 from tests.simulation.run import on_a_loop, run
 from tests.simulation.seeds import ROOT
 
@@ -75,7 +83,7 @@ def test_a_restart_on_a_log_that_lost_what_it_had_acknowledged() -> None:
     counts: Counter[str] = Counter()
     for seed in (1, 2):
         plan = changed(
-            plan_of(seed),
+            plan_of(seed, "shared"),
             fsync="off",
             nodes=3,
             restores=False,
@@ -90,10 +98,17 @@ def test_a_restart_on_a_log_that_lost_what_it_had_acknowledged() -> None:
 
 
 def test_plans_make_every_fault_likely() -> None:
-    drawn = Counter(fault for seed in range(200) for fault in plan_of(seed).faults)
+    plans = [plan_of(seed, "shared") for seed in range(200)]
+    drawn = Counter(fault for plan in plans for fault in plan.faults)
     assert all(drawn[fault] > 40 for fault in FAULTS)
     assert drawn["amnesia"] > 10
-    assert sum(plan_of(seed).harmless for seed in range(200)) > 2
+    assert sum(plan.harmless for plan in plans) > 2
+    own = [plan_of(seed, "replicated") for seed in range(200)]
+    drawn = Counter(fault for plan in own for fault in plan.faults)
+    assert all(drawn[fault] > 40 for fault in OWN)
+    assert drawn["emptied"] > 20
+    assert not STORE_ONLY & set(drawn)
+    assert 80 < sum(plan_of(seed).replicated for seed in range(200)) < 120
 
 
 def test_a_plan_that_syncs_no_more_has_no_small_segments() -> None:
@@ -108,11 +123,18 @@ def test_a_plan_that_syncs_no_more_has_no_small_segments() -> None:
 
 
 def test_a_summary_without_something_that_must_happen_fails() -> None:
-    counts = dict.fromkeys(summary.MUST_HAPPEN.values(), 1)
-    assert summary.missing(counts, 100) == []
-    assert summary.missing({**counts, "coordinator rebases": 0}, 100) == ["Rebases"]
-    assert summary.missing({}, 99) == []
-    assert "Rebases 1," in summary.line(counts, 100, 60.0, 0)
+    names = [
+        *summary.MUST_HAPPEN.values(),
+        *(n for of in summary.ONLY.values() for n in of.values()),
+    ]
+    counts = dict.fromkeys(names, 1)
+    both = {"shared": 100, "replicated": 100}
+    assert summary.missing(counts, both) == []
+    assert summary.missing({**counts, "coordinator rebases": 0}, both) == ["Rebases"]
+    assert summary.missing({**counts, "coordinator store_installs": 0}, both) == ["installs"]
+    assert summary.missing({**counts, "coordinator store_installs": 0}, {"shared": 100}) == []
+    assert summary.missing({}, {"shared": 49, "replicated": 50}) == []
+    assert "Rebases 1," in summary.line(counts, both, 60.0, 0)
 
 
 def test_a_simulation_leaves_logs_as_they_were() -> None:

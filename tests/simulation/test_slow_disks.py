@@ -23,7 +23,7 @@ CALM: Final[dict[str, Any]] = {
 async def first_leader(seed: int, nodes: int, sync_s: float) -> tuple[float, int]:
     """Return how long it takes until a leader has committed in its term, and which term it is."""
     loop = asyncio.get_running_loop()
-    world = World(replace(plan_of(seed), nodes=nodes, slow_orders=False, **CALM))
+    world = World(replace(plan_of(seed, "shared"), nodes=nodes, slow_orders=False, **CALM))
     for node in world.nodes.values():
         node.start()
     await world.until(lambda: len(world.serving) == nodes, 5.0, lambda: "all serve")

@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from tests.simulation.plans import plan_of
+from tests.simulation.plans import Kind, plan_of
 from tests.simulation.run import run
 
 
+@pytest.mark.parametrize("kind", ["shared", "replicated"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_members_of_two_versions_keep_every_promise(seed: int) -> None:
+def test_members_of_two_versions_keep_every_promise(seed: int, kind: Kind) -> None:
     plan = replace(
-        plan_of(seed),
+        plan_of(seed, kind),
         upgrades=True,
         nodes=3,
         faults=("crash", "partition", "transfer"),

@@ -5,7 +5,7 @@ and what it tells its watchers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coordinator.commit.leadership import LeadersPart
 from coordinator.consensus import Coordinator
@@ -26,14 +26,12 @@ class WatchedCoordinator(Coordinator):
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
         world, own = self.sim.world, self.sim.own
-        before = self.at if own is not None else (0, 0)
+        if own is not None:
+            own.applying = self.at, (position.index, position.term), (stamp_ms, command)
         super().apply(position, stamp_ms, command)
-        if own is not None and self.at == (position.index, position.term):
-            step = own.take_step()
-            # what was evaluated before is taken from the file
-            row = own.row_at(position.index) if step is None else None
-            place, entry = (before, self.at), (stamp_ms, command)
-            world.reference.applied(self.sim, place, entry, step=step, row=row)
+        is_done = self._failure._cause is None
+        if own is not None and is_done and self.at == (position.index, position.term):
+            own.replayed()
         world.applied(self.sim, position, command)
         if world.steps % 16 == 0:
             wrong = broken(self.machine)
@@ -43,8 +41,7 @@ class WatchedCoordinator(Coordinator):
     @property
     def at(self) -> tuple[int, int]:
         """Return the index and the term of the newest command of a replicated log."""
-        book: Any = getattr(self.machine, "book")  # noqa: B009
-        return book.index, book.term
+        return self.machine.book.index, self.machine.book.term
 
     def stamp_ms(self) -> int:
         stamp_ms = super().stamp_ms()

@@ -13,7 +13,7 @@ from coordinator.raft.core.state import State
 from coordinator.raft.storage.snapshot_stream import Incoming
 
 ASK_AGAIN_S: Final = 2.0
-"""Seconds after which a snapshot is asked for again, if none has begun to arrive."""
+"""Seconds after which a snapshot is asked for again, if nothing of one has arrived meanwhile."""
 REFUSED_PAUSE_S: Final = 10.0
 """Seconds to wait before the same is sent again, after a snapshot with a copy of a store behind it
 could not be used: it may be large.
@@ -42,6 +42,7 @@ class Transfer:
         if self.incoming is None or self.id != id:
             self.drop()
             self.incoming, self.id = self._environment.snapshots.incoming(), id
+        self._ask_at = self._environment.now() + ASK_AGAIN_S
         return self.incoming
 
     def drop(self) -> None:
@@ -104,9 +105,9 @@ class Transfer:
             and now >= self._ask_at
             and leader is not None
             and not self._library.leads
-            and self.incoming is None
             and not self._log.resting
         ):
+            # Whoever was sending one may lead no longer, or take it for needless.
             self._ask_at = now + ASK_AGAIN_S
             self._environment.count("snapshots_asked")
             self.want(leader, b"", self._log.first_index)

@@ -244,10 +244,9 @@ class Leader:
         self, node: Node, progress: Progress, heartbeat: bool, following: int
     ) -> None:
         """Send the chunk that the peer wants, one at a time, and heartbeats in between."""
-        paused, waits = progress.paused, self._sender.waits(progress, heartbeat)
-        if heartbeat and (paused or waits):
+        if progress.paused and heartbeat:
             self._send_entries(node, progress, following, empty=True)
-        if not waits:
+        if not self._sender.waits(progress, heartbeat):
             self._sender.send(node, progress)
 
     def _send_entries(
@@ -315,7 +314,7 @@ class Leader:
             # under the policies interval and off).
             match[node] = min(match[node], following - 1)
             due[node] = min(due[node], following)
-            if not progress.transfers:
+            if progress.snapshot is None:
                 progress.probe()
                 self._environment.count("backtracks")
         news = message["reset"] or progress.probing or match[node] < following - 1
