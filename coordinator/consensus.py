@@ -121,6 +121,7 @@ class Coordinator:
                 settings=self.settings,
                 entropy=entropy,
                 members=members,
+                broadcasts=broadcasts,
             )
             self.leading, reader, cursors = parts.leading, own, parts.cursors
         elif store is not None and own is None:
@@ -139,12 +140,21 @@ class Coordinator:
             reader, cursors = store, store
         else:
             raise ValueError("exactly one of store and own is given")
-        self.scrubber = Scrubber(reader, self.settings)
+        self.scrubber = Scrubber(
+            reader, self.settings, found=None if self.own is None else self.own.row_scrub.found
+        )
         self.sweeper = Sweeper(
             self, reader, self._log, clock, name=name, settings=self.settings, pruned=store
         )
         self.publisher = Publisher(
-            self, reader, cursors, broadcast, clock, rng=rng, settings=self.settings
+            self,
+            reader,
+            cursors,
+            broadcast,
+            clock,
+            rng=rng,
+            settings=self.settings,
+            ordered=lambda: 0 if self.own is None else self.own.cursors.held_at() or 0,
         )
         self.likeness = Likeness(self, self._log)
         self._know_peers()
@@ -170,6 +180,7 @@ class Coordinator:
             machine=self.machine,
             committer=self.leading,
             timekeeping=self.timekeeping,
+            own=self.own,
         )
         self._operating = Operating(
             self.node,
@@ -204,7 +215,7 @@ class Coordinator:
             self.own.keeping.begun_again()
         self._group = await asyncio.TaskGroup().__aenter__()
         for name, loop in (
-            *(() if self.own is None else (("mending", self.own.mending.run()),)),
+            *(() if self.own is None else self.own.loops()),
             ("committer", self.leading.run()),
             ("sweeper", self.sweeper.run()),
             ("scrubber", self.scrubber.run()),
@@ -249,6 +260,8 @@ class Coordinator:
                 raft = self._log.status()
                 self.roster.look(raft)
                 self.timekeeping.look(raft, self.roster.readings(raft), self.leading)
+                if self.own is not None:
+                    self.own.contents.look(raft, self.roster.tellings(raft))
 
     # -------------------------------------------------------------------------------------- writing
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -83,7 +83,12 @@ class Publisher:
         *,
         rng: random.Random,
         settings: CoordinatorSettings,
+        ordered: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`ordered` returns the newest position that the log ordered (R10); a shared store has
+        none.
+        """
+        self._ordered = ordered
         self._member, self._store, self._cursors = member, store, cursors
         self._broadcast, self._clock = broadcast, clock
         self._settings = settings
@@ -162,6 +167,7 @@ class Publisher:
         position = saved = await self._begin()
         saved_at_s = self._clock.monotonic()
         while self._term == term:
+            position = max(position, self._ordered_here())
             self._position = position
             part = await self._next(position)
             if part is None:
@@ -177,6 +183,12 @@ class Publisher:
                     CURSOR, position, timeout_s=settings.store_timeout_s
                 )
                 saved, saved_at_s = position, self._clock.monotonic()
+
+    def _ordered_here(self) -> int:
+        """Return the newest ordered position that is applied here: an earlier leader's may arrive
+        late, and the floor may have followed it (R10).
+        """
+        return self._ordered()
 
     async def _begin(self) -> int:
         """Return the position to continue from, which the previous publisher left in the store

@@ -1,5 +1,5 @@
-"""Scrub the store's versions slowly while this member leads, so that damage is reported before
-somebody needs the value.
+"""Scrub the store's versions slowly, so that damage is reported before somebody needs the value: a
+shared store's while this member leads, its own one always.
 
 It never repairs anything, and does not replace the check at each read.
 """
@@ -7,6 +7,7 @@ It never repairs anything, and does not replace the check at each read.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -24,13 +25,23 @@ _log = structlog.get_logger("acordo.scrubber")
 
 
 class Scrubber:
-    """The leader's scrub of the store: one step after another, then a long rest. Call `run` once;
-    it works while this member leads.
-    """
+    """The scrub of the store: one step after another, then a long rest. Call `run` once."""
 
-    def __init__(self, store: StoreReader, settings: CoordinatorSettings) -> None:
+    def __init__(
+        self,
+        store: StoreReader,
+        settings: CoordinatorSettings,
+        *,
+        found: Callable[[str], None] | None = None,
+    ) -> None:
+        """`found` is called with what is damaged in a store that is this member's own, which it
+        scrubs whether or not it leads.
+        """
+        self._found = found
         self._store, self._settings = store, settings
         self._leads = asyncio.Event()
+        if found is not None:
+            self._leads.set()
         self._reached = 0
         self.scrubbed = 0
         """The number of versions scrubbed."""
@@ -44,8 +55,9 @@ class Scrubber:
         self._leads.set()
 
     def deposed(self) -> None:
-        """Stop scrubbing after the present step: this member leads no more."""
-        self._leads.clear()
+        """Stop scrubbing a shared store after the present step: this member leads no more."""
+        if self._found is None:
+            self._leads.clear()
 
     async def run(self) -> None:
         """Scrub all versions over and over, forever."""
@@ -83,3 +95,5 @@ class Scrubber:
             return
         self.damaged.add((key, revision))
         _log.error("damaged in the store", key=repr(key), revision=revision, why=why)
+        if self._found is not None:
+            self._found(f"the version of {key!r} at revision {revision} is damaged")

@@ -7,7 +7,7 @@ The reports come in the notes that heartbeats carry. What a note does not say is
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from coordinator.commit.leadership import LeadersPart
 from coordinator.log import Log, PeerStatus, RaftStatus
@@ -25,7 +25,13 @@ from coordinator.peers.notes import (
     unneeded,
 )
 from coordinator.peers.timekeeping import Timekeeping
+from coordinator.replicated.marks import ContentMark
+from coordinator.replicated.member import OwnParts
+from coordinator.replicated.witnesses import Telling
 from kv.ports import Clock, Member
+
+TURN_S: Final = 0.6
+"""How long a member tells of the newest row of one stride (`marks.STRIDES`)."""
 
 
 class LeaderSeen(NamedTuple):
@@ -58,7 +64,9 @@ class Roster:
         machine: Machine,
         committer: LeadersPart,
         timekeeping: Timekeeping,
+        own: OwnParts | None = None,
     ) -> None:
+        self._own = own
         self._node, self._url = node, url
         self._log, self._clock, self._machine = log, clock, machine
         self._committer, self._timekeeping = committer, timekeeping
@@ -74,6 +82,7 @@ class Roster:
         machine, committer, time = self._machine, self._committer, self._timekeeping.time
         leads = committer.term is not None
         given = committer.gives_up if leads else None
+        mark = self._content_mark()
         return encode_note(
             Note(
                 version=NOTE_VERSION,
@@ -91,8 +100,24 @@ class Roster:
                 gives_up_after=given.after if given else 0,
                 stuck=leads and committer.stuck is not None,
                 level=LEVEL,
+                content_seq=mark.seq,
+                content=mark.digest,
+                witness=self._own is None or self._own.keeping.witness,
             )
         )
+
+    def _content_mark(self) -> ContentMark:
+        """Return the row of the own store whose content digest this note tells of (R3)."""
+        if self._own is None:
+            return ContentMark(0, b"")
+        return self._own.marks.report(int(self._clock.monotonic() / TURN_S))
+
+    def tellings(self, raft: RaftStatus) -> Iterator[Telling]:
+        """Yield what the other members told of their contents."""
+        for peer in raft.peers:
+            note = read_note(peer.note) if peer.id != self._node else None
+            if note is not None and note.content_seq:
+                yield Telling(peer.id, note.content_seq, note.content, peer.voter, note.witness)
 
     def _note_of(self, peer: PeerStatus) -> Note | None:
         return read_note(self.note() if peer.id == self._node else peer.note)

@@ -12,8 +12,15 @@ from coordinator.machine.machine import Machine
 class OrderedCursors:
     """The positions that were ordered. Moving one is a command of the log."""
 
-    def __init__(self, machine: Machine, log: Log) -> None:
-        self._machine, self._log = machine, log
+    def __init__(self, machine: Machine, log: Log, *, holds: bool) -> None:
+        """Keep positions if `holds`: a broker has to be told of everything. If not, a reader
+        begins at what is settled, and the floor does not wait for it.
+        """
+        self._machine, self._log, self._holds = machine, log, holds
+
+    def held_at(self, name: str = "broadcast") -> int | None:
+        """Return the revision that the floor may not pass for a reader's sake; None: any."""
+        return self.ordered(name) if self._holds else None
 
     def ordered(self, name: str) -> int:
         """Return the newest position of a reader that was ordered and is applied here."""
@@ -21,11 +28,13 @@ class OrderedCursors:
 
     async def cursor(self, name: str, *, timeout_s: float) -> int:
         """Return the newest position of a reader that was ordered and is applied here."""
-        return self.ordered(name)
+        return self.ordered(name) if self._holds else self._machine.settled.revision
 
     async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
         """Order a reader's position, once what lies before it is confirmed. Raises TimeoutError,
         NotApplied, OutcomeUnknown.
         """
+        if not self._holds:
+            return
         async with asyncio.timeout(timeout_s):
             await self._log.propose(encode(Cursor(name, to)))

@@ -5,17 +5,20 @@ them. It decides nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from coordinator.log import Log
 from coordinator.machine.machine import Machine
 from coordinator.replicated.condition import Condition
+from coordinator.replicated.contents import Contents
 from coordinator.replicated.cursors import OrderedCursors
 from coordinator.replicated.keeping import Keeping
 from coordinator.replicated.leading import Leading, LeadingMember
 from coordinator.replicated.marks import ContentMarks
 from coordinator.replicated.mending import Mending
+from coordinator.replicated.pruning import Pruning
+from coordinator.replicated.scrubbing import RowScrub
 from coordinator.replicated.settling import Settling
 from coordinator.settings import CoordinatorSettings
 from kv.ports import Clock
@@ -33,6 +36,17 @@ class OwnParts(NamedTuple):
     leading: Leading
     mending: Mending
     cursors: OrderedCursors
+    contents: Contents
+    pruning: Pruning
+    row_scrub: RowScrub
+
+    def loops(self) -> tuple[tuple[str, Coroutine[Any, Any, None]], ...]:
+        """Return the loops of these parts by name, but for the leader's."""
+        return (
+            ("mending", self.mending.run()),
+            ("pruning", self.pruning.run()),
+            ("row-scrub", self.row_scrub.run()),
+        )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -47,6 +61,12 @@ class OwnParts(NamedTuple):
             "store_set_aside": self.mending.set_aside,
             "store_spoils": self.condition.spoils,
             "apply_holds": self.mending.holds,
+            "content_comparisons": self.contents.comparisons,
+            "content_divergences": self.contents.divergences,
+            "rows_damaged": len(self.row_scrub.damaged),
+            "versions_pruned": self.pruning.versions,
+            "ledger_rows_pruned": self.pruning.rows,
+            "operations_pruned": self.pruning.operations,
         }
 
 
@@ -61,6 +81,7 @@ def own_parts(
     settings: CoordinatorSettings,
     entropy: Callable[[int], bytes] | None,
     members: bytes,
+    broadcasts: bool,
 ) -> OwnParts:
     """Compose the parts without any I/O."""
     machine: Machine = member.machine
@@ -78,7 +99,26 @@ def own_parts(
         entropy=entropy,
         members=members,
     )
-    mending = Mending(machine, own, log, leading=leading, condition=condition, keeping=keeping)
-    settling = Settling(machine, own, condition, marks)
-    cursors = OrderedCursors(machine, log)
-    return OwnParts(own, condition, marks, settling, keeping, leading, mending, cursors)
+    cursors = OrderedCursors(machine, log, holds=broadcasts)
+    return OwnParts(
+        store=own,
+        condition=condition,
+        marks=marks,
+        settling=Settling(machine, own, condition, marks),
+        keeping=keeping,
+        leading=leading,
+        mending=Mending(machine, own, log, leading=leading, condition=condition, keeping=keeping),
+        cursors=cursors,
+        contents=Contents(marks, condition, keeping),
+        pruning=Pruning(
+            machine,
+            own,
+            log,
+            leading=leading,
+            condition=condition,
+            keeping=keeping,
+            cursors=cursors,
+            settings=settings,
+        ),
+        row_scrub=RowScrub(own, log, condition, settings),
+    )

@@ -166,8 +166,8 @@ class Settling:
         """Evaluate what is pending and settle it, in the own store and in the machine."""
         machine, book = self._machine, self._machine.book
         batch = list(machine.pending.values())
-        now_ms = self._now_ms()
-        evaluation = evaluate(batch, self._facts(batch), now_ms)
+        time_ms = self._row_ms()
+        evaluation = evaluate(batch, self._facts(batch), self._now_ms())
         hashes = tuple([hash_of(version) for version in evaluation.versions])
         settled = machine.settled
         base = Head(book.seq, book.row_term, "", settled.revision, settled.digest)
@@ -180,7 +180,7 @@ class Settling:
                 base.last + 1,
                 machine.revision,
                 machine.digest,
-                now_ms,
+                time_ms,
                 evaluation.records,
                 position.index,
                 content,
@@ -193,11 +193,15 @@ class Settling:
         self.rows += 1
         self.intents += len(batch)
         self._enter(row)
-        return machine.settle_here(row.body, now_ms)
+        return machine.settle_here(row.body, time_ms)
 
     def _enter(self, row: LedgerRow) -> None:
         self._machine.book.enter(row)
         self._marks.add(row.seq, row.content)
+
+    def _row_ms(self) -> int:
+        """Return the time that a row carries: its command's stamp (R1)."""
+        return self._machine.log_time_ms
 
     def _now_ms(self) -> int:
         """Return the time at which a command is evaluated: its stamp, never a clock (R2)."""

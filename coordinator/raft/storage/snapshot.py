@@ -6,6 +6,7 @@ next is durable.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -169,8 +170,12 @@ class SnapshotStore:
         if state is None:
             return bare
         whole = bare.attach(state)
+        sealing = asyncio.ensure_future(self._disk.compute(whole.seal_now))
         try:
-            await self._disk.compute(whole.seal_now)
+            await asyncio.shield(sealing)
+        except asyncio.CancelledError:
+            sealing.add_done_callback(lambda _: whole.close())  # a worker reads it until then
+            raise
         except BaseException:
             whole.close()
             raise

@@ -16,7 +16,7 @@ from typing import Literal, Self
 import msgspec
 
 from coordinator.log import PeerStatus, Position, RaftStatus, Replica
-from kv.errors import NotApplied, OutcomeUnknown
+from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
 
 
 class SharedEntry(msgspec.Struct, frozen=True):
@@ -106,6 +106,7 @@ class SharedMember:
         self._waits: list[tuple[Position, asyncio.Future[Position]]] = []
         self._pumping = False
         self.open = False
+        self._fetching: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
         self.open = True
@@ -257,7 +258,28 @@ class SharedMember:
         self.pump()
 
     def fetch_snapshot(self) -> None:
-        self.replay()  # this log has no snapshots: all of it is here
+        source = self.shared.members.get(self.shared.leader or "")
+        if source is None or source is self:
+            return
+        if getattr(self.replica, "own", None) is None:
+            self.replay()  # this log has no snapshots: all of it is here
+        elif self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.ensure_future(self._fetch(source))
+
+    async def _fetch(self, source: SharedMember) -> None:
+        """Put another member's state in place: its dump first, then its store (R6)."""
+        try:
+            position, history = source.position, list(source.history)
+            snapshot = source.replica.snapshot()()
+            await source.replica.secure(position)
+            state = await source.replica.attach()
+            assert state is not None
+            await self.replica.install(snapshot, state)
+        except (BackendUnavailable, ValueError):
+            return
+        state.close()
+        self.position, self.history = position, history
+        self.pump()
 
     def step_down(self) -> None:
         if self.shared.leader == self.name:

@@ -374,6 +374,8 @@ async def test_a_copy_is_closed_whatever_ends_its_transfer(when: str, what: str)
         progress = leader._core.leader.progress[behind]
         if when == "opening":
             await eventually(lambda: progress.opening is not None)
+            await asyncio.sleep(0.5)
+            assert tape.attachments == 1, "heartbeats are answered meanwhile"
         else:
             cluster.net.hold(behind, leader.id)
             go_on.set()

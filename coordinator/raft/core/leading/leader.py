@@ -244,9 +244,10 @@ class Leader:
         self, node: Node, progress: Progress, heartbeat: bool, following: int
     ) -> None:
         """Send the chunk that the peer wants, one at a time, and heartbeats in between."""
-        if progress.paused and heartbeat:
+        paused, waits = progress.paused, self._sender.waits(progress, heartbeat)
+        if heartbeat and (paused or waits):
             self._send_entries(node, progress, following, empty=True)
-        if not self._sender.waits(progress, heartbeat):
+        if not waits:
             self._sender.send(node, progress)
 
     def _send_entries(
@@ -314,7 +315,7 @@ class Leader:
             # under the policies interval and off).
             match[node] = min(match[node], following - 1)
             due[node] = min(due[node], following)
-            if progress.snapshot is None:
+            if not progress.transfers:
                 progress.probe()
                 self._environment.count("backtracks")
         news = message["reset"] or progress.probing or match[node] < following - 1

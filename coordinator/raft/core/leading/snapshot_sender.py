@@ -39,9 +39,11 @@ class SnapshotSender:
         """Say whether to wait: for the peer's answer to the latest chunk, for the snapshot to be
         opened, or for the rate limit. Count a heartbeat.
         """
+        if progress.opening is not None:
+            return True
         if not progress.paused:
             return self._environment.now() < progress.next_chunk_at
-        if not heartbeat or progress.opening is not None:
+        if not heartbeat:
             return True
         progress.beats += 1
         if progress.beats < CHUNK_BEATS_MAX:

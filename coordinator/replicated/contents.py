@@ -1,0 +1,97 @@
+"""Compare this member's contents with what the others tell of theirs, and act on the verdict (R3).
+
+`witnesses` decides. A member that differs from a majority serves nothing more, and fetches its
+state anew; where there is no majority nobody guesses, and nothing is served until an operator
+decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from coordinator.log import PeerStatus, RaftStatus
+from coordinator.replicated.condition import Condition
+from coordinator.replicated.keeping import Keeping
+from coordinator.replicated.marks import PREFIX_BYTES, ContentMarks
+from coordinator.replicated.witnesses import Telling, confirmed, differing, judge
+
+TOLD_MAX: Final = 16
+"""What a member told last that is kept of each."""
+
+_log = structlog.get_logger("acordo.own_store")
+
+
+class Contents:
+    """The comparison of one member's contents with the others'."""
+
+    def __init__(self, marks: ContentMarks, condition: Condition, keeping: Keeping) -> None:
+        self._marks, self._condition, self._keeping = marks, condition, keeping
+        self._told: dict[str, deque[Telling]] = {}
+        self._installs = 0
+        self.comparisons = 0
+        """Digests of other members that were compared with the own one."""
+        self.divergences = 0
+        """How often this member's contents differed from the majority's."""
+
+    def look(self, raft: RaftStatus, tellings: Iterable[Telling]) -> None:
+        """Take in what the members tell of their contents, and judge the own ones."""
+        if self._installs != self._keeping.installs:
+            self._installs = self._keeping.installs
+            self._told.clear()  # it was compared with contents that are gone
+        self._take_in(raft.peers, tellings)
+        if self._condition.spoilt is not None:
+            return
+        told = [each for kept in self._told.values() for each in kept]
+        own = self._own_at(each.seq for each in told)
+        others = [peer for peer in raft.peers if peer.id != raft.id and peer.voter]
+        votes = any(peer.id == raft.id and peer.voter for peer in raft.peers)
+        if not self._keeping.witness and confirmed(own, told, len(others)):
+            self._keeping.witness = True
+            _log.info("fetched state is like the others'", seq=self._marks.newest)
+        verdict = judge(own, votes and self._keeping.witness, told, len(others) + votes)
+        at = differing(own, told)
+        if verdict == "alike":
+            self._condition.undecided = ""
+        if verdict == "diverged":
+            self.divergences += 1
+            why = f"the contents differ from the majority's from row {at} on"
+            self._condition.spoil("diverged", why)
+        elif verdict == "undecided":
+            self._stop(f"the members' contents differ from row {at} on, and none has a majority")
+
+    def _stop(self, why: str) -> None:
+        """Serve nothing, and let an operator decide whose contents are right: nobody guesses."""
+        if self._condition.undecided == why:
+            return
+        _log.critical(
+            "contents differ without a majority: nothing is served",
+            why=why,
+            advice="remove the members whose contents are wrong",
+        )
+        self._condition.undecided = why
+
+    def _take_in(self, peers: Iterable[PeerStatus], tellings: Iterable[Telling]) -> None:
+        members = {peer.id for peer in peers}
+        for gone in self._told.keys() - members:
+            del self._told[gone]
+        for each in tellings:
+            kept = self._told.setdefault(each.member, deque(maxlen=TOLD_MAX))
+            if kept and each in kept:
+                continue
+            if kept and kept[-1].witness and not each.witness:
+                kept.clear()  # it has fetched its state: what it told before is gone
+            if self._marks.at(each.seq) is not None:
+                self.comparisons += 1
+            kept.append(each)
+
+    def _own_at(self, rows: Iterable[int]) -> dict[int, bytes]:
+        found = {}
+        for seq in rows:
+            digest = self._marks.at(seq)
+            if digest is not None:
+                found[seq] = digest[:PREFIX_BYTES]
+        return found
