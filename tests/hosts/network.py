@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -100,6 +100,7 @@ class Host:
         shared = [name for name in OF_THIS_MACHINE if Path("/", name).is_dir()]
         python = Path(sys.base_prefix)
         self.shared = [name for name in shared if not Path("/", name).is_symlink()]
+        self.shared += [str(path).lstrip("/") for path in self.network.shares]
         if not python.is_relative_to("/usr"):
             self.shared.append(str(python).lstrip("/"))
         for name in (*OWN, *self.shared, "services", "local"):
@@ -179,9 +180,13 @@ class Host:
 
 
 class Network:
-    """The switch that all hosts hang on; nothing else of this machine does."""
+    """The switch that all hosts hang on; nothing else of this machine does.
 
-    def __init__(self, folder: Path) -> None:
+    `shares` are directories of this machine that every host sees, and cannot change.
+    """
+
+    def __init__(self, folder: Path, shares: Sequence[Path] = ()) -> None:
+        self.shares = tuple(shares)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.hosts: dict[str, Host] = {}
@@ -204,6 +209,14 @@ class Network:
         self._in(pid, f"ip addr add {host.address}/24 dev eth0 && ip link set eth0 up")
         self._in(self.switch.pid, f"ip link set {port} master sw up")
 
+    def connect(self, address: str) -> None:
+        """Give the switch an address, so that commands inside it reach the hosts."""
+        self._in(self.switch.pid, f"ip addr add {address}/24 dev sw")
+
+    def inside(self, *words: str) -> list[str]:
+        """Return a command that has this machine's files, and the hosts' network."""
+        return ["nsenter", "--target", str(self.switch.pid), "--net", *words]
+
     def _in(self, pid: int, script: str) -> None:
         command = ["nsenter", "--target", str(pid), "--net", "sh", "-ec", script]
         ran(command, script, "the switch", WITHIN_S)
@@ -217,10 +230,10 @@ class Network:
 
 
 @contextlib.contextmanager
-def network(folder: Path) -> Iterator[Network]:
+def network(folder: Path, shares: Sequence[Path] = ()) -> Iterator[Network]:
     """Yield an empty network. Raises NoHosts."""
     refuse_without_rights()
-    made = Network(folder)
+    made = Network(folder, shares)
     try:
         yield made
     finally:
