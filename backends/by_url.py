@@ -6,6 +6,7 @@ It opens nothing: `async with` does.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.local.broadcast import LocalBroadcast
@@ -14,7 +15,7 @@ from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
 from backends.sqlite import SqliteStore
 from kv.errors import BadRequest
-from kv.ports import Broadcast, Cache, Store
+from kv.ports import Broadcast, Cache, MemberStore, Store
 
 if TYPE_CHECKING:
     from backends.rabbitmq.async_writes import RabbitAsyncWrites
@@ -55,6 +56,13 @@ def store(url: str) -> Store:
             from backends.postgres.store import PostgresStore
 
             return PostgresStore.from_url(url)
+
+
+def own_store(path: Path) -> MemberStore:
+    """Return the store that one member keeps for itself in a file."""
+    from backends.replicated.store import SqliteMemberStore
+
+    return SqliteMemberStore(str(path))
 
 
 def cache(url: str) -> Cache:

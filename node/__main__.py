@@ -119,7 +119,7 @@ async def _serve(
 
     async with AsyncExitStack() as stack:
         if not await store_opened(
-            lambda: open_claimed(stack, backends.store, settings, cluster),
+            lambda: open_claimed(stack, backends, settings, cluster),
             settings,
             listening,
             stop,
@@ -138,7 +138,9 @@ async def _serve(
         await stack.enter_async_context(server)
         await server.start(sock=listening)
         shown = redacted(settings)["ACORDO_STORE"]
-        _log.info("serving", url=settings.url, store=shown, fsync=settings.fsync)
+        _log.info(
+            "serving", url=settings.url, kind=settings.kind, store=shown, fsync=settings.fsync
+        )
         await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
         if died.done():
             died.result()
@@ -185,6 +187,8 @@ def _coordinator_of(
         url=settings.url,
         log=member,
         store=backends.store,
+        own=backends.own,
+        broadcasts=not settings.broadcast.startswith("local"),
         broadcast=backends.broadcast,
         clock=SystemClock(asyncio.get_running_loop()),
         rng=new_rng(),
@@ -202,6 +206,7 @@ def _server_of(
         server_settings(settings, descriptors),
         consensus=coordinator,
         store=backends.store,
+        own=backends.own,
         cache=backends.cache,
         broadcast=backends.broadcast,
         clock=SystemClock(asyncio.get_running_loop()),

@@ -21,8 +21,7 @@ from backends.local.cache import MemoryCache
 from cluster.settings.node import NodeSettings
 from coordinator.raft.net.security import Certificates, Open, Security, read_secret
 from coordinator.raft.sockets import TransportFactory, over_sockets
-from kv.errors import BadRequest
-from kv.ports import Broadcast, Cache, Store
+from kv.ports import Broadcast, Cache, MemberStore, Store
 
 if TYPE_CHECKING:  # loaded only when the settings name a broker
     from backends.rabbitmq.async_writes import RabbitAsyncWrites
@@ -52,7 +51,10 @@ def new_rng() -> random.Random:
 class Backends:
     """The back ends of one node, not opened yet."""
 
-    store: Store
+    store: Store | None
+    """The store that all members share, if there is one."""
+    own: MemberStore | None
+    """This member's own store, if there is no shared one."""
     cache: Cache
     broadcast: Broadcast
     async_writes: RabbitAsyncWrites | None
@@ -61,10 +63,9 @@ class Backends:
 
 def backends_of(settings: NodeSettings, cluster: str) -> Backends:
     """Return the back ends that the settings name. Raises BadRequest."""
-    if settings.replicated:
-        raise BadRequest("not_configured", "the replicated store is not built in yet")
     return Backends(
-        by_url.store(settings.store_url),
+        None if settings.replicated else by_url.store(settings.store_url),
+        by_url.own_store(settings.own_file) if settings.replicated else None,
         shared_cache(settings),
         by_url.broadcast(settings.broadcast, cluster),
         by_url.async_writes(settings.broadcast, cluster),

@@ -14,7 +14,8 @@ import structlog
 from cluster.settings.loading import redacted
 from cluster.settings.node import NodeSettings
 from kv.errors import BackendUnavailable, BadRequest, OutcomeUnknown
-from kv.ports import Identity, Store
+from kv.ports import Identity
+from node.startup.backends import Backends
 from node.startup.unready_listener import UnreadyListener
 
 SERVED_STORES: Final = ("postgres", "cockroach")
@@ -41,7 +42,7 @@ async def store_opened(
     BadRequest for a configuration that must be fixed, and BackendUnavailable for a store that is
     not a server.
     """
-    if not settings.store_url.startswith(SERVED_STORES):
+    if settings.replicated or not settings.store_url.startswith(SERVED_STORES):
         await entering()
         return True
     listener = UnreadyListener(settings.node_id)
@@ -73,11 +74,17 @@ async def store_opened(
 
 
 async def open_claimed(
-    stack: AsyncExitStack, store: Store, settings: NodeSettings, cluster: str
+    stack: AsyncExitStack, backends: Backends, settings: NodeSettings, cluster: str
 ) -> None:
-    """Open the store and claim it for this cluster before any part of Raft starts. Raises
-    BadRequest("foreign_store").
+    """Open the store before any part of Raft starts, and claim a shared one for this cluster.
+    Raises BadRequest("foreign_store").
+
+    A member's own store is not claimed: what its file holds is held against the log later (R5).
     """
+    if backends.own is not None:
+        await stack.enter_async_context(backends.own)
+    if (store := backends.store) is None:
+        return
     async with AsyncExitStack() as opening:
         await opening.enter_async_context(store)
         held = await store.claim(Identity(cluster), timeout_s=settings.store_timeout_s)
