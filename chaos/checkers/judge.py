@@ -134,7 +134,7 @@ def _checkers(
         "lock": lambda: lock.check(of("lock")),
         "ttl": lambda: _ttl(of("ttl"), run.history.faults, settings.get("ttl")),
         "ledger": lambda: ledger_checker.check(known, operations, run.history.lookups),
-        "members": lambda: members.check(run.history.statuses),
+        "members": lambda: members.check(run.history.statuses, run.history.faults),
         "convergence": lambda: convergence.check(
             run.evidence or Evidence(),
             known,

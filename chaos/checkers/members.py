@@ -8,16 +8,23 @@ revisions have equal digests. These checks are cheap, and often the first to fai
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import NodeStatus
+from chaos.records.history import Fault, NodeStatus
+from chaos.records.intervals import fault_windows
+
+EMPTYING: Final = frozenset({"member-wiped", "members-wiped-in-turn"})
+"""Nemeses that empty members' directories."""
 
 
-def check(seen: Iterable[NodeStatus]) -> Judgement:
+def check(seen: Iterable[NodeStatus], faults: Iterable[Fault] = ()) -> Judgement:
     """Check status records.
 
-    A node's settled position may fall: after a restart it begins at its snapshot.
+    A node's settled position may fall: after a restart it begins at its snapshot. So may its term
+    while a fault empties members: an emptied one has forgotten it, and never votes again.
     """
+    emptied = [w for w in fault_windows(faults) if w.nemesis in EMPTYING]
     records = sorted(seen, key=lambda s: s.t_ns)
     leaders: dict[int, str] = {}
     digests: dict[int, NodeStatus] = {}
@@ -44,6 +51,7 @@ def check(seen: Iterable[NodeStatus]) -> Judgement:
             and before.term is not None
             and s.term is not None
             and s.term < before.term
+            and not any(w.start_ns <= s.t_ns <= (w.healed_ns or s.t_ns) for w in emptied)
         ):
             findings.append(
                 Finding("term_fell", f"{s.seen} was in term {before.term}, later in {s.term}")

@@ -115,7 +115,8 @@ async def _inflicted(nemesis: Nemesis, recorder: Recorder, seconds: float) -> In
     except Exception as exc:  # noqa: BLE001 - a fault that fails is reported, and the run is weak; it must heal all the same
         error = repr(exc)
     finally:
-        error = await asyncio.shield(_heal(nemesis)) or error
+        errors = [each for each in (error, await asyncio.shield(_heal(nemesis))) if each]
+        error = "; ".join(errors) or None
         recorder.add(Fault(nemesis.name, "healed", recorder.clock(), nemesis.targets, error))
     return Inflicted(nemesis.name, nemesis.targets, proof if error is None else None, error=error)
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from chaos.nemeses import backends, clocks, disks, links, members, packets, processes, store
+from chaos.nemeses import (
+    backends,
+    clocks,
+    disks,
+    links,
+    member_disks,
+    member_files,
+    members,
+    packets,
+    processes,
+    store,
+)
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.containers import CONTAINER_NEMESES
 
@@ -18,6 +29,7 @@ _KINDS: Final[tuple[type[Nemesis], ...]] = (
     processes.PauseFollower,
     processes.PauseMinority,
     processes.PauseAll,
+    processes.Stutter,
     processes.StaggeredRestart,
     processes.RollingRestart,
     links.Halves,
@@ -41,6 +53,19 @@ _KINDS: Final[tuple[type[Nemesis], ...]] = (
     store.StoreBusy,
     disks.SlowDisk,
     disks.HungDisk,
+    member_disks.PowerCut,
+    member_disks.PowerCutLeader,
+    member_disks.PowerCutAll,
+    member_disks.StoreFull,
+    member_disks.StoresFull,
+    member_disks.StoreSlow,
+    member_files.StoreTruncated,
+    member_files.StoreFlipped,
+    member_files.StoreDeleted,
+    member_files.WalDeleted,
+    member_files.StoreOld,
+    member_files.MemberWiped,
+    member_files.MembersWipedInTurn,
     members.MemberChurn,
     members.TransferLeader,
     packets.DropPackets,
@@ -55,7 +80,7 @@ EVERY: Final[dict[str, type[Nemesis]]] = NEMESES | CONTAINER_NEMESES
 
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "kill": ("kill-leader", "kill-follower", "kill-minority", "kill-majority", "kill-all"),
-    "pause": ("pause-leader", "pause-follower", "pause-minority", "pause-all"),
+    "pause": ("pause-leader", "pause-follower", "pause-minority", "pause-all", "stutter"),
     "restart": ("staggered-restart", "rolling-restart"),
     "partition": (
         "partition-halves",
@@ -70,6 +95,16 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "weather": ("slow", "slow-one", "slow-follower", "late-echo", "lossy", "reset-clients"),
     "clock": ("clock-jump", "clock-jump-most"),
     "disk": ("disk-full", "torn-journal", "store-busy", "slow-disk", "hung-disk"),
+    "power": ("power-cut", "power-cut-leader", "power-cut-all"),
+    "own-disk": ("store-full", "stores-full", "store-slow"),
+    "own-file": (
+        "store-truncated",
+        "store-flipped",
+        "store-deleted",
+        "store-wal-deleted",
+        "store-old",
+    ),
+    "wipe": ("member-wiped", "members-wiped-in-turn"),
     "members": ("member-churn", "transfer-leader"),
     "packets": ("drop-packets",),
     "postgres": ("postgres-kill", "postgres-pause", "postgres-slow"),

@@ -18,6 +18,12 @@ from chaos.waiting import until
 READY_WITHIN_S: Final = 30.0
 GAP_S: Final = (0.3, 1.5)
 """Shortest and longest pause between two steps of a staggered or rolling restart, in seconds."""
+STOP_S: Final = (0.005, 0.4)
+"""Shortest and longest moment for which a node is stopped."""
+GO_ON_S: Final = (0.01, 0.1)
+LEADERS_SHARE: Final = 0.5
+STOPS_MIN: Final = 2
+"""Least number of stops that count as a fault."""
 
 
 class _OnProcesses(Nemesis):
@@ -158,6 +164,53 @@ class PauseAll(Pause):
 
     name: ClassVar[str] = "pause-all"
     whom: ClassVar[str] = "all"
+
+
+class Stutter(_OnProcesses):
+    """The leader or a follower is suspended again and again, for moments, wherever it is."""
+
+    name: ClassVar[str] = "stutter"
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.stopped: dict[str, int] = {}
+        """How often each node was seen stopped."""
+
+    @override
+    async def choose(self) -> tuple[str, ...]:
+        await super().choose()
+        return self.target.nodes
+
+    async def start(self) -> None:
+        """Do nothing yet: the steps are taken while it holds."""
+
+    @override
+    async def hold(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            leader = await self.target.leader()
+            others = [n for n in self.targets if n != leader]
+            node = leader if leader and self.rng.random() < LEADERS_SHARE else None
+            node = node or self.rng.choice(others)
+            pid = self.processes.pid(node)
+            self.processes.pause(node)
+            await asyncio.sleep(self.rng.uniform(*STOP_S))
+            if pid is not None and process_state(pid) == "T":
+                self.stopped[node] = self.stopped.get(node, 0) + 1
+            self.processes.resume(node)
+            await asyncio.sleep(self.rng.uniform(*GO_ON_S))
+
+    @override
+    async def proof(self) -> str | None:
+        if sum(self.stopped.values()) < STOPS_MIN:
+            return None
+        return "stopped: " + ", ".join(f"{n} {times} times" for n, times in self.stopped.items())
+
+    @override
+    async def heal(self) -> None:
+        for node in self.targets:
+            self.processes.resume(node)
 
 
 class StaggeredRestart(_OnProcesses):

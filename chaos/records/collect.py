@@ -7,6 +7,7 @@ do not answer.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from itertools import product
@@ -31,6 +32,8 @@ LEDGER_ROUNDS: Final = 10
 QUIET_S: Final = 60.0
 """Longest wait for all members to settle the same position once nobody writes."""
 PARALLEL: Final = 16
+UNANSWERED_MAX: Final = 48
+"""Reads without an answer after which a node is not read any more: each may take READ_TIMEOUT_S."""
 POLL_S: Final = 0.2
 
 
@@ -146,9 +149,12 @@ async def _read_everywhere(
     """Read every key through every node at every level; leave out reads without an answer."""
     reads: list[FinalRead] = []
     gate = asyncio.Semaphore(PARALLEL)
+    unanswered: Counter[str] = Counter()
 
     async def one(node: str, client: Client, level: str, key: str) -> None:
         async with gate:
+            if unanswered[node] >= UNANSWERED_MAX:
+                return
             try:
                 found = await client.read(
                     key,
@@ -157,6 +163,7 @@ async def _read_everywhere(
                     max_age_s=0.0 if level == "stale" else None,
                 )
             except AcordoError:
+                unanswered[node] += 1
                 return
         value = None if found.value is None else found.value.decode()
         reads.append(FinalRead(node, level, key, value, found.revision))

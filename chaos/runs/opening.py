@@ -23,6 +23,8 @@ from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 
 BASE_PORT: Final = 23000
+SPARES_MAX: Final = 6
+"""Most members that a run can replace."""
 
 
 class TargetUnfit(Exception):
@@ -73,20 +75,24 @@ async def _local_cluster(plan: Plan) -> AsyncIterator[Target]:
             urls = await stack.enter_async_context(services)
         except (OSError, RuntimeError, TimeoutError) as exc:
             raise TargetUnfit(f"a private server did not start: {exc}") from exc
+        needed = {need for step in plan.schedule for need in plan.nemeses[step.nemesis].needs}
+        wipes = sum("replacements" in plan.nemeses[s.nemesis].needs for s in plan.schedule)
+        spare = min(wipes * plan.nodes, SPARES_MAX)
         settings = RunnerSettings(
             nodes=plan.nodes,
-            base_port=free_base_port(plan.nodes, BASE_PORT + os.getpid() % 500 * 10),
+            base_port=free_base_port(plan.nodes + spare, BASE_PORT + os.getpid() % 500 * 10),
             data=plan.folder / "data",
             drain_timeout_s=3,
             **urls,  # type: ignore[arg-type]  # store, cache, broadcast
         )
-        needed = {need for step in plan.schedule for need in plan.nemeses[step.nemesis].needs}
         target = LocalTarget(
             settings,
             Random(f"{plan.seed}/links"),
             command=plan.node_command,
             services=services,
             clocks=bool(needed & {"clocks", "disks"}),
+            member_disks="member-disks" in needed,
+            spare=spare,
         )
         await stack.enter_async_context(target)
         yield target

@@ -1,6 +1,7 @@
-"""Run a cluster on this machine whose processes and links can be disturbed.
+"""Run a cluster on this machine whose processes, links and files can be disturbed.
 
-It treats the cluster from outside only: processes, ports, HTTP. It imports nothing of the nodes.
+It treats the cluster from outside only: processes, ports, HTTP, files. It imports nothing of the
+nodes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import aiohttp
 from typing_extensions import override
 
 from acordo import AcordoError, Client
-from chaos.targets import slowdisk, wallclock
+from chaos.targets import memberdisk, slowdisk, wallclock
 from chaos.targets.base import (
     HEALTHY_WITHIN_S,
     PROBE_TIMEOUT_S,
@@ -29,7 +30,8 @@ from chaos.targets.base import (
     Target,
     majority_leader,
 )
-from chaos.targets.proxy import Mesh
+from chaos.targets.memberdisk import MemberDisk
+from chaos.targets.proxy import Link, Mesh
 from chaos.targets.services import Services
 from chaos.waiting import until
 from cluster.local.process import NodeProcess
@@ -38,6 +40,12 @@ from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX
 
 NODE: Final = (sys.executable, "-m", "node")
+REPLACE_WITHIN_S: Final = 90.0
+STORE: Final = "store.sqlite"
+
+
+class NotReplaced(Exception):
+    """`python -m cluster replace` failed, and says why."""
 
 
 class LocalTarget(Target, NodeProcesses, NodeLinks):
@@ -47,6 +55,9 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
     node's snapshot learns the members' addresses as that node knows them, which are its proxies.
     From then on a cut between those two also cuts the first one. This makes faults larger, never
     smaller.
+
+    `nodes` are places, named after the first members. A place whose member is replaced stays, with
+    its links, and another member is in it: `ids` says which.
     """
 
     def __init__(
@@ -57,13 +68,30 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         command: tuple[str, ...] | None = None,
         services: Services | None = None,
         clocks: bool = False,
+        member_disks: bool = False,
+        spare: int = 0,
     ) -> None:
+        """`clocks`: nodes run with a clock and syncs that can be shifted and slowed.
+        `member_disks`: they run with files that can be taken back to what was synced. `spare`: how
+        many members can be replaced; each needs a port behind those of the first members.
+        """
         self.settings, self.command = settings, command
         self.services, self.clocks = services, clocks
         if clocks:
             self.command = _with_wall_clock(command or NODE)
-        self.mesh = Mesh(rng)
+        self.mesh, self._rng = Mesh(rng), rng
         self.nodes: tuple[str, ...] = tuple(f"n{n + 1}" for n in range(settings.nodes))
+        self.ids = {node: node for node in self.nodes}
+        """The member in each place."""
+        self.spares = [f"n{settings.nodes + n + 1}" for n in range(spare)]
+        """Ids that the next replacements get, in this order."""
+        self.disks: dict[str, MemberDisk] = {}
+        """The disk of each place's member."""
+        self._member_disks = member_disks and memberdisk.compiler_missing() is None
+        self._spare_links: dict[tuple[str, str], Link] = {}
+        """(place, spare id) → link by which the member in that place reaches that spare one."""
+        self._members: dict[str, dict[str, str]] = {}
+        """Settings of each member, as the runner reads them when it starts one."""
         self.lines: list[str] = []
         """Lines that the runner reported."""
         self._stack = contextlib.AsyncExitStack()
@@ -74,20 +102,21 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
             await stack.enter_async_context(self.mesh)
             timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
             self._http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
-            overrides = {}
+            if self._member_disks:
+                self._library = memberdisk.build(self._beside)
             for node in self.nodes:
-                await self.mesh.add_client(node, "127.0.0.1", self._http_port(node))
-                routes = [
-                    f"{other}={await self._route(node, other)}"
-                    for other in self.nodes
-                    if other != node
-                ]
-                overrides[node] = {
-                    PREFIX + "RAFT_ROUTES": ",".join(routes),
-                    **self._clock(node),
-                }
+                await self.mesh.add_client(node, "127.0.0.1", self._port_of(node))
+                for other in self.nodes:
+                    if other != node:
+                        port = self._port_of(other) + RAFT_PORT_OFFSET
+                        await self.mesh.add_peer(node, other, "127.0.0.1", port)
+                for spare in self.spares:
+                    port = self._port_of(spare) + RAFT_PORT_OFFSET
+                    link = Link("127.0.0.1", port, self._rng)
+                    self._spare_links[node, spare] = await stack.enter_async_context(link)
+            self._members |= {node: self._overrides(node, node) for node in self.nodes}
             self.cluster = LocalCluster(
-                self.settings, say=self.lines.append, command=self.command, overrides=overrides
+                self.settings, say=self.lines.append, command=self.command, overrides=self._members
             )
             await stack.enter_async_context(self.cluster)
             self._stack = stack.pop_all()
@@ -104,15 +133,32 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
             self.resume(node)
         await self._stack.__aexit__(kind, exc, trace)
 
-    async def _route(self, node: str, other: str) -> str:
-        """Return the proxy's address through which `node` reaches `other`, whatever `other`
-        advertises.
+    def _overrides(self, node: str, member: str) -> dict[str, str]:
+        """Return the settings of a member in a place: the proxies through which it reaches the
+        others, whatever they advertise, its clock, and its disk.
         """
-        port = self._http_port(other) + RAFT_PORT_OFFSET
-        return (await self.mesh.add_peer(node, other, "127.0.0.1", port)).address
+        routes = {self.ids[o]: self.mesh.peers[node, o] for o in self.nodes if o != node}
+        routes |= {s: self._spare_links[node, s] for s in self.spares if s != member}
+        more = {}
+        if self._member_disks:
+            side = self._beside / f"disk-{member}"
+            self.disks[node] = MemberDisk(self._library, self.data / member, side)
+            more = self.disks[node].environ
+        text = ",".join(f"{id}={link.address}" for id, link in routes.items())
+        return {PREFIX + "RAFT_ROUTES": text, **self._clock(member), **more}
+
+    @property
+    def _beside(self) -> Path:
+        """Return the directory that holds what this target keeps for itself."""
+        folder = self.settings.data.absolute().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _port_of(self, member: str) -> int:
+        return self.settings.base_port + int(member.removeprefix("n")) - 1
 
     def _http_port(self, node: str) -> int:
-        return self.settings.base_port + self.nodes.index(node)
+        return self._port_of(self.ids[node])
 
     # ----------------------------------------------------------------------------------------------
     # what it is
@@ -141,44 +187,33 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
             for name, there in (
                 ("clocks", self.clocks),
                 ("disks", self.clocks),
-                ("store-file", not self.settings.store),
+                ("store-file", self.store_file.exists()),
+                ("own-stores", all((self.folder(n) / STORE).exists() for n in self.nodes)),
+                ("member-disks", self._member_disks),
+                ("replacements", bool(self.spares)),
             )
             if there
         ]
         return frozenset({"processes", "links", "files", "members", "raft-ports", *services, *more})
 
-    def _clock(self, node: str) -> dict[str, str]:
-        """Return the environment by which the node's wall clock can be shifted and its syncs
+    def _clock(self, member: str) -> dict[str, str]:
+        """Return the environment by which the member's wall clock can be shifted and its syncs
         slowed.
         """
         if not self.clocks:
             return {}
-        self.set_clock(node, 0.0)
-        self.set_sync_s(node, 0.0)
-        return {
-            wallclock.VARIABLE: str(self._clock_file(node)),
-            slowdisk.VARIABLE: str(self._sync_file(node)),
-        }
-
-    def _clock_file(self, node: str) -> Path:
-        return self.settings.data.absolute().parent / f"clock-{node}"
+        clock, sync = self._beside / f"clock-{member}", self._beside / f"sync-{member}"
+        _put(clock, "+0\n")
+        _put(sync, "0\n")
+        return {wallclock.VARIABLE: str(clock), slowdisk.VARIABLE: str(sync)}
 
     def set_clock(self, node: str, offset_s: float) -> None:
         """Shift the node's wall clock by `offset_s` from now on."""
-        file = self._clock_file(node)
-        fresh = file.with_suffix(".new")
-        fresh.write_text(f"{offset_s:+.0f}\n")
-        fresh.rename(file)
-
-    def _sync_file(self, node: str) -> Path:
-        return self.settings.data.absolute().parent / f"sync-{node}"
+        _put(self._beside / f"clock-{self.ids[node]}", f"{offset_s:+.0f}\n")
 
     def set_sync_s(self, node: str, seconds: float) -> None:
         """Delay every sync of the node that begins from now on by `seconds`."""
-        file = self._sync_file(node)
-        fresh = file.with_suffix(".new")
-        fresh.write_text(f"{seconds:.3f}\n")
-        fresh.rename(file)
+        _put(self._beside / f"sync-{self.ids[node]}", f"{seconds:.3f}\n")
 
     async def unsynced_s(self, node: str) -> float | None:
         """Return how long the node's oldest log entry has waited for its disk; None: no answer."""
@@ -204,7 +239,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
     @property
     def store_file(self) -> Path:
         """Return the file of the embedded store."""
-        return self.data / "store.sqlite"
+        return self.data / STORE
 
     def folder(self, node: str) -> Path:
         """Return the directory of the node."""
@@ -218,7 +253,8 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
     @override
     async def leader(self) -> str | None:
         claims = await asyncio.gather(*(self._leader_by(n) for n in self.nodes))
-        return majority_leader(claims, len(self.nodes))
+        member = majority_leader(claims, len(self.nodes))
+        return next((node for node, id in self.ids.items() if id == member), None)
 
     @override
     async def answers(self, node: str) -> bool:
@@ -256,7 +292,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
     # processes
 
     def _process(self, node: str) -> NodeProcess:
-        return self.cluster.nodes[node]
+        return self.cluster.nodes[self.ids[node]]
 
     @override
     def pid(self, node: str) -> int | None:
@@ -264,15 +300,41 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
 
     @override
     async def kill(self, node: str) -> None:
-        await self.cluster.stop_node(node, signal.SIGKILL)
+        await self.cluster.stop_node(self.ids[node], signal.SIGKILL)
 
     @override
     async def stop(self, node: str) -> None:
-        await self.cluster.stop_node(node)
+        await self.cluster.stop_node(self.ids[node])
 
     @override
     def start(self, node: str) -> None:
-        self.cluster.start_node(node)
+        self.cluster.start_node(self.ids[node])
+
+    async def replace(self, node: str) -> str:
+        """Put a new member into a place, as an operator does; return its id. Raises NotReplaced."""
+        member = self.spares[0]
+        self._members[member] = self._overrides(node, member)
+        command = (sys.executable, "-m", "cluster", "replace", self.ids[node])
+        process = await asyncio.create_subprocess_exec(
+            *command, "--data", str(self.data), stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(REPLACE_WITHIN_S):
+                said, _ = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            said, _ = await process.communicate()
+        if process.returncode != 0 or member not in self.cluster.nodes:
+            raise NotReplaced(said.decode(errors="replace")[-500:])
+        self.spares.remove(member)
+        self.ids[node] = member
+        self.mesh.clients[node].target = ("127.0.0.1", self._port_of(member))
+        self.mesh.clients[node].close_all()
+        for other in self.nodes:
+            if other != node:
+                self.mesh.peers[other, node] = self._spare_links[other, member]
+        return member
 
     @override
     def pause(self, node: str) -> None:
@@ -281,6 +343,13 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
     @override
     def resume(self, node: str) -> None:
         self._process(node).signal(signal.SIGCONT)
+
+
+def _put(file: Path, text: str) -> None:
+    """Write a file in one step, for a process that reads it at any moment."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.rename(file)
 
 
 def _with_wall_clock(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -204,7 +204,8 @@ class Membership:
                 ):
                     raise
                 if exc.detail != said:
-                    self.say(f"{node} may not vote yet: {said:= exc.detail}")
+                    said = exc.detail
+                    self.say(f"{node} may not vote yet: {said}")
             await asyncio.sleep(PAUSE_S)
 
     async def _removed(self, place: Place) -> None:

@@ -5,8 +5,13 @@ heals.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,23 +26,40 @@ from chaos.nemeses.catalogue import FAMILIES, NEMESES, expand
 from chaos.records.intervals import fault_windows
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
+from chaos.targets import memberdisk
+from chaos.targets.memberdisk import MemberDisk
 from chaos.targets.proxy import Link, Mesh
 from chaos.targets.services import KINDS
 from tests.services import needs
 
 LISTEN = """
-import socket, sys, tempfile
+import os, socket, sys, tempfile
 log = tempfile.TemporaryFile(buffering=0)
+store = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT | os.O_APPEND)
+wal = os.open(sys.argv[2] + "-wal", os.O_RDWR | os.O_CREAT | os.O_APPEND)
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 print(server.getsockname()[1], flush=True)
 while True:
     connection, _ = server.accept()
     data = connection.recv(64)
     log.write(b"a line per request, as a node logs")
+    try:
+        os.fsync(store)
+        os.write(store, b"some pages that nobody has synced yet")
+        os.write(wal, b"a frame")
+    except OSError:
+        pass
     if data:
         connection.sendall(data)
     connection.close()
 """
+
+
+@functools.cache
+def _library() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="acordo-library-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return memberdisk.build(folder)
 
 
 class FakeServices:
@@ -110,6 +132,9 @@ class Fake:
             "members",
             "raft-ports",
             "store-file",
+            "own-stores",
+            "member-disks",
+            "replacements",
             *KINDS,
         }
     )
@@ -119,8 +144,13 @@ class Fake:
         self.clocks: dict[str, float] = {}
         self.sync_s: dict[str, float] = {}
         self.members = ["n1", "n2", "n3"]
+        self.replaced: list[str] = []
         self.led_by = "n1"
         self.services = FakeServices(self)
+        self.disks: dict[str, MemberDisk] = {}
+        if data is not None and memberdisk.compiler_missing() is None:
+            for node in self.nodes:
+                self.disks[node] = MemberDisk(_library(), self.folder(node), data / f"disk-{node}")
         self.children: dict[str, subprocess.Popen[str]] = {}
         self.ports = dict.fromkeys(self.nodes, 0)
         self.urls = self.looking_urls = tuple(self.nodes)
@@ -128,8 +158,10 @@ class Fake:
     def start(self, node: str) -> None:
         child = self.children.get(node)
         if child is None or child.poll() is not None:
-            command = [sys.executable, "-S", "-c", LISTEN, str(self.ports[node])]
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            store = self.folder(node) / "store.sqlite"
+            command = [sys.executable, "-S", "-c", LISTEN, str(self.ports[node]), str(store)]
+            environ = os.environ | (self.disks[node].environ if node in self.disks else {})
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
             assert child.stdout is not None
             self.ports[node] = int(child.stdout.readline())
             self.children[node] = child
@@ -152,6 +184,10 @@ class Fake:
     def resume(self, node: str) -> None:
         if self.pid(node) is not None:
             self.children[node].send_signal(18)
+
+    async def replace(self, node: str) -> str:
+        self.replaced.append(node)
+        return f"new-{node}"
 
     async def leader(self) -> str | None:
         return self.led_by
@@ -213,26 +249,27 @@ class Fake:
 @asynccontextmanager
 async def fake(data: Path | None = None) -> AsyncIterator[Fake]:
     async with Mesh(Random(1)) as mesh:
-        target = Fake(mesh, data)
-        chatter: asyncio.Task[None] | None = None
-        try:
-            for node in target.nodes:
-                target.start(node)
-                await mesh.add_client(node, "127.0.0.1", target.ports[node])
-            for a in target.nodes:
-                for b in target.nodes:
-                    if a != b:
-                        await mesh.add_peer(a, b, "127.0.0.1", target.ports[b])
-            chatter = asyncio.create_task(target.chatter())
-            yield target
-        finally:
-            if chatter is not None:
-                chatter.cancel()
-            for child in target.children.values():
-                child.kill()
-                child.wait()
-                if child.stdout is not None:
-                    child.stdout.close()
+        with tempfile.TemporaryDirectory() as made:
+            target = Fake(mesh, data or Path(made))
+            chatter: asyncio.Task[None] | None = None
+            try:
+                for node in target.nodes:
+                    target.start(node)
+                    await mesh.add_client(node, "127.0.0.1", target.ports[node])
+                for a in target.nodes:
+                    for b in target.nodes:
+                        if a != b:
+                            await mesh.add_peer(a, b, "127.0.0.1", target.ports[b])
+                chatter = asyncio.create_task(target.chatter())
+                yield target
+            finally:
+                if chatter is not None:
+                    chatter.cancel()
+                for child in target.children.values():
+                    child.kill()
+                    child.wait()
+                    if child.stdout is not None:
+                        child.stdout.close()
 
 
 def recorder(path: Path) -> Recorder:
@@ -256,6 +293,8 @@ def _bring(name: str) -> None:
     """Bring what a nemesis asks the machine for; skip where the kernel or the user does not allow
     it.
     """
+    if "member-disks" in NEMESES[name].needs and (why := memberdisk.compiler_missing()):
+        pytest.skip(why)
     if name == "drop-packets":
         needs("nftables")
         if why := packets.nft_missing():

@@ -715,6 +715,16 @@ def test_members(anomaly: str) -> None:
     assert members.check(MEMBERS[anomaly]).anomalies == (anomaly,)
 
 
+def test_a_member_that_is_emptied_forgets_its_term_and_no_other_does() -> None:
+    def at(t_ns: int, nemesis: str) -> list[Fault]:
+        return [Fault(nemesis, "start", t_ns, ("n1",)), Fault(nemesis, "healed", t_ns + 9, ("n1",))]
+
+    seen = [NodeStatus("n1", 10, 3, "follower"), NodeStatus("n1", 20, 0, "candidate")]
+    assert members.check(seen, at(15, "member-wiped")).verdict is Verdict.OK
+    assert members.check(seen, at(15, "kill-leader")).anomalies == ("term_fell",)
+    assert members.check(seen, at(5, "member-wiped")).anomalies == ("term_fell",)
+
+
 def test_members_may_lead_one_after_another_and_start_again_from_below() -> None:
     seen = [
         NodeStatus("n1", 1, 3, "leader", "n1", settled=9, digest="aa"),
