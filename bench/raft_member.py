@@ -110,6 +110,9 @@ class IdleReplica:
     async def secure(self, position: Position) -> None:
         """Do nothing: nothing is kept."""
 
+    def saved(self, position: Position) -> None:
+        """Do nothing: nothing depends on it."""
+
     async def attach(self) -> StateCopy | None:
         """Attach nothing."""
         return None

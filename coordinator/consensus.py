@@ -321,6 +321,11 @@ class Coordinator:
         if self.own is not None:
             await self.own.keeping.secure(position)
 
+    def saved(self, position: Position) -> None:
+        """Note that a snapshot is in place; see `log.Replica.saved`."""
+        if self.own is not None:
+            self.own.keeping.saved()
+
     async def attach(self) -> StateCopy | None:
         """Return a copy of the own store; None: the store is shared."""
         return None if self.own is None else await self.own.keeping.attach()

@@ -121,6 +121,10 @@ class Replica(Protocol):
         """
         ...
 
+    def saved(self, position: Position) -> None:
+        """Note that the snapshot that was captured last, at `position`, is in place."""
+        ...
+
     async def attach(self) -> StateCopy | None:
         """Return a copy of the own store, as it is now or later, that goes with the snapshot in
         place; None if there is no own store. The caller closes it.

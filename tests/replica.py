@@ -15,6 +15,9 @@ class SharedKind:
 
     async def secure(self, position: Position) -> None: ...
 
+    def saved(self, position: Position) -> None:
+        return
+
     async def attach(self) -> StateCopy | None:
         return None
 

@@ -107,21 +107,28 @@ class Settling:
         """Return the file's row of a command that is replayed; None: there is none, and what the
         command ordered is evaluated anew.
         """
-        own, note, machine = self._own, self._own.note, self._machine
-        why, row = "", None
-        for index in range(before + 1, min(position.index, note.index + 1)):
-            if own.row_at(index) is not None or index == note.index:
-                why = "the log has no command there"
-        if not why and position.index <= note.index:
-            row = own.row_at(position.index)
-            why = differs(self._replayed(position), note, row)
+        own = self._own
+        row = own.row_at(position.index)
+        why = self._differs(position, before, row)
         if why:
             self._cut_back(before, why)
             row = None
         self._condition.caught_up = position.index >= own.note.index
         if self._condition.caught_up:
-            _log.info("log has reached the file", index=position.index, revision=machine.revision)
+            _log.info("log has reached the file", index=position.index)
         return row
+
+    def _differs(self, position: Position, before: int, row: LedgerRow | None) -> str:
+        """Return how the file differs from the log since the command at `before`, for people to
+        read; empty when they agree (R5).
+        """
+        own, note = self._own, self._own.note
+        for index in range(before + 1, min(position.index, note.index + 1)):
+            if own.row_at(index) is not None or index == note.index:
+                return f"the log has no command at {index}"
+        if position.index > note.index:
+            return ""
+        return differs(self._replayed(position), note, row)
 
     def _replayed(self, position: Position) -> Replayed:
         machine = self._machine

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from coordinator.background.publisher import CURSOR, Publisher, _Part
 from coordinator.consensus import Coordinator
+from coordinator.log import Position
 from coordinator.machine.book import LEVEL, Book
 from coordinator.machine.commands import Command
 from coordinator.peers.roster import Roster
-from coordinator.replicated import contents, settling, witnesses
-from coordinator.replicated.comparing import DumpEnd, Replayed
+from coordinator.replicated import contents, witnesses
+from coordinator.replicated.comparing import DumpEnd
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.contents import Contents
 from coordinator.replicated.cursors import OrderedCursors
@@ -25,7 +26,7 @@ from coordinator.replicated.pruning import Pruning
 from coordinator.replicated.settling import Settling
 from coordinator.replicated.witnesses import ContentVerdict, Telling
 from kv.model import LedgerRow
-from kv.ports.member_store import LocalRetention, Note
+from kv.ports.member_store import LocalRetention
 from tests.planted.registry import Patches, fault
 
 _numbers = count()
@@ -155,10 +156,10 @@ def r5_dump_file() -> Patches:
 def r5_file_log() -> Patches:
     """File and log are not compared."""
 
-    def differs(replayed: Replayed, note: Note, row: LedgerRow | None) -> str:
+    def differs(self: Settling, position: Position, before: int, row: LedgerRow | None) -> str:
         return ""
 
-    yield settling, "differs", differs
+    yield Settling, "_differs", differs
 
 
 @fault("INV-1")
@@ -178,11 +179,11 @@ def r5_history() -> Patches:
     def is_foreign(self: Settling) -> bool:
         return False
 
-    def differs(replayed: Replayed, note: Note, row: LedgerRow | None) -> str:
+    def differs(self: Settling, position: Position, before: int, row: LedgerRow | None) -> str:
         return ""
 
     yield Settling, "_is_foreign", is_foreign
-    yield settling, "differs", differs
+    yield Settling, "_differs", differs
 
 
 @fault("R6")

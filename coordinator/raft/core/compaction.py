@@ -135,6 +135,7 @@ class Compaction:
             self._environment.count("snapshot_failures")
             return
         self._environment.count("snapshots_saved")
+        self._environment.replica.saved(position)
         newest = self._environment.snapshots.newest
         if newest is None or newest.index < position.index:
             return  # a snapshot fetched from the leader, and older, has replaced it meanwhile

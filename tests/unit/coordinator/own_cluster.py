@@ -8,16 +8,25 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.memory.member_file import MemoryFile
 from backends.memory.member_store import MemoryMemberStore
 from coordinator.consensus import Coordinator
+from coordinator.log import Position
 from coordinator.settings import CoordinatorSettings
 from kv.model import LedgerRow
 from tests.unit.coordinator.cluster import QUIET, Heard
-from tests.unit.coordinator.shared_log import SharedLog
+from tests.unit.coordinator.shared_log import SharedEntry, SharedLog
 from tests.virtual import VirtualClock, until
+
+
+class Dump(NamedTuple):
+    """A snapshot that is in place, with the log that it stands for."""
+
+    snapshot: bytes
+    position: Position
+    history: tuple[SharedEntry, ...]
 
 
 class OwnCluster:
@@ -30,6 +39,8 @@ class OwnCluster:
         self.files: dict[str, MemoryFile] = {name: MemoryFile() for name in names}
         self.stores: dict[str, MemoryMemberStore] = {}
         self.nodes: dict[str, Coordinator] = {}
+        self.dumps: dict[str, Dump] = {}
+        """The newest dump of each member that is in place."""
         self._stacks: dict[str, AsyncExitStack] = {}
 
     def __getitem__(self, name: str) -> Coordinator:
@@ -52,7 +63,21 @@ class OwnCluster:
             **{"settings": self.settings, **self._made, **made},
         )
         await stack.enter_async_context(node)
+        dump = self.dumps.get(name)
+        if dump is not None:  # nothing is applied yet
+            member = self.shared.members[name]
+            node.restore(dump.snapshot)
+            member.position, member.history = dump.position, list(dump.history)
         return node
+
+    async def dump(self, name: str) -> None:
+        """Make a dump as Raft does: capture, make durable, put in place."""
+        node, member = self.nodes[name], self.shared.members[name]
+        position, history = member.position, tuple(member.history)
+        encoded = node.snapshot()()
+        await node.secure(position)
+        self.dumps[name] = Dump(encoded, position, history)
+        node.saved(position)
 
     async def stop(self, name: str) -> None:
         """End a member as it should: what it settled is in its file."""
@@ -61,6 +86,13 @@ class OwnCluster:
     async def kill(self, name: str) -> None:
         """End a member at once: what is not written is lost."""
         self.stores[name].crash()
+        await self.stop(name)
+
+    async def cut_power(self, name: str, keep: int = 0) -> None:
+        """End a member at once; of what is not durable its file keeps only the first `keep`
+        transactions.
+        """
+        self.stores[name].power_cut(keep)
         await self.stop(name)
 
     async def lead(self, name: str, *, lose: int = 0) -> Coordinator:
