@@ -262,6 +262,7 @@ class Coordinator:
                 self.timekeeping.look(raft, self.roster.readings(raft), self.leading)
                 if self.own is not None:
                     self.own.contents.look(raft, self.roster.tellings(raft))
+                    self.own.mending.look(raft)
 
     # -------------------------------------------------------------------------------------- writing
 

@@ -55,7 +55,7 @@ class OwnParts(NamedTuple):
             "rows_settled": self.settling.rows,
             "intents_settled": self.settling.intents,
             "rows_replayed": self.settling.replayed,
-            "prefix_losses": self.settling.prefix_losses,
+            "prefix_losses": self.settling.prefix_losses + self.mending.cuts,
             "store_installs": self.keeping.installs,
             "store_refetches": self.mending.refetches,
             "store_set_aside": self.mending.set_aside,
@@ -107,7 +107,7 @@ def own_parts(
         settling=Settling(machine, own, condition, marks),
         keeping=keeping,
         leading=leading,
-        mending=Mending(machine, own, log, leading=leading, condition=condition, keeping=keeping),
+        mending=Mending(machine, own, log, condition=condition, keeping=keeping),
         cursors=cursors,
         contents=Contents(marks, condition, keeping),
         pruning=Pruning(

@@ -10,8 +10,7 @@ from typing import Final
 
 import structlog
 
-from coordinator.commit.leadership import LeadersPart
-from coordinator.log import Log
+from coordinator.log import Log, RaftStatus
 from coordinator.machine.machine import Machine
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.keeping import Keeping
@@ -25,6 +24,8 @@ LOOK_S: Final = 0.05
 AGAIN_S: Final = 5.0
 """How often another member is asked for its state, while none has come."""
 HAND_ON_S: Final = 2.0
+BEYOND_LOOKS: Final = 8
+"""Looks at a leader whose log does not reach its file, until the file is cut back."""
 
 
 class Mending:
@@ -36,13 +37,14 @@ class Mending:
         own: MemberStore,
         log: Log,
         *,
-        leading: LeadersPart,
         condition: Condition,
         keeping: Keeping,
     ) -> None:
         self._machine, self._own, self._log = machine, own, log
-        self._leading, self._condition, self._keeping = leading, condition, keeping
+        self._condition, self._keeping = condition, keeping
         self._held, self._mended = asyncio.Event(), condition.replaced
+        self._beyond = self.cuts = 0
+        """How often in a row the log had not reached the file, and how often that was ended."""
         self.refetches = self.set_aside = self.holds = 0
         """How often the state was asked for, a file was put aside, and applying paused (R9)."""
 
@@ -74,6 +76,27 @@ class Mending:
         else:
             await self._drain()
 
+    def look(self, raft: RaftStatus) -> None:
+        """Cut the file back to what is applied, if this member leads and its log does not reach
+        what the file holds. Call it at a steady pace.
+
+        A quorum has lost what it had acknowledged (R12). Nothing else would end that: what such a
+        leader would have to commit first may have to reach members that need a state from it, which
+        it gives away only when its file is sure. What is cut off comes again with the log.
+        """
+        above = self._own.note.index > raft.committed == raft.applied
+        if raft.role != "leader" or self._condition.caught_up or not above:
+            self._beyond = 0
+            return
+        self._beyond += 1
+        if self._beyond < BEYOND_LOOKS or self._own.unwritten_bytes:
+            return
+        with contextlib.suppress(BackendUnavailable):
+            self._own.cut_back(self._machine.book.index)
+            self._condition.caught_up = True
+            self.cuts += 1
+            _log.critical("file holds what no log has: cut back", to=self._machine.book.index)
+
     async def _drain(self) -> None:
         """Wait until what is settled is in the file."""
         try:
@@ -90,7 +113,7 @@ class Mending:
         from another member.
         """
         condition = self._condition
-        if self._leading.term is not None and not await self._hand_on():
+        if self._leads() and not await self._hand_on():
             return
         whole = self._keeping.durable is None
         if not whole and self._is_alone():
@@ -128,10 +151,16 @@ class Mending:
             return True
         with contextlib.suppress(KvError, TimeoutError):
             await self._log.transfer(None, timeout_s=HAND_ON_S)
-        if self._leading.term is None:
+        if not self._leads():
             return True
         await asyncio.sleep(LOOK_S)
         return False
+
+    def _leads(self) -> bool:
+        """Return whether this member was elected, also while it cannot apply its term's first
+        command, and so serves nobody: its state can come from nowhere then.
+        """
+        return self._log.status().role == "leader"
 
     def _is_alone(self) -> bool:
         return sum(peer.voter for peer in self._log.status().peers) <= 1

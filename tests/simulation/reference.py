@@ -419,7 +419,9 @@ class Reference:
     def _enter(self, made: Made, row: LedgerRow) -> None:
         for revision in range(row.first, row.last + 1):
             self.landed[revision] = row
-            self.landed_s[revision] = made.made_s
+            # the stamp alone says whether it is late, however long a leader's entry takes
+            stamped_s = self._world.times.stamped_s(made.term, made.stamp_ms)
+            self.landed_s[revision] = made.made_s if stamped_s is None else stamped_s
         for version in made.versions:
             self.history.setdefault(version.key, []).append(version)
         self.rows_ever.append(row)
