@@ -98,3 +98,15 @@ async def made_by(steps: Sequence[Step]) -> tuple[object, ...]:
     async with MemoryMemberStore(MemoryFile()) as store:
         settle(store, *steps)
         return await everything(store)
+
+
+async def damaged_rows(store: MemberStore) -> tuple[int, ...]:
+    """Return the damaged rows of a whole store."""
+    found: tuple[int, ...] = ()
+    reached, rounds = 0, 0
+    while rounds == 0 or reached:
+        reached, damaged = await store.damaged_rows(reached, timeout_s=groups.T)
+        found += damaged
+        rounds += 1
+        assert rounds < 100
+    return found

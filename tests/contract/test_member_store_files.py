@@ -12,7 +12,15 @@ from kv.errors import BackendUnavailable, InvariantViolated
 from kv.model import GENESIS_DIGEST
 from kv.ports import MemberStore, Note, StateCopy, Step
 from tests.contract.groups import T, delete, put
-from tests.contract.history import HISTORY, History, everything, made_by, settle, story
+from tests.contract.history import (
+    HISTORY,
+    History,
+    damaged_rows,
+    everything,
+    made_by,
+    settle,
+    story,
+)
 from tests.contract.member_adapters import Disk, copy_of, flip
 
 DAMAGES = ("cut", "flipped", "garbage", "zero bytes")
@@ -264,22 +272,11 @@ async def test_the_scrub_names_what_is_not_what_was_written(disk: Disk) -> None:
     async with disk.store() as store:
         settle(store, *history.steps)
         await store.make_durable(history.note.index)
-        assert await _damaged(store) == ()
+        assert await damaged_rows(store) == ()
         disk.damage_row(store, 5)
         disk.damage_version(store, b"k11", 23)
-        assert await _damaged(store) == (5, 12)
+        assert await damaged_rows(store) == (5, 12)
         scrubbed = await store.scrub(0, timeout_s=T)
         assert scrubbed.damaged == ((b"k11", 23),)
         with pytest.raises(BackendUnavailable):
             await store.read([b"k11"], at=23, timeout_s=T)
-
-
-async def _damaged(store: MemberStore) -> tuple[int, ...]:
-    found: tuple[int, ...] = ()
-    reached, rounds = 0, 0
-    while rounds == 0 or reached:
-        reached, damaged = await store.damaged_rows(reached, timeout_s=T)
-        found += damaged
-        rounds += 1
-        assert rounds < 100
-    return found
