@@ -16,7 +16,6 @@ from typing import Final
 import msgspec
 import pytest
 
-from cluster.settings.node import NodeSettings
 from tests.e2e.test_tls import certificates
 from tests.hosts.load import FIRST_BYTES, Progress, Verdicts
 from tests.hosts.network import Host, Network, NoHosts, network
@@ -68,6 +67,7 @@ class Cluster:
         host = self.hosts.host(name, address)
         settings = {
             "ACORDO_CLUSTER_ID": "hosts",
+            "ACORDO_STORE": "replicated",
             "ACORDO_NODE_ID": name,
             "ACORDO_MEMBERS": members,
             "ACORDO_RAFT_ADDRESS": f"{address}:9001",
@@ -186,8 +186,6 @@ class Load:
 def test_every_machine_is_replaced_and_nothing_acknowledged_is_lost(
     hosts: Network, tmp_path: Path
 ) -> None:
-    if getattr(NodeSettings(), "store_url", "").startswith("sqlite:"):
-        pytest.skip("without ACORDO_STORE a node still wants one file that all nodes share")
     cluster = Cluster(hosts, tmp_path)
     founders = ",".join(f"{name}={MACHINES[name]}:9001" for name in FIRST)
     for name in FIRST:
