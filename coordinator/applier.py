@@ -21,7 +21,7 @@ from coordinator.machine.machine import Machine
 from coordinator.machine.snapshot import MachineState, encode_state
 from coordinator.peers.timekeeping import Timekeeping
 from coordinator.replicated.settling import Settling
-from kv.errors import NotApplied
+from kv.errors import NewerCommand, NotApplied
 from kv.model import Answer
 from kv.ports import Settled
 
@@ -66,8 +66,8 @@ class Applier:
             self.undecoded += 1
             _log.error("command not understood", index=position.index, error=str(exc))
             return None
-        admitted = decoded if self._settling is None else self._settling.admit(decoded)
         try:
+            admitted = decoded if self._settling is None else self._settling.admit(decoded)
             effects = self._apply(admitted, stamp_ms)
             if stamp_ms:
                 self.stamped_in = position.term
@@ -78,6 +78,8 @@ class Applier:
                     self._tell_settled(settled)
                 elif admitted is not decoded:
                     self._drop(decoded)
+        except NewerCommand:
+            raise
         except Exception as exc:  # noqa: BLE001 (whatever it is, it must end the process, not the log's loop)
             self._failure.die(exc)
             return None

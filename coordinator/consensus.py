@@ -38,7 +38,7 @@ from coordinator.peers.timekeeping import Timekeeping
 from coordinator.replicated.member import OwnParts, own_parts
 from coordinator.report import counts_of, status_of
 from coordinator.settings import CoordinatorSettings
-from kv.errors import NotApplied
+from kv.errors import NotApplied, store_refused
 from kv.model import Answer, Cancel, Head, Intent, Recorded
 from kv.ports import (
     Broadcast,
@@ -400,6 +400,8 @@ class Coordinator:
         """Raise NotApplied while this machine is known to have diverged from the leader's: however
         much it has applied, what it says about keys may be wrong.
         """
+        if self.own is not None and self.own.condition.refusal is not None:
+            raise store_refused(self.own.condition.refusal)
         if self.likeness.apart:
             raise NotApplied(
                 "diverged",
@@ -452,9 +454,14 @@ class Coordinator:
         """Why writes and store reads are refused: this leader's own reason, or the one in its
         leader's note.
         """
-        if self.own is not None and self.own.condition.refusal is not None:
-            return self.own.condition.refusal
+        if self.own is not None:
+            return self.own.refusal(self.roster.word.refusal)
         return self.leading.refusal if self.leads else self.roster.word.refusal
+
+    @property
+    def held_back(self) -> str:
+        """Why what is ordered is not applied here now; empty when it is."""
+        return "" if self.own is None else self.own.held_back
 
     def touched(self, key: bytes) -> int:
         """Return the revision that a cached entry's `as_of` has to reach for the entry to hold

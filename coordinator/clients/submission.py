@@ -41,6 +41,11 @@ class SubmittingMember(Protocol):
         ...
 
     @property
+    def held_back(self) -> str:
+        """Why what is ordered is not applied on this member now; empty when it is."""
+        ...
+
+    @property
     def stamped(self) -> bool:
         """Whether the member knows the log time."""
         ...
@@ -108,6 +113,9 @@ class Submission:
             )
         if self._overloaded(intents):
             return NotApplied("overloaded", "too many intents wait for the store")
+        held_back = member.held_back
+        if held_back:
+            return NotApplied("store_away", held_back)
         if self.stalled:
             return NotApplied("store_away", "what was ordered before does not get committed")
         return None

@@ -40,6 +40,19 @@ class OwnParts(NamedTuple):
     pruning: Pruning
     row_scrub: RowScrub
 
+    def refusal(self, leaders: str | None) -> str | None:
+        """Return why nothing is served here: this member's own reason, or that the leader says that
+        nobody knows whose contents are right. What else hinders the leader does not hinder others.
+        """
+        undecided = leaders if leaders == "own_store_undecided" else None
+        return self.condition.refusal or undecided
+
+    @property
+    def held_back(self) -> str:
+        """Why what is ordered is not applied here now (R9); empty when it is."""
+        condition = self.condition
+        return "" if condition.takes_more else condition.detail or "the own store is being replaced"
+
     def loops(self) -> tuple[tuple[str, Coroutine[Any, Any, None]], ...]:
         """Return the loops of these parts by name, but for the leader's."""
         return (

@@ -26,6 +26,8 @@ AGAIN_S: Final = 5.0
 HAND_ON_S: Final = 2.0
 BEYOND_LOOKS: Final = 8
 """Looks at a leader whose log does not reach its file, until the file is cut back."""
+WRITTEN_S: Final = 2.0
+"""When nothing gets into the file for this long, a leader lets another member lead."""
 
 
 class Mending:
@@ -100,8 +102,10 @@ class Mending:
     async def _drain(self) -> None:
         """Wait until what is settled is in the file."""
         try:
-            await self._own.wait_written(self._own.note.index, timeout_s=1.0)
+            await self._own.wait_written(self._own.note.index, timeout_s=WRITTEN_S)
         except (BackendUnavailable, TimeoutError):
+            if self._leads():
+                await self._hand_on()
             await asyncio.sleep(LOOK_S)
             return
         self._condition.draining = False
@@ -115,7 +119,7 @@ class Mending:
         condition = self._condition
         if self._leads() and not await self._hand_on():
             return
-        whole = self._keeping.durable is None
+        whole = self._keeping.durable is None and condition.spoilt == "set_aside"
         if not whole and self._is_alone():
             # what other copy is there? The file stays where it is.
             await asyncio.sleep(AGAIN_S)

@@ -135,10 +135,10 @@ class Compaction:
             self._environment.count("snapshot_failures")
             return
         self._environment.count("snapshots_saved")
-        self._environment.replica.saved(position)
         newest = self._environment.snapshots.newest
         if newest is None or newest.index < position.index:
             return  # a snapshot fetched from the leader, and older, has replaced it meanwhile
+        self._environment.replica.saved(position)
         if self._log.agrees(position):
             base = self._base_behind(position.index, keep)
             if keep:
