@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.planted import protocol
+from tests.planted import protocol, replicated
 from tests.planted.registry import PlantedFault
 
 ROOT = Path(__file__).parents[3]
@@ -67,7 +67,10 @@ def test_what_is_named_exists(name: str) -> None:
     assert exists(name), f"coordinator/DESIGN.md names {name}, which does not exist"
 
 
-@pytest.mark.parametrize("title", ["The way of a write", "The way of a read"])
+@pytest.mark.parametrize(
+    "title",
+    ["The way of a write", "The way of a write to members' own stores", "The way of a read"],
+)
 def test_the_ways_name_functions(title: str) -> None:
     assert len(dotted(section(title))) >= 8
 
@@ -82,3 +85,13 @@ def test_every_rule_says_where_it_is_kept() -> None:
     planted = {each.name for each in vars(protocol).values() if isinstance(each, PlantedFault)}
     assert set(rules) == planted | HELD_ELSEWHERE
     assert len(rules) == len(set(rules))
+
+
+def test_every_rule_of_the_replicated_store_says_where_it_is_kept() -> None:
+    table = section("Where the rules of the replicated store are kept")
+    rows = re.findall(r"^\| (R\d+) [^|]*\| [^|]+ \| ([^|]+) \|$", table, re.MULTILINE)
+    assert [rule for rule, _ in rows] == [f"R{n}" for n in range(1, 16)]
+    away = [name for _, cell in rows for name in re.findall(r"`(\w+)`", cell)]
+    planted = {each.name for each in vars(replicated).values() if isinstance(each, PlantedFault)}
+    assert set(away) == planted | {"readindex_entry"}
+    assert len(away) == len(set(away))
