@@ -1,0 +1,242 @@
+"""A member's whole files: interrupted at every call to the system, the old or the new one is
+there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.replicated import files, opening, schema
+from backends.replicated.store import SqliteMemberStore
+from kv.ports import MemberStore
+from tests.contract.groups import T, put
+from tests.contract.history import History, everything, made_by, settle, story
+
+CALLS = ("rename", "unlink", "fsync")
+REPLACING = 10
+"""The number of such calls in which a file is replaced."""
+
+
+class PowerCut(BaseException):
+    """The end of the process."""
+
+
+class Interruptions:
+    """Let the system's calls on files end the process at the n-th one."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, nth: int) -> None:
+        self.left = nth
+        for name in CALLS:
+            patch.setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            if self.left == 0:
+                raise PowerCut
+            self.left -= 1
+            return call(*arguments)
+
+        return counted
+
+
+def _built(path: str) -> None:
+    """Put a whole new file beside a store's."""
+    schema.create(files.incoming(path))
+
+
+@pytest.mark.parametrize("nth", range(REPLACING + 1))
+async def test_a_file_is_replaced_by_the_new_one_or_stays(
+    nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "store.sqlite")
+    async with SqliteMemberStore(path) as store:
+        settle(store, *story().steps)
+    # as if a checkpoint had not been possible
+    Path(f"{path}-wal").write_bytes(b"log of the old file")
+    _built(path)
+    with monkeypatch.context() as patch:
+        Interruptions(patch, nth)
+        try:
+            files.put_in_place(path)
+            done = True
+        except PowerCut:
+            done = False
+    assert done == (nth >= REPLACING)
+    async with SqliteMemberStore(path) as again:
+        new = again.condition == "empty"
+        assert new or not done
+        if not new:
+            assert await everything(again) == await made_by(story().steps)
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left <= {"store.sqlite", "store.sqlite.lock"}
+
+
+async def test_the_new_file_counts_from_the_first_rename_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "store.sqlite")
+    found = []
+    for nth in range(REPLACING + 1):
+        async with SqliteMemberStore(path) as store:
+            if store.condition == "empty":
+                settle(store, *story().steps)
+        _built(path)
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(PowerCut) if nth < REPLACING else nullcontext(),
+        ):
+            Interruptions(patch, nth)
+            files.put_in_place(path)
+        async with SqliteMemberStore(path) as again:
+            found.append(again.condition)
+    assert found[0] == found[1] == "sound"
+    assert set(found[2:]) == {"empty"}
+
+
+@pytest.mark.parametrize("nth", range(4))
+async def test_a_file_that_is_put_aside_is_there_or_gone(
+    nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "store.sqlite")
+    async with SqliteMemberStore(path) as store:
+        settle(store, *story().steps)
+    Path(f"{path}-wal").write_bytes(b"log of the old file")
+    with monkeypatch.context() as patch:
+        Interruptions(patch, nth)
+        with suppress(PowerCut):
+            files.put_aside(path)
+    async with SqliteMemberStore(path) as again:
+        if again.condition == "empty":
+            assert (tmp_path / "store.sqlite.aside-1").exists()
+        else:
+            assert await everything(again) == await made_by(story().steps)
+
+
+def test_two_files_that_were_put_aside_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    for n in range(5):
+        path.write_bytes(b"%d" % n)
+        files.put_aside(str(path))
+    kept = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert kept == {"store.sqlite.aside-4": b"3", "store.sqlite.aside-5": b"4"}
+
+
+async def test_a_log_without_its_file_is_never_taken_for_the_next_ones(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    async with SqliteMemberStore(str(path)) as store:
+        settle(store, *story().steps)
+        await store.make_durable(store.note.index)
+        log = Path(f"{path}-wal").read_bytes()
+    path.unlink()
+    Path(f"{path}-wal").write_bytes(log)
+    async with SqliteMemberStore(str(path)) as store:
+        assert store.condition == "empty"
+
+
+async def test_what_a_killed_process_was_building_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    for name in ("store.sqlite.new", "store.sqlite.new-wal", "store.sqlite.copy-x1"):
+        (tmp_path / name).write_bytes(b"half")
+    async with SqliteMemberStore(str(path)):
+        pass
+    assert {each.name for each in tmp_path.iterdir()} == {"store.sqlite", "store.sqlite.lock"}
+
+
+async def test_a_copy_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with SqliteMemberStore(str(tmp_path / "store.sqlite")) as store:
+        settle(store, *story().steps)
+        state = await store.copy()
+        assert not [each for each in tmp_path.iterdir() if "copy" in each.name]
+        assert state.read_now(0, 15) == b"SQLite format 3"
+        state.close()
+        with pytest.raises(OSError, match="closed"):
+            state.read_now(0, 15)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+async def test_after_an_unclean_stop_the_newest_rows_are_checked(
+    size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is too large to be checked as a whole."""
+    path = tmp_path / "store.sqlite"
+    if size == "large":
+        monkeypatch.setattr(opening, "CHECKED_UNCLEAN_BYTES_MAX", 0)
+    history = History()
+    async with SqliteMemberStore(str(path)) as store:
+        for n in range(20):
+            history.submit(put(f"c{n}", b"k%d" % n, b"findable value %d." % n))
+        settle(store, *history.steps[:10])
+        await store.make_durable(10)
+        settle(store, *history.steps[10:])
+        await store.wait_written(20, timeout_s=T)
+    for value, condition in ((b"findable value 15.", "damaged"), (b"findable value 5.", "sound")):
+        # the whole log is in the file, but for a transaction that says so
+        connection = schema.connect(str(path), cache_kib=100)
+        connection.execute("UPDATE state SET durable = 9")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("UPDATE state SET durable = 10")
+        content, rest = path.read_bytes(), Path(f"{path}-wal").read_bytes()
+        connection.close()
+        assert content.count(value) == 1 and rest
+        path.write_bytes(content.replace(value, value[::-1]))
+        Path(f"{path}-wal").write_bytes(rest)
+        async with SqliteMemberStore(str(path)) as store:
+            assert store.condition == condition, store.damage
+        path.write_bytes(content)
+
+
+async def test_a_large_file_that_was_closed_is_not_read_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "store.sqlite")
+    checked: list[object] = []
+    monkeypatch.setattr(schema, "check_pages", checked.append)
+    async with SqliteMemberStore(path) as store:
+        settle(store, *story().steps)
+    async with SqliteMemberStore(path):
+        pass
+    assert len(checked) == 2
+    monkeypatch.setattr(opening, "CHECKED_BYTES_MAX", 0)
+    async with SqliteMemberStore(path) as again:
+        assert len(checked) == 2 and again.condition == "sound"
+
+
+async def test_a_file_that_turns_out_damaged_is_not_used_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    history = History()
+    for n in range(400):
+        history.submit(put(f"c{n}", b"k%03d" % n, b"x" * 3000))
+    async with SqliteMemberStore(str(path)) as store:
+        settle(store, *history.steps)
+    content = bytearray(path.read_bytes())
+    for page in range(40, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    opening_check = opening.CHECKED_BYTES_MAX
+    opening.CHECKED_BYTES_MAX = 0  # type: ignore[misc]
+    try:
+        async with SqliteMemberStore(str(path)) as store:
+            assert not store.damage
+            await _meets_damage(store)
+            assert store.condition == "damaged" and store.damage
+            with pytest.raises(Exception, match="damaged"):
+                store.settle(history.submit(put("more", b"k", b"1")))
+            await store.set_aside("damaged")
+            assert not store.damage
+    finally:
+        opening.CHECKED_BYTES_MAX = opening_check  # type: ignore[misc]
+
+
+async def _meets_damage(store: MemberStore) -> None:
+    for n in range(400):
+        try:
+            store.facts([f"c{n}"], [b"k%03d" % n], [], recorded_since_ms=0)
+        except Exception:  # noqa: BLE001 - the test is about what follows
+            return
+    pytest.fail("nothing was found")
