@@ -110,8 +110,7 @@ class Member:
         self._notes: Notes
         self._applied_waiters: list[tuple[Position, asyncio.Future[None]]] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        """A dict as an ordered set, in the order of start: the order of a set is not reproducible.
-        """
+        """An ordered set, in the order of start: the order of a set is not reproducible."""
         self._tick_pending = False
         self._timer: asyncio.TimerHandle | None = None
         self._running = False
@@ -132,6 +131,7 @@ class Member:
         self._peer_check = check
         self._transport.identity, self._transport.judge = check.identity, check.judge
         self._transport.on_refused = check.on_refused
+        core.flush = self._transport.flush
         self._reads = ReadIndex(core, self._loop, rng, self.wake)
         self._notes = Notes(core, self._replica.note)
         self._administration = Administration(

@@ -31,6 +31,10 @@ class MemberTransport(Protocol):
         """Start to listen and dial."""
         ...
 
+    def flush(self) -> None:
+        """Write what was queued now; nothing more will be sent in this turn of the loop."""
+        ...
+
     async def aclose(self) -> None:
         """Close all connections."""
         ...

@@ -64,7 +64,7 @@ class MemoryLog(MemoryJournal):
     def policy(self) -> str:
         return "off"
 
-    def maybe_sync(self) -> bool:
+    def maybe_sync(self, *, at_once: bool = False) -> bool:
         return False
 
 

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 from coordinator.raft.storage.disk import SyncError
@@ -92,11 +92,15 @@ class _Lane:
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, delay_s: float, apply: Callable[[], T], tear: Callable[[], None]) -> T:
+        return await self.submit(delay_s, apply, tear)
+
+    def submit(
+        self, delay_s: float, apply: Callable[[], T], tear: Callable[[], None]
+    ) -> asyncio.Future[T]:
         call = _Call(delay_s, apply, tear, asyncio.get_running_loop().create_future())
         self._calls.append(call)
         self._maybe_start()
-        result: T = await asyncio.shield(call.done)
-        return result
+        return asyncio.shield(call.done)
 
     def drain(self) -> None:
         """Let all calls take effect now: a synchronous one comes behind them, and waits for
@@ -185,7 +189,7 @@ class SimFile:
         self._disk.block(sync=True)
         self._sync()
 
-    async def append(self, content: bytes | memoryview, *, sync: bool) -> None:
+    def append(self, content: bytes | memoryview, *, sync: bool) -> Awaitable[None]:
         self._check()
         kept = bytes(content)
 
@@ -197,7 +201,7 @@ class SimFile:
         def tear() -> None:
             self._inode.append(kept[: self._disk.rng.randint(0, len(kept))])
 
-        await self._lane.run(self._disk.delay_s(sync), apply, tear)
+        return self._lane.submit(self._disk.delay_s(sync), apply, tear)
 
     async def sync(self) -> None:
         self._check()

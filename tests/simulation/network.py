@@ -336,6 +336,9 @@ class Wire(Transport):
     async def start(self) -> None:
         self._network.up(self)
 
+    def flush(self) -> None:
+        """What is sent is on its way at once."""
+
     async def aclose(self) -> None:
         if self._network.wires.get(self.me) is self:
             self._network.down(self.me)

@@ -198,9 +198,11 @@ class RaftLog:
 
     # ----------------------------------------------------------------------------------- the disk
 
-    def maybe_sync(self) -> None:
-        """Start a sync of what is not on the disk yet."""
-        self._journal.maybe_sync()
+    def maybe_sync(self, *, at_once: bool = False) -> None:
+        """Start a sync of what is not on the disk yet; `at_once`: nothing more will be appended in
+        this turn of the loop.
+        """
+        self._journal.maybe_sync(at_once=at_once)
 
     def flush(self) -> None:
         """Make the whole log durable before returning; this blocks."""

@@ -30,7 +30,7 @@ from coordinator.raft.core.leading.leader import Leader
 from coordinator.raft.core.log import RaftLog
 from coordinator.raft.core.pysyncobj_library import DurableLog, Library
 from coordinator.raft.core.roster import Roster
-from coordinator.raft.core.rules.membership import Add, Configuration, Remove, bootstrap
+from coordinator.raft.core.rules.membership import Add, Configuration, Remove
 from coordinator.raft.core.state import State
 from coordinator.raft.core.terms import Role, Terms
 from coordinator.raft.net.peer_identity import Origin
@@ -77,10 +77,12 @@ class Core:
             spawn=spawn,
             wake=wake,
         )
+        self.flush: Callable[[], None] = lambda: None
+        """Called when nothing more will be sent in this turn of the loop."""
         self.on_connection_lost: Callable[[Node], None] = lambda node: None
         """Called when a connection is lost or replaced, before the core's own parts react."""
         journal.on_synced = self._on_synced
-        self.roster = Roster(library, configuration or _bootstrap(library), first)
+        self.roster = Roster(library, configuration, first)
         self.eligibility = Eligibility(self.roster, journal, environment.now)
         self.log = RaftLog(library, journal, environment.now())
         self.terms = Terms(library, environment, journal, self.log.last_term)
@@ -141,7 +143,10 @@ class Core:
     # ------------------------------------------------------------------------------- what drives it
 
     def tick(self) -> None:
-        """Elect, commit, apply, drain, send, sync, compact: in this order, each at most once."""
+        """Elect, commit, drain, send, sync, apply, compact: in this order, each at most once.
+
+        The machine takes longest, so the disk and the other members have their work before it.
+        """
         library, environment, leader = self.pysyncobj, self.environment, self.leader
         now = environment.now()
         self.log.each_second(now)
@@ -152,16 +157,17 @@ class Core:
         for step in (leader.check_quorum, leader.check_disk, leader.maybe_commit):
             if library.leads:
                 step()
-        self.applier.apply()
         self.commands.drain()
         if library.leads:
             self.changes.maybe_note_joined()
             self.changes.maybe_note_moved()
             # Entries are sent before our own disk has them, so disk and network work in parallel.
             leader.send()
-        self.log.maybe_sync()
+        self.log.maybe_sync(at_once=True)
         if library.leads and leader.maybe_commit():
             environment.wake()
+        self.flush()
+        self.applier.apply()
         self.compaction.maybe_save()
 
     def next_due(self) -> float:
@@ -220,11 +226,9 @@ class Core:
     def _on_synced(self, index: int) -> None:
         """Acknowledge to the leader, or as leader count our own disk, after a sync."""
         self.follower.on_synced()
-        self.environment.wake()
-
-    def on_tick(self) -> None:
-        """Tick: the library was asked to."""
-        self.tick()
+        self.flush()
+        if self.pysyncobj.leads:
+            self.environment.wake()
 
     def submit(self, command: bytes, callback: Any) -> None:
         """Queue a command that was handed to the library."""
@@ -389,11 +393,6 @@ class Core:
     def on_told_removed(self, by: str) -> None:
         """Never stand or vote again: `by` refused our connection because we were removed."""
         self.elections.on_removed(self.roster.node(by) or self.pysyncobj.make_node(by), {})
-
-
-def _bootstrap(library: Library) -> Configuration:
-    ids = {library.selfNode.id, *(node.id for node in library.first_peers)}
-    return bootstrap(PeerAddress(member, member) for member in ids)
 
 
 __all__ = ["CommandFailed", "Core"]

@@ -64,9 +64,9 @@ class DurableLog(Protocol):
         """The sync policy: `always`, `interval` or `off`."""
         ...
 
-    def maybe_sync(self) -> bool:
+    def maybe_sync(self, *, at_once: bool = False) -> bool:
         """Start a sync if something is not on the disk yet; `on_synced` is called when it is. Say
-        whether a sync began.
+        whether a sync began. `at_once`: nothing more will be added in this turn of the loop.
         """
         ...
 
@@ -125,7 +125,7 @@ class DurableLog(Protocol):
 class Handler(Protocol):
     """The receiver of the steps that the library would otherwise take itself."""
 
-    def on_tick(self) -> None:
+    def tick(self) -> None:
         """Do the work that time and messages have made due."""
         ...
 
@@ -286,7 +286,7 @@ class Library(SyncObj):
     # --------------------------------------------------------------- the library's steps, handed on
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
-        self.handler.on_tick()
+        self.handler.tick()
 
     def _SyncObj__onMessageReceived(self, node: Node, message: dict[str, Any]) -> None:
         self.handler.on_message(node, message)

@@ -18,6 +18,7 @@ from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, Library, Record
 from coordinator.raft.core.rules.membership import (
     Configuration,
     ConfigurationHistory,
+    bootstrap,
     decode_configuration,
 )
 from coordinator.raft.net.peer_identity import Origin
@@ -37,10 +38,13 @@ def configuration_at(index: int, command: bytes) -> Configuration:
 class Roster:
     """The members according to this member's log, and the library's node for each of them."""
 
-    def __init__(self, library: Library, configuration: Configuration, first: bytes) -> None:
-        """Start from `configuration`; `first` is the digest of the list of first members that this
-        member was given (rules.membership.first_digest).
+    def __init__(self, library: Library, configuration: Configuration | None, first: bytes) -> None:
+        """Start from `configuration` (None: the members that the library knows); `first` is the
+        digest of the list of first members that this member was given (membership.first_digest).
         """
+        if configuration is None:
+            ids = {library.selfNode.id, *(node.id for node in library.first_peers)}
+            configuration = bootstrap(PeerAddress(member, member) for member in ids)
         self._library, self._bootstrap, self._first = library, configuration, first
         self.id = library.selfNode.id
         self.history = ConfigurationHistory(configuration)

@@ -70,10 +70,6 @@ class Owner(Protocol):
         """Handle one frame; its content is valid only until this returns."""
         ...
 
-    def on_read(self, connection: Connection) -> None:
-        """Note that all frames read so far have been passed to `on_frame`."""
-        ...
-
     def on_closed(self, connection: Connection, reason: str) -> None:
         """Stop using a connection. This is called exactly once, even if it never became ready."""
         ...
@@ -156,9 +152,6 @@ class Connection(asyncio.BufferedProtocol):
         except FrameError as exc:
             self.detail = str(exc)
             self.close(exc.reason)
-            return
-        if self.session.ready:
-            self._owner.on_read(self)
 
     def eof_received(self) -> bool:
         """Let the transport close: a peer that has stopped sending is gone."""
@@ -212,6 +205,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._flushing is None and not self._paused:
             self._flushing = self._loop.call_soon(self._flush)
         return True
+
+    def flush(self) -> None:
+        """Write the queued frames now; nothing more will be sent in this turn of the loop."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flush()
 
     def admit(self) -> None:
         """Admit a peer that has proved itself. On a dialer this does nothing: listeners admit."""

@@ -110,7 +110,7 @@ class AsyncioTransport(Transport):
         """Dropped connections that still send what was queued."""
         self._encoded: tuple[Mapping[str, Any] | None, bytes] = (None, b"")
         """The last message and its bytes; the core often sends one message to many peers."""
-        self._delivered = self._over = False
+        self._over = False
         for node in nodes:
             self.addNode(node)
 
@@ -340,14 +340,13 @@ class AsyncioTransport(Transport):
             connection.close("undecodable")
             return
         self.counters["frames_received"] += 1
-        self._delivered = True
         self._guarded(self._onMessageReceived, peer.node, message)
 
-    def on_read(self, connection: Connection) -> None:
-        """Wake the core once for all messages that have just arrived."""
-        if self._delivered and not self._over:
-            self._delivered = False
-            self._wake()
+    def flush(self) -> None:
+        """Write what was queued in this turn of the loop now, instead of at its next turn."""
+        for peer in self._peers.values():
+            if peer.connection is not None:
+                peer.connection.flush()
 
     def on_closed(self, connection: Connection, reason: str) -> None:
         """Forget a connection, and notify the core if it was the ready one with its peer."""

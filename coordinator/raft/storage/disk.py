@@ -6,7 +6,7 @@ suite. It never decides what a file holds. Only methods whose name ends in `_now
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 WRITE_BYTES_MAX: Final = 1 << 20
@@ -60,8 +60,9 @@ class File(Protocol):
         """
         ...
 
-    async def append(self, content: bytes | memoryview, *, sync: bool) -> None:
-        """Append off the event loop, and fdatasync if `sync`.
+    def append(self, content: bytes | memoryview, *, sync: bool) -> Awaitable[None]:
+        """Begin to append off the event loop, and to fdatasync if `sync`; await the result. It is
+        finished even if nobody waits for it.
 
         Raises SyncError if the fdatasync failed.
         """

@@ -68,12 +68,16 @@ class Journal:
         self._writer = Writer(self._files)
         self._fsync: Policy = fsync
         self._interval_s, self._segment_bytes_max = interval_s, segment_bytes_max
-        self.on_synced: Callable[[int], None] = _ignore
+        self.on_synced: Callable[[int], None] = lambda index: None
         """Called on the event loop after each group with the new `synced_index`."""
-        self.on_fatal: Callable[[BaseException], None] = _report
+        self.on_fatal: Callable[[BaseException], None] = lambda exc: _log.critical(
+            "journal_failed", error=str(exc)
+        )
         """Called once when the log can no longer be made durable; it must stop the process."""
         self._obsolete: list[Segment] = []
         """Segments to remove once the record that made them obsolete is durable."""
+        self._begun: list[Segment] | None = None
+        """Those of the group that was begun and that nobody waits for yet; None: there is none."""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -213,7 +217,7 @@ class Journal:
 
     @property
     def waits_for_room(self) -> bool:
-        """Say whether writes wait because the disk is full or no file descriptor is left."""
+        """Say whether writes wait for room on the disk, or for a file descriptor."""
         return self._writer.waits_for_room
 
     @property
@@ -229,21 +233,23 @@ class Journal:
     @property
     def unsynced_bytes(self) -> int:
         """Bytes that wait in memory for the disk; accept no more commands when this grows."""
-        return sum(len(piece) for _, pieces in self._writer.waiting for piece in pieces)
+        return self._writer.waiting_bytes
 
-    def maybe_sync(self) -> bool:
+    def maybe_sync(self, *, at_once: bool = False) -> bool:
         """Start a sync if anything is unsynced and no sync is running or scheduled; say whether one
-        was started or scheduled.
+        was started or scheduled. What is added before the loop's next turn joins the group, unless
+        the write is to begin `at_once`.
         """
         if self._closed or self._writer.failed or self._task is not None or self._timer is not None:
             return False
         if self._fsync == "always" and self._writer.waiting:
+            if at_once:
+                self._begin_group()
             self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_groups))
             return True
         if self._fsync == "interval" and any(segment.dirty for segment in self._log.segments):
-            self._timer = asyncio.get_running_loop().call_later(
-                self._interval_s, self._sync_interval
-            )
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._interval_s, self._sync_interval)
             return True
         return False
 
@@ -350,19 +356,23 @@ class Journal:
             self._task = None
 
     async def _sync_groups(self) -> None:
-        """Make all added entries durable, group after group.
-
-        Entries that arrive while one group is written form the next group.
-        """
-        while self._writer.waiting and not self._closed:
-            obsolete, self._obsolete = self._obsolete, []
-            self._group_index = self._log.last_index
+        """Make all entries durable, group after group; what arrives meanwhile forms the next."""
+        while (self._begun is not None or self._writer.waiting) and not self._closed:
+            obsolete, self._begun = self._begin_group(), None
             await self._writer.write_group()
             if self._closed or self._writer.failed:
                 return
             self._synced_index = max(self._synced_index, self._group_index)
             self.on_synced(self._synced_index)
             await self._writer.remove(obsolete)
+
+    def _begin_group(self) -> list[Segment]:
+        """Begin to write what waits, if that was not done, and return what may be removed after."""
+        if self._begun is None:
+            self._begun, self._obsolete = self._obsolete, []
+            self._group_index = self._log.last_index
+            self._writer.begin_group()
+        return self._begun
 
     def _sync_interval(self) -> None:
         self._timer = None
@@ -383,15 +393,7 @@ class Journal:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for segment in (*self._obsolete, *self._log.segments):
+        for segment in (*(self._begun or ()), *self._obsolete, *self._log.segments):
             segment.shut()
         if self._owns_disk:
             self._disk.close()
-
-
-def _ignore(index: int) -> None:
-    """Do nothing; the default until a listener is set."""
-
-
-def _report(exc: BaseException) -> None:
-    _log.critical("journal_failed", error=str(exc))

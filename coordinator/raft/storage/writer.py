@@ -7,8 +7,9 @@ a failed fsync.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Final
 
 import structlog
@@ -34,6 +35,8 @@ class Flight:
         self.segment, self.content = segment, content
         self.before = before
         """Bytes in the file before the write."""
+        self.writing: Awaitable[None] | None = None
+        """The call that does it, until somebody awaits that."""
         self.landed = False
         """Whether `flush_now` has completed the write in place of the group."""
 
@@ -53,6 +56,8 @@ class Writer:
         """
         self.waiting: list[tuple[Segment, list[bytes]]] = []
         """Bytes held in memory for the next group, in order."""
+        self.waiting_bytes = 0
+        """How many they are; asked for with every command."""
         self._group: list[tuple[Segment, list[bytes]]] = []
         """The part of the group under way that has not been passed to its files yet, in order."""
         self.flight: Flight | None = None
@@ -67,22 +72,32 @@ class Writer:
         if not self.waiting or self.waiting[-1][0] is not segment:
             self.waiting.append((segment, []))
         self.waiting[-1][1].append(content)
+        self.waiting_bytes += len(content)
 
     def append_now(self, segment: Segment, content: bytes) -> None:
         """Write `content` to the page cache. Raises OSError."""
         self._opened(segment).append_now(content)
         segment.dirty = True
 
+    def begin_group(self) -> None:
+        """Take everything that waits as the next group, and pass its first piece to its file, so
+        that the disk already works while the event loop goes on. `write_group` must follow. Bytes
+        that arrive meanwhile wait for the next group.
+        """
+        self._group, self.waiting, self.waiting_bytes = self.waiting, [], 0
+        segment, pieces = self._group.pop(0)
+        self._begin_write(segment, b"".join(pieces))
+
     async def write_group(self) -> None:
-        """Write and sync everything that waits, file after file. Bytes that arrive meanwhile wait
-        for the next group.
+        """Write and sync the group that was begun, file after file.
 
         Raises OSError, which is final; returns early if the journal has failed.
         """
-        self._group, self.waiting = self.waiting, []
+        await self._finish_write()
         while self._group:
             segment, pieces = self._group.pop(0)
-            await self._append(segment, b"".join(pieces))
+            self._begin_write(segment, b"".join(pieces))
+            await self._finish_write()
 
     def flush_now(self, segments: Iterable[Segment]) -> None:
         """Write and sync everything, blocking. Raises OSError.
@@ -93,6 +108,7 @@ class Writer:
         if self.flight is not None:
             self._land_now(self.flight)
         waiting, self._group, self.waiting = [*self._group, *self.waiting], [], []
+        self.waiting_bytes = 0
         for segment, pieces in waiting:
             self.append_now(segment, b"".join(pieces))
             self._sync_now([segment])
@@ -118,27 +134,34 @@ class Writer:
             await self._disk.remove(segment.name)
             await self._disk.sync_directory()
 
-    async def _append(self, segment: Segment, content: bytes) -> None:
-        """Write and sync. If the disk is full or no file descriptor is left, wait and try again;
-        every other error, including a failed fsync, is final.
-        """
+    def _begin_write(self, segment: Segment, content: bytes) -> None:
         before = 0 if segment.file is None else segment.file.size
-        flight = self.flight = Flight(segment, content, before)
-        waited = 0.0
+        self.flight = Flight(segment, content, before)
+        # What cannot even begin is tried again, or raised, where the write is waited for.
+        with contextlib.suppress(OSError):
+            self.flight.writing = self._opened(segment).append(content, sync=True)
+
+    async def _finish_write(self) -> None:
+        """Wait for the write under way. If the disk is full or no file descriptor is left, wait and
+        try again; every other error, including a failed fsync, is final.
+        """
+        flight = self.flight
+        if flight is None:  # `flush_now` has completed it
+            return
+        segment, waited = flight.segment, 0.0
         while not flight.landed:
             try:
-                await self._opened(segment).append(content, sync=True)
+                writing, flight.writing = flight.writing, None
+                await (writing or self._opened(segment).append(flight.content, sync=True))
                 break
             except SyncError:
                 raise
             except OSError as exc:
                 if flight.landed:
                     break
-                if exc.errno not in _PASSING or waited >= FULL_PATIENCE_S or self.closing:
+                if not self._may_pass(exc, waited):
                     raise
-                if not self.waits_for_room:
-                    _log.error("no_room", file=self._files.path(segment.name), why=exc.strerror)
-                self.waits_for_room = True
+                self._note_no_room(segment, exc)
             if segment.file is not None:
                 segment.file.truncate_now(flight.before)
             waited += FULL_PAUSE_S
@@ -150,6 +173,14 @@ class Writer:
         if self._names_dirty:
             await self._disk.sync_directory()
             self._names_dirty = False
+
+    def _may_pass(self, exc: OSError, waited: float) -> bool:
+        return exc.errno in _PASSING and waited < FULL_PATIENCE_S and not self.closing
+
+    def _note_no_room(self, segment: Segment, exc: OSError) -> None:
+        if not self.waits_for_room:
+            _log.error("no_room", file=self._files.path(segment.name), why=exc.strerror)
+        self.waits_for_room = True
 
     def _land_now(self, flight: Flight) -> None:
         """Complete the write that is under way for the group, unless the file has completed it.

@@ -206,6 +206,8 @@ class Wire(Transport):
         self.net.wires[self.me] = self
         self.net.settle()
 
+    def flush(self) -> None: ...
+
     async def aclose(self) -> None:
         for pair in sorted((pair for pair in self.net.up if self.me in pair), key=sorted):
             self.net.down(pair)

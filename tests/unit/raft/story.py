@@ -63,7 +63,7 @@ class Disk(MemoryJournal):
     def unsynced_bytes(self) -> int:
         return 0
 
-    def maybe_sync(self) -> bool:
+    def maybe_sync(self, *, at_once: bool = False) -> bool:
         self._pending = len(self) > 0 and self[-1][1] > self.synced_index
         return self._pending
 

@@ -41,7 +41,7 @@ class Log:
 
     def cut_from(self, index: int) -> None: ...
 
-    def maybe_sync(self) -> None: ...
+    def maybe_sync(self, *, at_once: bool = False) -> None: ...
 
 
 class Nothing:
@@ -71,7 +71,7 @@ def test_a_wiped_log_asks_for_everything_and_takes_nothing() -> None:
     nothing = Nothing()
     state = SimpleNamespace(
         pysyncobj=library,
-        environment=SimpleNamespace(count=nothing.count, member="A"),
+        environment=SimpleNamespace(count=nothing.count, wake=nothing.count, member="A"),
         log=log,
         roster=SimpleNamespace(id="A", truncate=nothing.truncate),
         eligibility=SimpleNamespace(blank=False, disk_lost=False),

@@ -103,6 +103,7 @@ class Follower:
             # This comes before the new term is stored. Otherwise a sync that ends meanwhile would
             # acknowledge to the new leader what was verified against the old leader's log.
             self._verified = 0
+            self._environment.wake()
         self._elections.follow(node, term)
         return True
 

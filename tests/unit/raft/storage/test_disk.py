@@ -182,9 +182,12 @@ def test_a_failed_sync_is_told_from_a_failed_write(
     def fail(fd: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
+    async def append() -> None:
+        await file.append(b"x", sync=True)
+
     monkeypatch.setattr(os, "fdatasync", fail)
     with pytest.raises(SyncError, match="Input/output error"):
-        asyncio.run(file.append(b"x", sync=True))
+        asyncio.run(append())
     monkeypatch.undo()
     with pytest.raises(SyncError, match="an earlier sync"):
         file.sync_now()
