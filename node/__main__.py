@@ -48,6 +48,7 @@ from node.startup.process import (
     refuse_to_start,
     stop_on_signals,
     take_port,
+    tune_interpreter,
 )
 from node.startup.settings import coordinator_settings, raft_settings, server_settings
 from node.startup.store_wait import open_claimed, store_opened
@@ -137,6 +138,7 @@ async def _serve(
         server = _server_of(settings, descriptors, coordinator, backends)
         await stack.enter_async_context(server)
         await server.start(sock=listening)
+        tune_interpreter()
         shown = redacted(settings)["ACORDO_STORE"]
         _log.info(
             "serving", url=settings.url, kind=settings.kind, store=shown, fsync=settings.fsync

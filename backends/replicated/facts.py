@@ -26,11 +26,52 @@ _ONE_OPERATION: Final = """SELECT op_id, revision, log_time, body_hash, outcome 
     WHERE op_id = ? ORDER BY revision DESC LIMIT 1"""
 
 
+KEPT_MAX: Final = 32_768
+"""The number of keys whose newest version is remembered at least, and half of what is at most."""
+
+
+class Newest:
+    """What the newest version of each key is that was settled lately, without its value: a write
+    that only has to know whether its key is there then reads no file.
+
+    The younger of two generations is the older one's successor when it is full.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[bytes, tuple[int, bool, int | None, bytes]] = {}
+        self._old: dict[bytes, tuple[int, bool, int | None, bytes]] = {}
+
+    def settle(self, versions: Sequence[Version], hashes: Sequence[bytes]) -> None:
+        """Take what a Step made. Every Step has to come here, in order."""
+        young = self._young
+        for version, hash in zip(versions, hashes, strict=True):
+            young[version.key] = (
+                version.revision, version.value is not None, version.expires_ms, hash,
+            )  # fmt: skip
+        if len(young) > KEPT_MAX:
+            self._old, self._young = young, {}
+
+    def get(self, key: bytes) -> tuple[Version, bytes] | None:
+        """Return the newest version of a key, its value empty, and its hash; None: not known here,
+        ask the file.
+        """
+        found = self._young.get(key) or self._old.get(key)
+        if found is None:
+            return None
+        revision, present, expires_ms, hash = found
+        return Version(key, revision, b"" if present else None, expires_ms), hash
+
+    def clear(self) -> None:
+        """Forget all: the file was cut back."""
+        self._young, self._old = {}, {}
+
+
 class Settled(NamedTuple):
     """Everything that was settled: what is in the file, and what is not yet."""
 
     connection: sqlite3.Connection
     overlay: Overlay
+    newest: Newest
     head: Head
 
 
@@ -44,7 +85,7 @@ def facts(
     """Return the facts at the head that was settled last. What is not in the file yet comes from
     the overlay; the file may hold Steps that are still there too, never others.
     """
-    connection, overlay, head = settled
+    connection, overlay, newest, head = settled
     operations: dict[str, RecordedOperation] = {}
     unknown: list[str] = []
     for op_id in op_ids:
@@ -59,11 +100,11 @@ def facts(
     kept: dict[bytes, bytes] = {}
     elsewhere: list[bytes] = []
     for key in dict.fromkeys((*keys, *hashed)):
-        entry = overlay.newest(key)
-        if entry is None:
+        found = newest.get(key) or overlay.newest(key)
+        if found is None:
             elsewhere.append(key)
         else:
-            versions[key], kept[key] = entry.version, entry.hash
+            versions[key], kept[key] = found[0], found[1]
     for start in range(0, len(elsewhere), ASKED_MAX):
         _read_versions(connection, elsewhere[start : start + ASKED_MAX], versions, kept)
     hashes = {key: kept[key] for key in hashed if key in versions and versions[key].present}

@@ -39,6 +39,7 @@ class OpenedFile:
         self._damaged = damaged
         self._reader = SqliteThread("store-read", path, lambda: _reading(path, READER_CACHE_KIB))
         self._facts = _reading(path, FACTS_CACHE_KIB)
+        self._newest = facts.Newest()
 
     @classmethod
     async def open(cls, path: str, damaged: Callable[[str], None]) -> Self:
@@ -76,7 +77,7 @@ class OpenedFile:
         """Read what `evaluate` needs. Raises BackendUnavailable."""
         return self._now(
             lambda: facts.facts(
-                facts.Settled(self._facts, self.writer.overlay, self.head),
+                facts.Settled(self._facts, self.writer.overlay, self._newest, self.head),
                 op_ids,
                 keys,
                 hashed,
@@ -106,6 +107,7 @@ class OpenedFile:
         self.note = note
         if group is not None:
             self.newest = group.row
+            self._newest.settle(group.versions, step.hashes)
         self.floor = max(self.floor, step.floor)
 
     def check_settled(self, index: int) -> None:
@@ -136,6 +138,7 @@ class OpenedFile:
             except (sqlite3.Error, msgspec.MsgspecError, UnicodeDecodeError) as exc:
                 self._goes_on(exc)
                 raise files.unavailable(self.path, exc) from exc
+            self._newest.clear()
             self.thread.goes_on_from(note)
         self.note = self.writer.written = note
 

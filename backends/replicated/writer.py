@@ -21,8 +21,10 @@ from backends.replicated.rows import BACKEND, rows_of
 from kv.errors import BackendUnavailable
 from kv.ports import Note, Step
 
-DELAY_S: Final = 0.02
-"""How long Steps are gathered for one transaction, unless somebody waits for them."""
+DELAY_S: Final = 0.1
+"""How long Steps are gathered for one transaction, unless somebody waits for them. A transaction
+costs as much as dozens of rows, and pages that several Steps change are written once.
+"""
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """So many bytes are written without gathering more."""
 RETRY_S: Final = 0.25

@@ -383,12 +383,27 @@ class Machine:
         """Return the log time before which a recorded operation is not known now (R2)."""
         return max(self.book.known_since_ms, self.log_time_ms - self.limits.window_ms)
 
-    def settle_here(self, records: tuple[Recorded, ...], log_time_ms: int) -> Settled:
-        """Settle everything that is pending with these outcomes: the member's own evaluation, or
-        what its own store recorded of the same command.
+    def settle_here(
+        self,
+        records: tuple[Recorded, ...],
+        log_time_ms: int,
+        versions: tuple[Version, ...] | None = None,
+    ) -> Settled:
+        """Settle everything that is pending with these outcomes: the member's own evaluation, which
+        made `versions` too, or (None) what its own store recorded of the same command.
         """
-        first = self.settled.revision + 1
-        return self._settle_records(first, self.digest, records, log_time_ms, made_here=True)
+        previous = self.settled.revision
+        if versions is None:
+            return self._settle_records(
+                previous + 1, self.digest, records, log_time_ms, made_here=True
+            )
+        record_outcome = self.window.record
+        for revision, record in enumerate(records, previous + 1):
+            record_outcome(record, revision, log_time_ms)
+        self.pending, self._open, self.pending_bytes = {}, {}, 0
+        self.settled = Mark(self.revision, self.digest)
+        self._pass_to(log_time_ms)
+        return Settled(previous, self.revision, self.digest, records, versions, log_time_ms)
 
     def _floor(self, command: Floor) -> Effects:
         """Raise the floor below which every member may prune, up to what is settled (R8)."""

@@ -15,6 +15,8 @@ _FREEZE_MIN: Final = 1024
 """A snapshot copies a part with fewer entries instead of freezing it, so that there are few
 parts.
 """
+_FIRST: Final = (Applied, Refused, Expired)
+"""The outcomes of a first attempt."""
 
 
 class Known(NamedTuple):
@@ -98,7 +100,7 @@ class Window:
         replaces nothing.
         """
         outcome = record.outcome
-        if not isinstance(outcome, Applied | Refused | Expired):
+        if not isinstance(outcome, _FIRST):
             return
         op_id = record.op_id
         known = self._find(op_id)

@@ -200,7 +200,7 @@ class Settling:
         self.rows += 1
         self.intents += len(batch)
         self._enter(row)
-        return machine.settle_here(row.body, time_ms)
+        return machine.settle_here(row.body, time_ms, evaluation.versions)
 
     def _enter(self, row: LedgerRow) -> None:
         self._machine.book.enter(row)
