@@ -434,7 +434,7 @@ class Coordinator:
     @property
     def namespace(self) -> int:
         """The namespace of the caches; 0 until the history is founded."""
-        return self.machine.namespace
+        return self.machine.cache_namespace
 
     @property
     def undone(self) -> UndoneRange:
@@ -447,7 +447,7 @@ class Coordinator:
         founded.
         """
         founded = self.machine.founded
-        return None if founded is None else Space(self.machine.namespace, founded.cache_key)
+        return None if founded is None else Space(self.machine.cache_namespace, founded.cache_key)
 
     @property
     def refusal(self) -> str | None:

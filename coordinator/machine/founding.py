@@ -36,3 +36,8 @@ def namespace(entropy: Callable[[int], bytes]) -> int:
     one, has the same.
     """
     return NAMESPACE_MIN + int.from_bytes(entropy(16)) % (NAMESPACE_MAX - NAMESPACE_MIN + 1)
+
+
+def namespace_in(namespace: int, term: int) -> int:
+    """Return the namespace that belongs to one term of a history."""
+    return NAMESPACE_MIN + (namespace - NAMESPACE_MIN + term) % (NAMESPACE_MAX - NAMESPACE_MIN + 1)

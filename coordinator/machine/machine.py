@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Final, assert_never
 
+from coordinator.machine import founding
 from coordinator.machine.book import Book
 from coordinator.machine.chain import RowStep, continuation
 from coordinator.machine.commands import (
@@ -378,6 +379,16 @@ class Machine:
         return _AMENDED
 
     # ----------------------------------------------------------------- what a replicated store asks
+
+    @property
+    def cache_namespace(self) -> int:
+        """The namespace of the caches now. With members' own stores it is another one in each term:
+        only a new term's leader can have lost a suffix, and then gives its revisions again, which
+        no entry from before may meet (R12).
+        """
+        if not self.book.founded:
+            return self.namespace
+        return founding.namespace_in(self.namespace, self.book.term)
 
     def known_since_ms(self) -> int:
         """Return the log time before which a recorded operation is not known now (R2)."""

@@ -15,6 +15,7 @@ from coordinator.consensus import Coordinator
 from coordinator.log import Position
 from coordinator.machine.book import LEVEL, Book
 from coordinator.machine.commands import Command
+from coordinator.machine.machine import Machine
 from coordinator.peers.roster import Roster
 from coordinator.replicated import contents, witnesses
 from coordinator.replicated.comparing import DumpEnd
@@ -283,6 +284,12 @@ def r12_cut_back() -> Patches:
         return
 
     yield Settling, "_cut_back", cut_back
+
+
+@fault("INV-1")
+def r12_cache_term() -> Patches:
+    """Cache entries of a lost suffix are taken, once its revisions are given again."""
+    yield Machine, "cache_namespace", property(lambda self: self.namespace)
 
 
 @fault("R1")

@@ -421,6 +421,19 @@ async def applied_log_that_is_overwritten() -> set[str]:
         return {"INV-1"} if await unequal(c) else set()
 
 
+async def cache_across_a_lost_suffix() -> set[str]:
+    async with own_cluster("ab") as c:
+        a = await c.lead("a")
+        await answer(a, put("op1"))
+        before = len(c.shared.entries)
+        await answer(a, put("op2"))
+        await c.level()
+        space, as_of = a.space, a.ordered
+        b = await c.lead("b", lose=len(c.shared.entries) - before)
+        await answer(b, put("op3", b"k", b"other"))
+        return {"INV-1"} if b.space == space and b.touched(b"k") <= as_of else set()
+
+
 async def intent_before_the_history() -> set[str]:
     async with own_cluster("ab") as c:
         c.shared.elect("a")
@@ -474,6 +487,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (position_that_was_ordered_late, ("r10_cursor_follows",), "INV-6"),
     (applied_log_that_is_overwritten, ("r12_reset",), "INV-1"),
     (applied_log_that_is_overwritten, ("r12_cut_back",), "INV-1"),
+    (cache_across_a_lost_suffix, ("r12_cache_term",), "INV-1"),
     (intent_before_the_history, ("r14_founded_first",), "R1"),
     (level_that_nobody_speaks, ("r14_speaks",), "R1"),
     (level_that_one_member_does_not_speak, ("r14_all_speak",), "R14"),
