@@ -134,7 +134,7 @@ class Keeping:
         machine, book = self._machine, self._machine.book
         self.durable = self._point()
         self._marks.clear(book.seq, book.content)
-        if self._is_damaged():
+        if self.find_damage():
             return
         founded = machine.founded
         end = DumpEnd(
@@ -153,16 +153,21 @@ class Keeping:
     def _unusable(self, end: DumpEnd) -> str:
         """Return why the file does not go with the dump (R5); empty when it does."""
         own = self._own
-        return unusable(end, own.note, own.row_at(end.row_index) if end.row_index else None)
+        try:
+            row = own.row_at(end.row_index) if end.row_index else None
+        except BackendUnavailable as exc:
+            return f"its file cannot be read: {exc}"
+        return unusable(end, own.note, row)
 
     def begun_again(self) -> None:
         """Begin to follow the file from the beginning of the log: the machine was reset."""
         self._marks.clear()
         self.durable = None
-        if not self._is_damaged():
+        if not self.find_damage():
             self._follow()
 
-    def _is_damaged(self) -> bool:
+    def find_damage(self) -> bool:
+        """Return whether the file is damaged as a whole; then it is not used any more (R5)."""
         if self._own.condition == "damaged":
             self._condition.spoil("set_aside", f"its file is damaged: {self._own.damage}")
             return True

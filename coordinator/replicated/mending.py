@@ -79,13 +79,17 @@ class Mending:
             await self._drain()
 
     def look(self, raft: RaftStatus) -> None:
-        """Cut the file back to what is applied, if this member leads and its log does not reach
+        """Notice a file that was damaged meanwhile.
+
+        Cut the file back to what is applied, if this member leads and its log does not reach
         what the file holds. Call it at a steady pace.
 
         A quorum has lost what it had acknowledged (R12). Nothing else would end that: what such a
         leader would have to commit first may have to reach members that need a state from it, which
         it gives away only when its file is sure. What is cut off comes again with the log.
         """
+        if self._condition.spoilt is None:
+            self._keeping.find_damage()
         above = self._own.note.index > raft.committed == raft.applied
         if raft.role != "leader" or self._condition.caught_up or not above:
             self._beyond = 0

@@ -84,11 +84,10 @@ class Settling:
             if self._is_foreign():
                 self._condition.spoil("set_aside", "the file is of another history than the log")
                 return None
-        if not self._condition.caught_up:
-            row = self._from_file(position, before)
+        try:
+            row = None if self._condition.caught_up else self._from_file(position, before)
             if row is not None:
                 return self._take(row)
-        try:
             if machine.pending:
                 return self._evaluate(position)
             self._note(position, effects)

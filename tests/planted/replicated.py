@@ -135,12 +135,18 @@ def r4_durable() -> Patches:
 
 @fault("R1")
 def r5_file_whole() -> Patches:
-    """A damaged file is not found at the start."""
+    """A damaged file is not found, neither at the start nor when it cannot be read."""
+    right = Condition.spoil
 
-    def is_damaged(self: Keeping) -> bool:
+    def find_damage(self: Keeping) -> bool:
         return False
 
-    yield Keeping, "_is_damaged", is_damaged
+    def spoil(self: Condition, how: Any, why: str) -> None:
+        if "cannot be read" not in why:
+            right(self, how, why)
+
+    yield Keeping, "find_damage", find_damage
+    yield Condition, "spoil", spoil
 
 
 @fault("R1")
