@@ -460,8 +460,8 @@ class Coordinator:
 
     @property
     def held_back(self) -> str:
-        """Why what is ordered is not applied here now; empty when it is."""
-        return "" if self.own is None else self.own.held_back
+        """Why what is ordered has not been applied here for a while; empty when it is."""
+        return "" if self.own is None else self.own.held_back(self.settings.stall_s)
 
     def touched(self, key: bytes) -> int:
         """Return the revision that a cached entry's `as_of` has to reach for the entry to hold
@@ -591,4 +591,6 @@ class Coordinator:
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         """Adopt the store's head; see `kv.ports.Consensus.adopt`."""
+        if self.own is not None:
+            await self.leading.adopt(gives_up)  # there is nothing to adopt
         return await self._operating.adopt(gives_up=gives_up, timeout_s=timeout_s)

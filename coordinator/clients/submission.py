@@ -42,7 +42,7 @@ class SubmittingMember(Protocol):
 
     @property
     def held_back(self) -> str:
-        """Why what is ordered is not applied on this member now; empty when it is."""
+        """Why what is ordered has not been applied on this member for a while; empty when it is."""
         ...
 
     @property

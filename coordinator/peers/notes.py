@@ -48,8 +48,15 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     content_seq: int = 0
     """A row of its own store, and the first bytes of the content digest after it (R3); 0: none."""
     content: bytes = b""
+    content_term: int = 0
+    """`term_mark` of the newest command that it has applied."""
     witness: bool = True
     """Whether its contents are its own evaluation, or were compared since it fetched them (R3)."""
+
+
+def term_mark(term: int) -> int:
+    """Return a term in one byte of a note: two that meet are hardly 128 terms apart."""
+    return term % 128
 
 
 encode_note = msgspec.msgpack.Encoder().encode

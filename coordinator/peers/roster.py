@@ -22,6 +22,7 @@ from coordinator.peers.notes import (
     VoterProgress,
     encode_note,
     read_note,
+    term_mark,
     unneeded,
 )
 from coordinator.peers.timekeeping import Timekeeping
@@ -102,6 +103,7 @@ class Roster:
                 level=LEVEL,
                 content_seq=mark.seq,
                 content=mark.digest,
+                content_term=term_mark(machine.book.term),
                 witness=self._own is None or self._own.keeping.witness,
             )
         )
@@ -113,10 +115,14 @@ class Roster:
         return self._own.marks.report(int(self._clock.monotonic() / TURN_S))
 
     def tellings(self, raft: RaftStatus) -> Iterator[Telling]:
-        """Yield what the other members told of their contents."""
+        """Yield what the other members told of their contents, as far as it is comparable: they
+        have applied an entry of the same term as this one, so their rows are of the same log. What
+        a member told whose log is about to be overwritten does not count.
+        """
+        term = term_mark(self._machine.book.term)
         for peer in raft.peers:
             note = read_note(peer.note) if peer.id != self._node else None
-            if note is not None and note.content_seq:
+            if note is not None and note.content_seq and note.content_term == term:
                 yield Telling(peer.id, note.content_seq, note.content, peer.voter, note.witness)
 
     def _note_of(self, peer: PeerStatus) -> Note | None:

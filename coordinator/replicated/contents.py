@@ -14,10 +14,11 @@ from typing import Final
 import structlog
 
 from coordinator.log import PeerStatus, RaftStatus
+from coordinator.machine.machine import Machine
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.keeping import Keeping
 from coordinator.replicated.marks import PREFIX_BYTES, ContentMarks
-from coordinator.replicated.witnesses import Telling, confirmed, differing, judge
+from coordinator.replicated.witnesses import Telling, confirmed, differing, judge, supported
 
 TOLD_MAX: Final = 16
 """What a member told last that is kept of each."""
@@ -28,10 +29,14 @@ _log = structlog.get_logger("acordo.own_store")
 class Contents:
     """The comparison of one member's contents with the others'."""
 
-    def __init__(self, marks: ContentMarks, condition: Condition, keeping: Keeping) -> None:
+    def __init__(
+        self, machine: Machine, marks: ContentMarks, condition: Condition, keeping: Keeping
+    ) -> None:
+        self._machine = machine
         self._marks, self._condition, self._keeping = marks, condition, keeping
         self._told: dict[str, deque[Telling]] = {}
-        self._installs = 0
+        self._compared_in = (0, 0)
+        """The term of the newest applied command, and the installs, that `_told` belongs to."""
         self.comparisons = 0
         """Digests of other members that were compared with the own one."""
         self.divergences = 0
@@ -39,9 +44,10 @@ class Contents:
 
     def look(self, raft: RaftStatus, tellings: Iterable[Telling]) -> None:
         """Take in what the members tell of their contents, and judge the own ones."""
-        if self._installs != self._keeping.installs:
-            self._installs = self._keeping.installs
-            self._told.clear()  # it was compared with contents that are gone
+        now = (self._machine.book.term, self._keeping.installs)
+        if self._compared_in != now:
+            self._compared_in = now
+            self._told.clear()  # it was told of another log, or compared with what is gone
         self._take_in(raft.peers, tellings)
         if self._condition.spoilt is not None:
             return
@@ -52,9 +58,10 @@ class Contents:
         if not self._keeping.witness and confirmed(own, told, len(others)):
             self._keeping.witness = True
             _log.info("fetched state is like the others'", seq=self._marks.newest)
-        verdict = judge(own, votes and self._keeping.witness, told, len(others) + votes)
+        counts, voters = votes and self._keeping.witness, len(others) + votes
+        verdict = judge(own, counts, told, voters)
         at = differing(own, told)
-        if verdict == "alike":
+        if verdict == "alike" and supported(own, counts, told, voters):
             self._condition.undecided = ""
         if verdict == "diverged":
             self.divergences += 1

@@ -47,11 +47,13 @@ class OwnParts(NamedTuple):
         undecided = leaders if leaders == "own_store_undecided" else None
         return self.condition.refusal or undecided
 
-    @property
-    def held_back(self) -> str:
-        """Why what is ordered is not applied here now (R9); empty when it is."""
-        condition = self.condition
-        return "" if condition.takes_more else condition.detail or "the own store is being replaced"
+    def held_back(self, longer_than_s: float) -> str:
+        """Return why what is ordered has not been applied here for so long (R9); empty when it is
+        applied.
+        """
+        if self.mending.held_for_s() <= longer_than_s:
+            return ""
+        return self.condition.detail or "the own store is being replaced"
 
     def loops(self) -> tuple[tuple[str, Coroutine[Any, Any, None]], ...]:
         """Return the loops of these parts by name, but for the leader's."""
@@ -120,9 +122,9 @@ def own_parts(
         settling=Settling(machine, own, condition, marks),
         keeping=keeping,
         leading=leading,
-        mending=Mending(machine, own, log, condition=condition, keeping=keeping),
+        mending=Mending(machine, own, log, clock, condition=condition, keeping=keeping),
         cursors=cursors,
-        contents=Contents(marks, condition, keeping),
+        contents=Contents(machine, marks, condition, keeping),
         pruning=Pruning(
             machine,
             own,

@@ -15,6 +15,7 @@ from coordinator.machine.machine import Machine
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.keeping import Keeping
 from kv.errors import BackendUnavailable, KvError
+from kv.ports import Clock
 from kv.ports.member_store import MemberStore
 
 _log = structlog.get_logger("acordo.own_store")
@@ -38,12 +39,16 @@ class Mending:
         machine: Machine,
         own: MemberStore,
         log: Log,
+        clock: Clock,
         *,
         condition: Condition,
         keeping: Keeping,
     ) -> None:
         self._machine, self._own, self._log = machine, own, log
         self._condition, self._keeping = condition, keeping
+        self._clock = clock
+        self.held_since_s: float | None = None
+        """The monotonic time since which nothing is applied; None: it is."""
         self._held, self._mended = asyncio.Event(), condition.replaced
         self._beyond = self.cuts = 0
         """How often in a row the log had not reached the file, and how often that was ended."""
@@ -58,15 +63,21 @@ class Mending:
         self._held.set()
         return False
 
+    def held_for_s(self) -> float:
+        """Return for how long nothing has been applied here; 0 while it is."""
+        since_s = self.held_since_s
+        return 0.0 if since_s is None else self._clock.monotonic() - since_s
+
     async def run(self) -> None:
         """Watch the own store, forever."""
         while True:
             self._held.clear()
             if self._condition.takes_more:
                 await self._held.wait()
-            self.holds += 1
+            self.holds, self.held_since_s = self.holds + 1, self._clock.monotonic()
             while not self._condition.takes_more:
                 await self._mend()
+            self.held_since_s = None
             self._log.resume()
 
     async def _mend(self) -> None:

@@ -73,6 +73,18 @@ def _is_majority(count: int, voters: int) -> bool:
     return count > voters // 2
 
 
+def supported(
+    own: Mapping[int, bytes], own_counts: bool, tellings: Iterable[Telling], voters: int
+) -> bool:
+    """Return whether a majority is known to be like this member. Only that ends `undecided`: that
+    nobody has told anything lately does not.
+    """
+    agreeing = {
+        each.member for each in tellings if _counts(each) and own.get(each.seq) == each.digest
+    }
+    return _is_majority(len(agreeing) + own_counts, voters)
+
+
 def confirmed(own: Mapping[int, bytes], tellings: Iterable[Telling], others: int) -> bool:
     """Return whether a fetched state is confirmed: two other witnesses agree with it, so that one
     of them is not its source; or all of them, if there are fewer.

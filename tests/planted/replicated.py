@@ -16,6 +16,7 @@ from coordinator.log import Position
 from coordinator.machine.book import LEVEL, Book
 from coordinator.machine.commands import Command
 from coordinator.machine.machine import Machine
+from coordinator.peers import roster
 from coordinator.peers.roster import Roster
 from coordinator.replicated import contents, witnesses
 from coordinator.replicated.comparing import DumpEnd
@@ -108,6 +109,32 @@ def r3_majority() -> Patches:
         return "alike" if verdict == "undecided" else verdict
 
     yield contents, "judge", judge
+
+
+@fault("R3")
+def r3_undecided_stays() -> Patches:
+    """Members that differ without a majority serve again when nobody has told anything lately."""
+
+    def supported(*told: Any) -> bool:
+        return True
+
+    yield contents, "supported", supported
+
+
+@fault("R3")
+def r3_same_log() -> Patches:
+    """What a member told of a log that was overwritten since is compared with this one's."""
+
+    def term_mark(term: int) -> int:
+        return 0
+
+    def now(self: Contents, raft: Any, tellings: Iterable[Telling]) -> None:
+        self._compared_in = (self._machine.book.term, self._keeping.installs)
+        right(self, raft, tellings)
+
+    right = Contents.look
+    yield roster, "term_mark", term_mark
+    yield Contents, "look", now
 
 
 @fault("R3")

@@ -544,6 +544,7 @@ def test_the_longest_note_that_there_can_be_is_not_cut() -> None:
         refusal=max(OWN_STORE_WAITS, key=len),
         content_seq=revision,
         content=GENESIS_DIGEST[:PREFIX_BYTES],
+        content_term=127,
     )
     assert len(encode_note(own)) <= 256
 

@@ -160,6 +160,39 @@ async def two_members_differ() -> set[str]:
         return {"R3"} if a.refusal is None or c["b"].refusal is None else set()
 
 
+async def two_members_differ_over_a_change_of_leader() -> set[str]:
+    async with own_cluster("ab") as c:
+        a = await c.lead("a")
+        await answer(a, put("op1"))
+        await c.level()
+        evaluates_wrongly(c["b"])
+        await answer(a, put("op2", guards=(Absent(b"k"),)))
+        await until(lambda: a.refusal is not None and c["b"].refusal is not None)
+        for node in c.nodes.values():  # nothing more is heard
+            node.roster.tellings = lambda raft: iter(())  # type: ignore[method-assign]
+        c.shared.elect("b")
+        await asyncio.sleep(2)
+        return {"R3"} if a.refusal is None or c["b"].refusal is None else set()
+
+
+async def digests_of_a_lost_suffix() -> set[str]:
+    async with own_cluster("abc") as c:
+        a = await c.lead("a")
+        await answer(a, put("op1"))
+        before = len(c.shared.entries)
+        for n in range(3):
+            await answer(a, put(f"lost{n}"))
+        await c.level()
+        await asyncio.sleep(3)  # all have told of the rows that will be lost
+        for name in "bc":  # they have not heard of the loss yet
+            c.shared.members[name].lags = c.shared.members[name].ignores_loss = True
+        await c.lead("a", lose=len(c.shared.entries) - before)
+        for n in range(3):
+            await answer(a, put(f"kept{n}", b"l"))
+        await asyncio.sleep(3)
+        return {"R3"} if a.refusal is not None or a.leading.term is None else set()
+
+
 async def right_member_between_a_wrong_one_and_its_copy() -> set[str]:
     wrong, right = b"wrong", b"right"
     source = Telling("a", 7, wrong, True, True)
@@ -470,6 +503,8 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (one_member_evaluates_wrongly, ("r3_compare",), "R3"),
     (the_leader_evaluates_wrongly, ("r3_compare",), "R3"),
     (two_members_differ, ("r3_majority",), "R3"),
+    (two_members_differ_over_a_change_of_leader, ("r3_undecided_stays",), "R3"),
+    (digests_of_a_lost_suffix, ("r3_same_log",), "R3"),
     (right_member_between_a_wrong_one_and_its_copy, ("r3_witness",), "R3"),
     (power_cut_after_a_dump, ("r4_durable",), "INV-2"),
     (damaged_file, ("r5_file_whole",), "R1"),
