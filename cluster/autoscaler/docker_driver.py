@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cluster.autoscaler.driver import STOP_WITHIN_S, NotReady
-from cluster.settings.values import PREFIX
+from cluster.settings.values import PREFIX, REPLICATED
 
 LABEL: Final = "acordo.observer"
 
@@ -63,7 +63,7 @@ class DockerDriver:
             if m["Destination"] == "/secrets"
         ]
         tmpfs = {"/tmp": "", "/data": "uid=10001,gid=10001,mode=0700"}
-        if not given.get(PREFIX + "STORE", "shared"):
+        if given.get(PREFIX + "STORE") == REPLICATED:
             # It keeps a copy of everything, which memory may not hold: a volume without a name,
             # which goes with the container.
             del tmpfs["/data"]

@@ -55,7 +55,7 @@ _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 _HOST: Final = r"[A-Za-z0-9._-]+(:[0-9]{1,5})?"
 _LOGIN: Final = r"[A-Za-z0-9._~%-]*(:[A-Za-z0-9._~%-]*)?@"
 _STORE: Final = re.compile(
-    rf"(postgresql|cockroachdb)://({_LOGIN})?{_HOST}(,{_HOST})*/[A-Za-z0-9_-]+(\?[A-Za-z0-9_.=&%/-]*)?"
+    rf"replicated|(postgresql|cockroachdb)://({_LOGIN})?{_HOST}(,{_HOST})*/[A-Za-z0-9_-]+(\?[A-Za-z0-9_.=&%/-]*)?"
 )
 _CACHE: Final = re.compile(
     rf"memory://|rediss?://({_LOGIN})?{_HOST}(/[0-9]*)?|redis\+sentinel://({_LOGIN})?{_HOST}(,{_HOST})*/[A-Za-z0-9._-]+"
@@ -234,7 +234,7 @@ _CHECKS: Final[tuple[tuple[str, Callable[[str, str], str | None]], ...]] = (
         partial(
             _matches,
             _STORE,
-            "cockroachdb://USER@HOST[:PORT][,HOST]/DATABASE or "
+            "replicated, cockroachdb://USER@HOST[:PORT][,HOST]/DATABASE or "
             "postgresql://USER:PASSWORD@HOST[:PORT]/DATABASE",
         ),
     ),
@@ -254,8 +254,6 @@ _CHECKS: Final[tuple[tuple[str, Callable[[str, str], str | None]], ...]] = (
 
 def _trouble(name: str, value: str) -> str | None:
     """Return what is wrong with one value; None if nothing is."""
-    if name == "ACORDO_STORE" and not value:
-        return None  # each node keeps its own; whether the profile says so is checked below
     for pattern, found in _CHECKS:
         if re.fullmatch(pattern, name):
             return found(name, value)
@@ -277,9 +275,9 @@ def _together(settings: StackSettings) -> str | None:
         return (
             f"COMPOSE_PROFILES has more than one store; {', '.join(STORES)} stand in for each other"
         )
-    schemes = {REPLICATED: "", "postgres": "postgresql"}
+    schemes = {REPLICATED: REPLICATED, "postgres": "postgresql"}
     fits = {schemes.get(store, "cockroachdb") for store in stores}
-    if settings.values.get("ACORDO_STORE", "missing").partition("://")[0] not in fits:
+    if settings.get("ACORDO_STORE").partition("://")[0] not in fits:
         return f"COMPOSE_PROFILES and ACORDO_STORE do not fit together; {EXAMPLE} shows the pairs"
     password = settings.get("ACORDO_REDIS_PASSWORD", "acordo")
     cache = settings.get("ACORDO_CACHE", f"redis+sentinel://:acordo@{SENTINELS}/acordo")
@@ -335,7 +333,7 @@ def first(root: Path, *, store: str, air: bool, socket: Path | None, http_port: 
     text = (root / EXAMPLE).read_text()
     lines = []
     urls = {
-        REPLICATED: "",
+        REPLICATED: REPLICATED,
         "postgres": f"postgresql://acordo:{made['ACORDO_POSTGRES_PASSWORD']}@postgres/acordo",
         "crdb3-dev": f"cockroachdb://root@{COCKROACHES}/defaultdb",
     }

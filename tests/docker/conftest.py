@@ -38,13 +38,19 @@ def docker_url(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stack(docker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole stack, up and checked by ./start.sh."""
+def built(docker_url: str) -> str:
+    """The URL of an engine that has every image."""
     try:
         images.build(list(images.IMAGES))
     except images.CannotBuild as exc:
         pytest.skip(f"images cannot be built here: {exc}")
-    made = Stack(docker_url, Path(tmp_path_factory.mktemp("stack")))
+    return docker_url
+
+
+@pytest.fixture(scope="session")
+def stack(built: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole stack, up and checked by ./start.sh."""
+    made = Stack(built, Path(tmp_path_factory.mktemp("stack")))
     try:
         made.start(images.names())
         yield made

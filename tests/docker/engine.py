@@ -140,18 +140,29 @@ def _install() -> None:
 
 
 class Stack:
-    """The stack of docker-compose.yml with the distribution's images, under ports of its own."""
+    """The stack of docker-compose.yml with the distribution's images, under ports of its own.
 
-    def __init__(self, url: str, folder: Path) -> None:
+    `store` is the URL of its server, or `replicated`: each node keeps its own copy.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        project: str = PROJECT,
+        store: str = "postgresql://acordo:acordo@postgres/acordo",
+    ) -> None:
+        self.project = project
         ports: set[int] = set()
         while len(ports) < len(PORTS):
             ports.add(free_port())
         self.ports = dict(zip(PORTS, ports, strict=True))
         socket = url.removeprefix("unix://")
         settings = {
-            "COMPOSE_PROJECT_NAME": PROJECT,
-            "COMPOSE_PROFILES": "postgres",
-            "ACORDO_STORE": "postgresql://acordo:acordo@postgres/acordo",
+            "COMPOSE_PROJECT_NAME": project,
+            "COMPOSE_PROFILES": "replicated" if store == "replicated" else "postgres",
+            "ACORDO_STORE": store,
             "ACORDO_DOCKER_SOCK": socket,
             "ACORDO_DOCKER_GID": str(os.stat(socket).st_gid),
             **{f"ACORDO_{name}_PORT": str(port) for name, port in self.ports.items()},
@@ -164,6 +175,22 @@ class Stack:
         }
         self.env_file = folder / "env"
         self.settings = settings
+
+    @property
+    def label(self) -> str:
+        """Return the label of everything that belongs to this stack."""
+        return f"com.docker.compose.project={self.project}"
+
+    def containers(self, *services: str) -> dict[str, Any]:
+        """Return the containers, by service; of these services alone, if some are named."""
+        client: Any = docker.from_env()
+        found = client.containers.list(all=True, filters={"label": self.label})
+        by_service = {c.labels["com.docker.compose.service"]: c for c in found}
+        return {n: c for n, c in by_service.items() if not services or n in services}
+
+    def node(self, number: int) -> str:
+        """Return a node's own URL."""
+        return f"http://127.0.0.1:{self.ports[f'NODE{number}']}"
 
     @property
     def url(self) -> str:
@@ -208,9 +235,8 @@ class Stack:
 
     def logs(self) -> str:
         client: Any = docker.from_env()
-        label = f"com.docker.compose.project={PROJECT}"
         parts = []
-        for container in client.containers.list(all=True, filters={"label": label}):
+        for container in client.containers.list(all=True, filters={"label": self.label}):
             health = container.attrs["State"].get("Health", {}).get("Status", "")
             parts.append(
                 f"== {container.name} {container.status} {health}\n"
@@ -222,9 +248,7 @@ class Stack:
         """Remove containers and volumes of this project, and nothing else."""
         self.script("down")
         client: Any = docker.from_env(timeout=60)
-        for volume in client.volumes.list(
-            filters={"label": f"com.docker.compose.project={PROJECT}"}
-        ):
+        for volume in client.volumes.list(filters={"label": self.label}):
             for _ in range(20):
                 try:
                     volume.remove(force=True)

@@ -94,7 +94,7 @@ async def test_an_observer_that_keeps_a_copy_of_everything_keeps_it_on_a_disk(
 ) -> None:
     driver, engine = docker_driver(monkeypatch, {"node1": {"acordo_default": {}}})
     await driver.start("o1", "n1=node1:9001")
-    engine.store = ""
+    engine.store = "replicated"
     await driver.start("o2", "n1=node1:9001")
     shared, replicated = (made["host_config"] for made in engine.made)
     assert "/data" in shared["tmpfs"] and "/data" not in replicated["tmpfs"]
