@@ -126,6 +126,21 @@ async def test_op_ids_are_known_by_log_time_and_not_by_what_is_left(member: Memb
         await member.wait_written(3, timeout_s=T)
 
 
+async def test_an_op_id_that_was_recorded_twice_is_known_by_its_newest_record(
+    disk: Disk,
+) -> None:
+    history = History()
+    history.submit(put("c1", b"a", b"1"), log_time_ms=1000)
+    history.submit(put("c1", b"a", b"3"), put("c2", b"b", b"3"), log_time_ms=9000)
+    async with disk.store() as store:
+        settle(store, *history.steps)
+    async with disk.store() as again:
+        for op_ids in (["c1"], ["c2", "c1"]):
+            facts = again.facts(op_ids, [], [], recorded_since_ms=0)
+            assert facts.operations["c1"].revision == 2
+        assert (await again.operations(["c1"], timeout_s=T))[0] == facts.operations["c1"]
+
+
 async def test_a_floor_refuses_reads_as_soon_as_it_is_settled(member: MemberStore) -> None:
     history = story()
     settle(member, *history.steps)

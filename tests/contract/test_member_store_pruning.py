@@ -62,6 +62,14 @@ async def test_pruning_keeps_what_the_dump_needs(member: MemberStore) -> None:
     assert sum(each.operations for each in done) == 5
 
 
+async def test_no_row_above_the_dump_goes_whatever_its_floor(member: MemberStore) -> None:
+    history = long_story()
+    settle(member, *history.steps)
+    await prune_all(member, retention(history.steps[2].note.index, 15))
+    ledger = await member.ledger(0, 100, timeout_s=T)
+    assert ledger[0].index == history.steps[2].note.index
+
+
 async def test_what_was_pruned_can_still_be_cut_back_to_the_dump(disk: Disk) -> None:
     history = long_story()
     upto = history.steps[11].note.index
@@ -137,7 +145,10 @@ async def test_an_op_id_recorded_again_survives_its_first_record(member: MemberS
 async def test_the_scrub_goes_round_what_was_pruned(member: MemberStore) -> None:
     history = long_story()
     settle(member, *history.steps)
-    await prune_all(member, retention(history.note.index, 35))
+    # rows stay from the third on, most of what they made is gone
+    await prune_all(member, retention(history.steps[2].note.index, 36))
+    assert (await member.ledger(0, 1, timeout_s=T))[0].seq == 3
+    assert await member.versions([(b"g", 36)], timeout_s=T) == (None,)
     reached, damaged = await member.damaged_rows(0, timeout_s=T)
     assert (reached, damaged) == (0, ())
 

@@ -7,6 +7,7 @@ import pytest
 from tests.planted import (  # noqa: F401 (they fill the registry)
     clocks,
     databases,
+    member_files,
     nodes,
     protocol,
     raft,
