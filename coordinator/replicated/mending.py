@@ -182,4 +182,6 @@ class Mending:
         return self._log.status().role == "leader"
 
     def _is_alone(self) -> bool:
-        return sum(peer.voter for peer in self._log.status().peers) <= 1
+        """Return whether there is no other voter: for an observer of a single one there is."""
+        raft = self._log.status()
+        return not any(peer.voter and peer.id != raft.id for peer in raft.peers)

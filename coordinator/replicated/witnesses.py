@@ -48,10 +48,11 @@ def judge(
     if row is None:
         return "alike"
     for_own = {each.member for each in told if _counts(each) and _agrees_at(row, own, each)}
-    others: dict[bytes, set[str]] = {}
+    # Members tell of rows at their own pace: a majority may agree at a later row than the first.
+    others: dict[tuple[int, bytes], set[str]] = {}
     for each in told:
-        if each.seq == row and each.digest != own[row] and _counts(each):
-            others.setdefault(each.digest, set()).add(each.member)
+        if each.digest != own[each.seq] and _counts(each):
+            others.setdefault((each.seq, each.digest), set()).add(each.member)
     if _is_majority(len(for_own) + own_counts, voters):
         return "alike"
     if any(_is_majority(len(members), voters) for members in others.values()):

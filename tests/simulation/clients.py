@@ -106,6 +106,8 @@ class Clients:
     """Those with an op_id of the client's that succeeded or may have: a queue may bring them once
     more.
     """
+    aged: list[str] = field(default_factory=list)
+    """Op_ids that are used again and again."""
     numbers: int = 0
     revision_seen: dict[int, int] = field(default_factory=dict)
 
@@ -156,6 +158,8 @@ class Clients:
                 await self._snapshot(node)
             case "ttl":
                 return await self._write(client, rng, node, "ttl", rng.choice(SHORT_LIVED), value)
+            case "again" if world_forgets(self.world):
+                await self._used_again(rng, node)
             case "again":
                 await self._redelivered(rng, node)
             case "get ttl":
@@ -172,7 +176,7 @@ class Clients:
         self, client: str, rng: random.Random, node: SimNode, op: str, key: str, value: str | None
     ) -> bool:
         loop = asyncio.get_running_loop()
-        named = rng.random() < 0.6  # by the client; else by the node
+        named = rng.random() < 0.6 and not world_forgets(self.world)  # else by the node
         expected = self._last_seen(key, rng) if op == "cas" else None
         if op == "cas" and expected is None:
             op = "put"
@@ -219,6 +223,19 @@ class Clients:
             await self._attempt(node, done.op_id, done.op, done.key, done.value, done.expected)
             self.world.counts["redelivered"] += 1
             self._say("queue", done.op, done.key, done.value, "again", node)
+
+    async def _used_again(self, rng: random.Random, node: SimNode) -> None:
+        """Use an op_id, a new one or one of before: once its retention is over, that is allowed.
+        Whether it is known still or no longer must be the same on every member.
+        """
+        if not self.aged or rng.random() < 0.3:
+            self.aged.append(f"aged-{self.numbers}")
+        op_id = rng.choice(self.aged[-8:])
+        intent = Intent(op_id, 0, (), (Put(b"aged", op_id.encode()),))
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        with suppress(NotApplied, OutcomeUnknown):
+            await node.call(lambda: node.writes.one(intent, deadline=deadline))
+            self.world.counts["redelivered"] += 1
 
     async def _attempt(
         self, node: SimNode, op_id: str, op: str, key: str, value: str | None, expected: str | None
@@ -343,7 +360,9 @@ class Clients:
                     revision=reading.position,
                 )
             )
-        if final:
+        # an entry of what a quorum has lost may pass for one of what came in its place
+        judged = reading.source == "store" or not (world.plan.replicated and world.plan.loses)
+        if final and judged:
             newest = world.landed.newest(key.encode(), 1 << 53)
             value = None if newest is None or newest.value is None else newest
             if (reading.version if reading.present else None) != value:
@@ -462,6 +481,11 @@ class Clients:
     ) -> None:
         shown = value if value is None or len(value) < 40 else value[:12] + "…"
         self.world.say(f"{client} {op} {key} {shown}: {what}", node=node.name)
+
+
+def world_forgets(world: World) -> bool:
+    """Say whether op_ids are forgotten within a story."""
+    return world.plan.window_ms < 60_000
 
 
 def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | None) -> Intent:

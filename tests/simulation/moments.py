@@ -104,6 +104,20 @@ async def burst(world: World, node: SimNode, writes: int, *, value_bytes: int = 
         await asyncio.sleep(0.01)
 
 
+async def early(world: World, node: SimNode) -> None:
+    """Submit intents at a node as soon as it runs, past what a node lets in, until there is a
+    leader: nothing of it may be ordered before the history is founded.
+    """
+    for number in range(100):
+        await asyncio.sleep(0.01)
+        if node.serving and world.leader() is None:
+            op_id = f"~{node.name}.early{number}"
+            intent = Intent(op_id, 1 << 52, (), (Put(b"early", op_id.encode()),))
+            with suppress(KvError):
+                for waits in node.coordinator.submit([intent]):
+                    waits.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
 async def stand(node: SimNode, above: int) -> None:
     """Let a member stand at once, as its committer asks for when a row of that term is in
     its way.

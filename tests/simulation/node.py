@@ -126,7 +126,11 @@ class SimNode:
         """
         plan = self.world.plan
         given = Limits(
-            plan.window_max, recent_max=plan.recent_max, retention_revisions=200, retention_ms=2_000
+            plan.window_max,
+            plan.window_ms,
+            recent_max=plan.recent_max,
+            retention_revisions=200,
+            retention_ms=2_000,
         )
         if not plan.apart or life == 1:
             return given

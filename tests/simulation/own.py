@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from backends.memory.member_file import MemoryFile
@@ -16,17 +17,15 @@ from tests.simulation.reference import SAME, Made, sorted_versions
 
 if TYPE_CHECKING:
     from kv.model import LedgerRow
-    from kv.ports import StateCopy, Step
+    from kv.ports import Read, StateCopy, Step
     from tests.simulation.node import SimNode
     from tests.simulation.world import World
 
 Applying: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, bytes]]
 """The position of the command before, its own, and its stamp and bytes."""
+SERVES: Final = "Replica: serves only what it holds"
+BOUNDED: Final = "Replica: bounded"
 DISKS: Final = "INV-2 (disks)"
-UNWRITTEN_MAX: Final = 100_000
-"""Bytes that a member may hold unwritten where the product's own bound is in force, which is some
-megabytes: no plan writes so much.
-"""
 
 
 class SimFile(MemoryFile):
@@ -69,6 +68,11 @@ class SimOwnStore(MemoryMemberStore):
         """What its machine applies just now, until that was judged."""
 
     def settle(self, step: Step) -> None:
+        bound = self._node.world.plan.unwritten_bytes
+        if bound and self.unwritten_bytes > bound:
+            self._node.world.violate(
+                BOUNDED, f"{self._node.name} goes on with {self.unwritten_bytes} bytes unwritten"
+            )
         self._judge(step, None)  # before anybody is told of it
         super().settle(step)
 
@@ -82,6 +86,18 @@ class SimOwnStore(MemoryMemberStore):
         if applying is not None:
             before, at, entry = applying
             self._node.world.reference.applied(self._node, (before, at), entry, step=step, row=row)
+
+    async def read(
+        self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float
+    ) -> Read:
+        found = await super().read(keys, at=at, settled=settled, timeout_s=timeout_s)
+        applied = self._node.coordinator.machine.book.index
+        if self.note.index != applied and self._node.own is self:
+            self._node.world.violate(
+                SERVES,
+                f"{self._node.name} reads a file of {self.note.index}, its machine is at {applied}",
+            )
+        return found
 
     def cut_back(self, index: int) -> None:
         self._count("files cut back", at=index)
@@ -126,7 +142,7 @@ def compare(node: SimNode, *, whole: bool) -> None:
     up to its note; `whole`: row by row.
     """
     store, world = node.own, node.world
-    if store is None or store.condition != "sound":
+    if store is None or store.condition != "sound" or node.file.hurt == "diverged":
         return
     note, reference = store.note, world.reference
     made = reference.at(note.index, note.term)
@@ -160,6 +176,12 @@ def _compare_whole(node: SimNode, made: Made, index: int) -> None:
         wrong.append(f"rows {kept[:1]}..{kept[-1:]} with a gap, the log has {made.seq}")
     if kept and rows[kept[0]].first > made.floor + 1 and kept[0] > 1:
         wrong.append(f"rows before {rows[kept[0]].first} are gone, the floor is {made.floor}")
+    newest = node.member._core.environment.snapshots.newest
+    replacing = node.coordinator.own is not None and node.coordinator.own.condition.replacing
+    is_settled = not replacing and not node.member._core.log.resting  # both parts are in place
+    pruned = rows[kept[0] - 1].index if kept and kept[0] > 1 else 0
+    if is_settled and not node.file.hurt and pruned > (newest.index if newest else 0):
+        wrong.append(f"rows before {rows[kept[0]].first} are gone, its dump is {newest}")
     if store.tables.floor() != made.floor:
         wrong.append(f"its floor is {store.tables.floor()}, to be {made.floor}")
     wrong += _versions(path, made.floor, sorted_versions(image.versions))

@@ -152,6 +152,16 @@ async def emptied(world: World, rng: random.Random) -> None:
     await aimed.replace_lost(world, 3.0)
 
 
+async def diverge(world: World, rng: random.Random) -> None:
+    """Let one member's contents go another way, as a bug or a flipped bit in memory does."""
+    node = _victim(world, rng)
+    if node is None or not node.serving or node.coordinator.own is None or len(world.nodes) < 3:
+        return
+    hurt(node, "diverged")
+    node.coordinator.machine.book.content = rng.randbytes(32)
+    await mended(world, node)
+
+
 async def compact(world: World, rng: random.Random) -> None:
     """Let some members save their state and cut their logs now."""
     for node in list(world.serving):
@@ -267,7 +277,11 @@ def is_sound(node: SimNode) -> bool:
     applied = node.member.applied
     if made is None or made.term != store.note.term or store.note.index < applied.index - 50:
         return False
-    if node.file.hurt and node.file.hurt != "row":
+    if node.file.hurt == "diverged":
+        newest_row, goes_on = store.newest, node.coordinator.machine.book.content
+        if newest_row is None or newest_row.content == made.content == goes_on:
+            node.file.hurt = ""
+    elif node.file.hurt:
         newest = node.member._core.environment.snapshots.newest
         ends = world.reference.last_at(newest.index) if newest is not None else 0
         if node.file.written.note.index >= ends:
@@ -298,6 +312,7 @@ HARMS = {
     "file_old": file_old,
     "emptied": emptied,
     "compact": compact,
+    "diverge": diverge,
     "blackout": blackout,
     "copies": copies,
 }

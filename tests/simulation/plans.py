@@ -57,6 +57,12 @@ class Plan:
     again: float = 1.0
     """How often a queue brings a write once more, compared to the usual."""
     kind: Kind = "shared"
+    window_ms: int = 24 * 3_600_000
+    """For so long op_ids are remembered. Where it is short, clients give none but some that they
+    use again after it, which is allowed then.
+    """
+    eager: bool = False
+    """Clients write from the first moment on, before there is a history."""
     keep_entries: int = 2000
     """What stays of a log behind a snapshot. With little, who was away needs another's state."""
     unwritten_bytes: int = 0
@@ -154,6 +160,11 @@ LOSING: Final = frozenset(
         "late_order",
         "lost_disk",
         "forgets_promise",
+        "file_hurt",
+        "file_old",
+        "copies",
+        "blackout",
+        "emptied",
     }
 )
 """Those that lose what was not synced: power cuts, and syncs that fail."""
@@ -167,6 +178,7 @@ OWN: Final = (
     "copies",
     "compact",
     "blackout",
+    "diverge",
 )
 """Harm to members' own stores, besides `emptied` and `apart_quorum`; drawn in the replicated
 world.
@@ -214,6 +226,8 @@ def _replicated(plan: Plan) -> Plan:
         compact_entries=rng.choice((25, 60, 150, 100_000)),
         keep_entries=rng.choice((0, 10, 100, 2000)),
         unwritten_bytes=rng.choice((0, 0, 2_000, 20_000)),
+        window_ms=3_000 if rng.random() < 0.1 else plan.window_ms,
+        eager=rng.random() < 0.3,
     )
 
 

@@ -19,14 +19,14 @@ from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
 from tests.planted import clocks, protocol, raft, reads, store  # noqa: F401 (they fill the registry)
-from tests.simulation import stock
+from tests.simulation import planted_replicated, stock
 from tests.simulation.plans import Plan, Plant, changed, plan_of
 from tests.simulation.run import run
 from tests.simulation.seeds import commit_seed, nice
 
 SEEDS_MAX: Final = 60
 """Seeds until a fault is said to have escaped."""
-NAMED: Final = ("INV-", "Raft", "Liveness", "Durability", "Time", "TTL")
+NAMED: Final = ("INV-", "Raft", "Replica", "Liveness", "Durability", "Time", "TTL")
 
 LOSS: Final[dict[str, Any]] = {
     "fsync": "off", "nodes": 3, "restores": False, "chaos_s": 12.0, "clients": 6, "ghosts": False,
@@ -253,6 +253,7 @@ CASES: Final = (
     _case("a disk that was lost acknowledges", PROMISE, "acks_with_lost_disk"),
     _case("a disk that was lost confirms reads", PROMISE, "confirms_with_lost_disk"),
     _case("a minority commits", LINKS, "minority_leads"),
+    *(_case(case.name, case.plan, *case.faults) for case in planted_replicated.CASES),
 )
 
 

@@ -352,8 +352,10 @@ class Reference:
                 SAME,
                 f"{node.name} applies {at} behind {before}, others behind {known.before.index}",
             )
-        if step is not None:
+        if step is not None and node.file.hurt != "diverged":
             self._compare(node, known, step)
+        elif step is None and row != known.row and not node.file.hurt:
+            self._world.violate(SAME, f"{node.name} takes {row} from its file at {at}")
 
     def _first(
         self,

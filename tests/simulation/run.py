@@ -20,7 +20,7 @@ from coordinator.machine.chain import recompute
 from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.planted.registry import planted
-from tests.simulation import aimed, nemesis, own, own_harms
+from tests.simulation import aimed, moments, nemesis, own, own_harms
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
 from tests.simulation.node import SimNode
@@ -141,6 +141,9 @@ async def _told(world: World, clients: Clients) -> None:
 
 async def _story(world: World, clients: Clients) -> None:
     loop = asyncio.get_running_loop()
+    if world.plan.eager:
+        for node in world.nodes.values():
+            world.impatient.append(loop.create_task(moments.early(world, node)))
     if not await world.until(
         lambda: _writable(world) and _told_the_time(world),
         5.0,
@@ -330,11 +333,15 @@ def _check_ledger(world: World) -> None:
         if found is not None:
             world.violate("INV-6 (ledger)", f"row {found.seq} {found.why}")
     first: dict[str, int] = {}
+    dated: dict[str, int] = {}
     for revision in sorted(world.landed.landed):
         row = world.landed.landed[revision]
         record = row.body[revision - row.first]
         if isinstance(record.outcome, Applied | Refused | Expired):
-            if record.op_id in first and not world.times.leapt:
+            age_ms = row.log_time_ms - dated.get(record.op_id, 0)
+            over = world.plan.replicated and age_ms > world.plan.window_ms
+            dated[record.op_id] = row.log_time_ms
+            if record.op_id in first and not world.times.leapt and not over:
                 world.violate(
                     "INV-3",
                     f"{record.op_id} is recorded at {first[record.op_id]} and at {revision}",

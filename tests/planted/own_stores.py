@@ -1,0 +1,121 @@
+"""Break how Raft and the stores keep members' own stores and their copies: the rules R4, R6, R8 and
+R13 of docs/replicated-store.md where the coordinator does not keep them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from backends.memory.member_file import MemoryFile
+from backends.memory.member_tables import MemberTables
+from coordinator.log import Position
+from coordinator.raft.core.compaction import Compaction
+from coordinator.raft.core.eligibility import Eligibility
+from coordinator.raft.core.following.snapshot_receiver import SnapshotReceiver
+from coordinator.raft.storage.snapshot import SnapshotStore
+from kv.model import RecordedOperation
+from kv.ports import StateCopy
+from tests.planted.registry import Patches, fault
+
+
+@fault("INV-2")
+def r4_order() -> Patches:
+    """A dump is put in place before what it covers is durable."""
+    right = SnapshotStore.save
+
+    def save(self: SnapshotStore, *what: Any) -> Any:
+        *kept, secured = what
+        saving = right(self, *kept)
+
+        async def saved() -> Any:
+            header = await saving
+            await secured()
+            return header
+
+        return saved()
+
+    yield SnapshotStore, "save", save
+
+
+@fault("R6")
+def r6_copy_first() -> Patches:
+    """The database is copied before the dump that goes with it is chosen."""
+
+    async def outgoing_with(
+        self: SnapshotStore, attach: Callable[[], Awaitable[StateCopy | None]]
+    ) -> Any:
+        state = await attach()
+        await asyncio.sleep(0.3)
+        bare = self.outgoing()
+        if state is None:
+            return bare
+        whole = bare.attach(state)
+        whole.seal_now()
+        return whole
+
+    yield SnapshotStore, "outgoing_with", outgoing_with
+
+
+@fault("Raft: committed entries stay")
+def r6_log_wiped() -> Patches:
+    """A member that fetches a state drops its log, which holds what it has acknowledged."""
+    right = SnapshotReceiver._on_in_place
+
+    def on_in_place(self: SnapshotReceiver, node: Any, base: Position, *more: Any) -> None:
+        agrees = self._log.agrees
+        self._log.agrees = lambda position: False  # type: ignore[method-assign]
+        try:
+            right(self, node, base, *more)
+        finally:
+            self._log.agrees = agrees  # type: ignore[method-assign]
+
+    yield SnapshotReceiver, "_on_in_place", on_in_place
+
+
+@fault("R6")
+def r6_log_cut() -> Patches:
+    """The leader cuts its log although a state that is on its way needs it."""
+
+    def needed(self: Compaction) -> tuple[int, int]:
+        return self._log.last_index, 0
+
+    yield Compaction, "_needed_by_transfers", needed
+
+
+@fault("R13")
+def r13_blank_votes() -> Patches:
+    """A member that comes back with an empty disk votes and acknowledges as before."""
+
+    def is_blank(self: Eligibility, journal: Any) -> bool:
+        return False
+
+    yield Eligibility, "_is_blank", is_blank
+
+
+@fault("R2")
+def r2_overwritten() -> Patches:
+    """What is recorded of an op_id takes the place of what was recorded before."""
+    right = MemberTables._record
+
+    def record(self: MemberTables, operations: Any) -> None:
+        new = {operation.op_id for operation in operations}
+        kept: list[RecordedOperation] = [o for o in self._recordings if o.op_id not in new]
+        self._recordings = kept
+        right(self, operations)
+
+    yield MemberTables, "_record", record
+
+
+@fault("R4")
+def power_takes_the_middle() -> Patches:
+    """A power cut takes rows from the middle of what was not durable, and keeps newer ones."""
+    right = MemoryFile.power_cut
+
+    def power_cut(self: MemoryFile, keep: int = 0) -> None:
+        if len(self._tail) > 2:
+            del self._tail[len(self._tail) // 2 - 1]
+        right(self, len(self._tail))
+
+    yield MemoryFile, "power_cut", power_cut
