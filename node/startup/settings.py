@@ -15,6 +15,12 @@ from node.settings import ServerSettings
 PAGE: Final = Path(__file__).parents[1] / "page"
 
 
+KEEP_LOG_BYTES: Final = 32 << 20
+"""Bytes of the log that stay behind a snapshot for an hour, so that a member that was away for less
+needs no copy of a store. They are held in memory.
+"""
+
+
 def raft_settings(settings: NodeSettings) -> RaftSettings:
     """Return the settings of the member of the replicated log."""
     return RaftSettings(
@@ -23,6 +29,7 @@ def raft_settings(settings: NodeSettings) -> RaftSettings:
         election_max_s=settings.election_timeout_s * 2,
         heartbeat_s=settings.election_timeout_s / 6,
         propose_timeout_s=settings.request_timeout_s,
+        keep_bytes=KEEP_LOG_BYTES if settings.replicated else 0,
     )
 
 

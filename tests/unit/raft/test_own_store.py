@@ -12,6 +12,7 @@ import pytest
 from coordinator.log import Position
 from coordinator.raft.core.compaction import SAVE_AGAIN_S
 from coordinator.raft.core.following.transfer import REFUSED_PAUSE_S
+from coordinator.raft.core.leading.progress import PARK_S
 from coordinator.raft.member import Member
 from coordinator.raft.storage.snapshot_format import decode
 from kv.errors import BackendUnavailable
@@ -392,12 +393,39 @@ async def test_a_copy_is_closed_whatever_ends_its_transfer(when: str, what: str)
                 await cluster.stop(leader.id)
         go_on.set()
         if when == "sending":
-            assert Copy.held == 0
+            assert Copy.held == (what == "peer lost")
             cluster.net.release(behind, leader.id)
         await asyncio.sleep(0)
         cluster.net.settle()
         if what == "stopped":
             await cluster.start(leader.id)
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+@pytest.mark.parametrize("away_s", [1.0, PARK_S + 1.0])
+async def test_a_copy_goes_on_where_it_was_after_a_broken_connection(away_s: float) -> None:
+    """If it was not broken for too long: else the copy is made anew."""
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader, behind, expected = await one_behind(cluster)
+        tape, offsets = keeper(cluster, leader.id), list[int]()
+
+        def note(source: str, target: str, message: dict[str, object]) -> None:
+            if message["type"] == "install_snapshot":
+                offsets.append(int(str(message["offset"])))
+                if len(offsets) == 3:
+                    cluster.net.partition(behind, "ABC".replace(behind, ""))
+
+        cluster.net.watch = note
+        member = await cluster.start(behind)
+        await eventually(lambda: len(offsets) >= 3)
+        broken = len(offsets)
+        await asyncio.sleep(away_s)
+        assert Copy.held == (away_s < PARK_S)
+        cluster.net.heal()
+        await eventually(lambda: member.counts.get("snapshots_installed", 0) == 1)
+        assert tape.attachments == (1 if away_s < PARK_S else 2)
+        assert (0 in offsets[broken:]) == (away_s > PARK_S)
         await same_everywhere(cluster, expected)
 
 

@@ -12,6 +12,8 @@ from pysyncobj.node import Node
 from coordinator.raft.core.state import State
 from coordinator.raft.storage.snapshot_stream import Incoming
 
+IDLE_S: Final = 60.0
+"""Seconds after which what was received is dropped if nothing more comes."""
 ASK_AGAIN_S: Final = 2.0
 """Seconds after which a snapshot is asked for again, if nothing of one has arrived meanwhile."""
 REFUSED_PAUSE_S: Final = 10.0
@@ -33,7 +35,7 @@ class Transfer:
         because what is here is damaged, comes from a machine that diverged, or does not fit the
         log.
         """
-        self._ask_at = float("-inf")
+        self._touched = self._ask_at = float("-inf")
         self._later: tuple[Node, bytes, float] | None = None
         """From whom a refused snapshot is wanted again, its id, and when."""
 
@@ -42,7 +44,8 @@ class Transfer:
         if self.incoming is None or self.id != id:
             self.drop()
             self.incoming, self.id = self._environment.snapshots.incoming(), id
-        self._ask_at = self._environment.now() + ASK_AGAIN_S
+        self._touched = self._environment.now()
+        self._ask_at = self._touched + ASK_AGAIN_S
         return self.incoming
 
     def drop(self) -> None:
@@ -52,8 +55,10 @@ class Transfer:
         self.incoming = None
 
     def drop_unless_installing(self) -> None:
-        """Drop what has been received so far, unless it is complete and being put in place."""
-        if not self._log.resting:
+        """Drop what has been received so far, unless it is complete and being put in place, or has
+        a copy of a store behind it: its sender keeps that for a while.
+        """
+        if self.incoming is not None and not self._log.resting and not self.incoming.has_attachment:
             self.drop()
 
     def refuse(self, node: Node) -> None:
@@ -96,6 +101,8 @@ class Transfer:
     def maybe_ask(self) -> None:
         """Ask the leader for what is wanted and does not come, now and then."""
         now, leader = self._environment.now(), self._library.leader
+        if self.incoming is not None and now > self._touched + IDLE_S and not self._log.resting:
+            self.drop()
         if self._later is not None and now >= self._later[2]:
             (node, id, _), self._later = self._later, None
             if node == leader and self.incoming is None and not self._log.resting:

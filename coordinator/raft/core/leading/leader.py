@@ -205,6 +205,8 @@ class Leader:
             library.heartbeat_due = now + self._conf.appendEntriesPeriod
         connected = library.connected_nodes
         for node in self._roster.peers:
+            if now > self.progress[node.id].parked_until:
+                self.progress[node.id].drop_snapshot()
             if node in connected:
                 self._send_to(node, heartbeat)
 
@@ -351,14 +353,14 @@ class Leader:
         if library.leads and progress is not None:
             library.next_index[node] = library.match_index[node] + 1
             progress.probe()
-            progress.drop_snapshot()
+            progress.park(self._environment.now())
 
     def on_disconnected(self, node: Node) -> None:
         """Treat what is in flight to a peer as lost."""
         progress = self.progress.get(node.id)
         if progress is not None:
             progress.probe()
-            progress.drop_snapshot()
+            progress.park(self._environment.now())
 
     # ------------------------------------------------------------------------------ hand over
 

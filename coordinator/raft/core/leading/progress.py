@@ -13,6 +13,8 @@ from coordinator.raft.storage.snapshot_stream import Outgoing
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 """Bytes of entries that may be sent to one peer without acknowledgement; more wait in the log."""
 IN_FLIGHT_MESSAGES_MAX: Final = 256
+PARK_S: Final = 30.0
+"""Seconds that a copy of a store stays open for a peer that is not connected."""
 
 
 class Progress:
@@ -34,6 +36,8 @@ class Progress:
         """A token of the attempt to open a snapshot for the peer; None: none is being opened."""
         self.unreadable = False
         """Whether the latest attempt failed."""
+        self.parked_until = float("inf")
+        """The monotonic time at which a snapshot is closed that a lost peer has not asked for."""
         self.next_chunk_at = float("-inf")
         """The monotonic time before which the rate limit allows no further chunk."""
         self.asked = 0
@@ -73,12 +77,21 @@ class Progress:
             or len(self.in_flight) >= IN_FLIGHT_MESSAGES_MAX
         )
 
+    def park(self, now: float) -> None:
+        """Keep a snapshot with a copy of a store for a peer whose connection was lost: it may go on
+        with it soon. Stop sending any other.
+        """
+        if self.snapshot is not None and self.snapshot.attached_bytes:
+            self.parked_until = now + PARK_S
+        else:
+            self.drop_snapshot()
+
     def drop_snapshot(self) -> None:
         """Stop sending a snapshot, or preparing one."""
         if self.snapshot is not None:
             self.snapshot.close()
         self.snapshot, self.opening, self.offset, self.asked = None, None, 0, 0
-        self.next_chunk_at = float("-inf")
+        self.next_chunk_at, self.parked_until = float("-inf"), float("inf")
 
     @property
     def transfers(self) -> bool:

@@ -17,6 +17,8 @@ from coordinator.raft.storage.snapshot_stream import Outgoing
 CHUNK_BEATS_MAX: Final = 20
 """Number of heartbeats after which an unanswered or unaccepted snapshot chunk is sent again."""
 
+COPY_CHUNK_BYTES: Final = 256 << 10
+"""Bytes of one chunk, if a copy of a store goes with the snapshot: heartbeats wait behind it."""
 BURST_S: Final = 0.1
 """Seconds of the allowed rate that may be made up for when chunks were late: ticks are not more
 punctual.
@@ -60,7 +62,10 @@ class SnapshotSender:
         outgoing = progress.snapshot
         if outgoing is None:
             return
-        chunk = outgoing.chunk(progress.offset, self._library.conf.logCompactionBatchSize)
+        length = self._library.conf.logCompactionBatchSize
+        if outgoing.attached_bytes:
+            length = min(length, COPY_CHUNK_BYTES)
+        chunk = outgoing.chunk(progress.offset, length)
         progress.paused, progress.beats = True, 0
         message = {
             "type": "install_snapshot",
@@ -126,6 +131,7 @@ class SnapshotSender:
             return
         if progress.snapshot is None or progress.snapshot.id != message["id"]:
             return
+        progress.parked_until = float("inf")
         if progress.asked and not lacks and message["offset"] >= progress.snapshot.total:
             progress.drop_snapshot()
             progress.paused = False
