@@ -20,10 +20,12 @@ from coordinator.replicated.cursors import OrderedCursors
 from coordinator.replicated.keeping import Keeping
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown, Pruned
+from kv.model import LedgerRow
 from kv.ports.member_store import LocalRetention, MemberStore
 
 _log = structlog.get_logger("acordo.sweeper")
-_PAGE: Final = 256
+REST_S: Final = 0.5
+"""Pause between two rounds while more is to be pruned: there is a row for every command."""
 
 
 class Pruning:
@@ -49,12 +51,14 @@ class Pruning:
 
     async def run(self) -> None:
         """Order floors while this member leads, and prune, forever."""
+        more = False
         while True:
-            await asyncio.sleep(self._settings.prune_interval_s)
+            await asyncio.sleep(REST_S if more else self._settings.prune_interval_s)
+            more = False
             try:
                 if self._leading.taken_over:
                     await self.order()
-                await self.prune()
+                more = await self.prune()
             except (BackendUnavailable, NotApplied, OutcomeUnknown, TimeoutError) as exc:
                 _log.info("pruning waits", error=str(exc) or type(exc).__name__)
 
@@ -80,42 +84,47 @@ class Pruning:
 
     async def _old_below(self, needed: int) -> int:
         """Return the revision, at most `needed`, below which all rows are past the retention in
-        time.
+        time. Rows carry rising times, so it is found by halving.
         """
-        machine, settings = self._machine, self._settings
-        below = machine.book.floor
+        machine = self._machine
         young_ms = machine.log_time_ms - machine.limits.retention_ms
-        for _ in range(settings.prune_steps_max):
-            if below >= needed:
-                break
-            try:
-                rows = await self._own.rows(
-                    max(below - 1, 0), _PAGE, timeout_s=settings.store_timeout_s
-                )
-            except Pruned as exc:
-                below = exc.floor
-                continue
-            old = [row for row in rows if row.log_time_ms < young_ms]
-            below = max([below, *(row.last + 1 for row in old)])
-            if not old or len(old) < len(rows):
-                break
-        return min(below, needed)
+        old, young = machine.book.floor, needed
+        while old < young:
+            middle = (old + young) // 2
+            row = await self._row_at(middle)
+            if row is not None and row.log_time_ms < young_ms:
+                old = min(row.last + 1, young)
+            else:
+                young = max(old, middle if row is None else min(row.first, middle))
+        return old
+
+    async def _row_at(self, revision: int) -> LedgerRow | None:
+        """Return the row that a revision is in, or the oldest one kept if that is gone."""
+        after, timeout_s = max(revision - 1, 0), self._settings.store_timeout_s
+        try:
+            rows = await self._own.rows(after, 1, timeout_s=timeout_s)
+        except Pruned:
+            rows = await self._own.ledger(0, 1, timeout_s=timeout_s)
+        return rows[0] if rows else None
 
     # ------------------------------------------------------------------------------ the own deletes
 
-    async def prune(self) -> None:
-        """Prune the own store in small steps, as far as the newest durable dump allows."""
+    async def prune(self) -> bool:
+        """Prune the own store in small steps, as far as the newest durable dump allows. Return
+        whether there is more to prune.
+        """
         settings = self._settings
         for _ in range(settings.prune_steps_max):
             retention = self._retention()
             if retention is None or self._condition.refusal is not None:
-                return
+                return False
             done = await self._own.prune(retention, timeout_s=settings.store_timeout_s)
             self.versions += done.versions
             self.rows += done.ledger_rows
             self.operations += done.operations
             if not done.more:
-                return
+                return False
+        return True
 
     def _retention(self) -> LocalRetention | None:
         """Return how far this member may prune: nothing goes that its newest durable dump needs
