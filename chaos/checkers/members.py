@@ -16,14 +16,22 @@ from chaos.records.intervals import fault_windows
 
 EMPTYING: Final = frozenset({"member-wiped", "members-wiped-in-turn"})
 """Nemeses that empty members' directories."""
+HARMING: Final = frozenset({"store-flipped"})
+"""Nemeses after which a member may find its contents different from the others'."""
+DIFFERING: Final = frozenset({"diverged", "undecided"})
+"""States of a member's own store: members that read the same log made different things of it."""
 
 
 def check(seen: Iterable[NodeStatus], faults: Iterable[Fault] = ()) -> Judgement:
     """Check status records.
 
     A node's settled position may fall: after a restart it begins at its snapshot. So may its term
-    while a fault empties members: an emptied one has forgotten it, and never votes again.
+    while a fault empties members: an emptied one has forgotten it, and never votes again. What a
+    member finds by comparing its contents with the others' is a finding, unless its file was
+    changed by a fault.
     """
+    faults = list(faults)
+    harmed = any(f.nemesis in HARMING for f in faults)
     emptied = [w for w in fault_windows(faults) if w.nemesis in EMPTYING]
     records = sorted(seen, key=lambda s: s.t_ns)
     leaders: dict[int, str] = {}
@@ -45,6 +53,10 @@ def check(seen: Iterable[NodeStatus], faults: Iterable[Fault] = ()) -> Judgement
                     f"{s.digest}"
                 )
                 findings.append(Finding("diverged", why))
+        if s.store in DIFFERING and not harmed:
+            findings.append(
+                Finding("contents_differ", f"{s.seen} found its contents {s.store} by itself")
+            )
         before = last.get(s.seen)
         if (
             before is not None

@@ -110,6 +110,12 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         help="local target: private servers as back ends: postgres,redis,rabbitmq",
     )
     parser.add_argument(
+        "--store",
+        default="",
+        help="local target: the store of its nodes, as ACORDO_STORE has it (default: the nodes' "
+        "own default, or the private postgres)",
+    )
+    parser.add_argument(
         "--node-command",
         metavar="COMMAND",
         help="local target: starts a node (default: python -m node)",
@@ -177,6 +183,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         faults=args.faults,
         nodes=args.nodes,
         servers=_servers(args.servers),
+        store=args.store,
         node_command=tuple(shlex.split(args.node_command)) if args.node_command else None,
         at_once=args.at_once,
         broadcast=args.broadcast,

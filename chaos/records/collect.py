@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from acordo import AcordoError, Client
+from acordo import AcordoError, Client, Cluster
 from chaos.records.final_state import LEVELS, Evidence, FinalRead, MemberState
 from chaos.records.history import ClientOperation, HistoryError, Lookup, NodeStatus
 from chaos.records.recorder import Recorder
@@ -220,11 +220,9 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
             status = await client.cluster(timeout_s=1.0)
         except AcordoError:
             status = None
-        if (
-            status is not None
-            and (status.node, status.term, status.role, status.leader, status.settled) != last
-        ):
-            last = (status.node, status.term, status.role, status.leader, status.settled)
+        now = () if status is None else _shown(status)
+        if status is not None and now != last:
+            last = now
             mine = next((m for m in status.members if m.id == status.node), None)
             recorder.add(
                 NodeStatus(
@@ -236,6 +234,18 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
                     applied=mine.applied if mine else None,
                     settled=mine.settled if mine else None,
                     digest=mine.digest if mine else None,
+                    store=_store_state(status),
                 )
             )
         await wait_for_stop(stop, every_s)
+
+
+def _shown(status: Cluster) -> tuple[object, ...]:
+    """Return what is recorded again when it has changed."""
+    store = _store_state(status)
+    return (status.node, status.term, status.role, status.leader, status.settled, store)
+
+
+def _store_state(status: Cluster) -> str | None:
+    state = status.raw.get("store_state")
+    return state if isinstance(state, str) and state else None

@@ -129,6 +129,8 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     applied: int | None = None
     settled: int | None = None
     digest: str | None = None
+    store: str | None = None
+    """The state of the member's own store, in one word; None: it has none of its own."""
 
 
 Record: TypeAlias = ClientOperation | Fault | Lookup | Watched | NodeStatus

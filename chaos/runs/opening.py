@@ -78,6 +78,8 @@ async def _local_cluster(plan: Plan) -> AsyncIterator[Target]:
         needed = {need for step in plan.schedule for need in plan.nemeses[step.nemesis].needs}
         wipes = sum("replacements" in plan.nemeses[s.nemesis].needs for s in plan.schedule)
         spare = min(wipes * plan.nodes, SPARES_MAX)
+        if plan.store:
+            urls["store"] = plan.store
         settings = RunnerSettings(
             nodes=plan.nodes,
             base_port=free_base_port(plan.nodes + spare, BASE_PORT + os.getpid() % 500 * 10),

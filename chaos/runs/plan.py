@@ -41,6 +41,9 @@ class Plan:
     """The run continues beyond its time until this many faults took effect, with the same limit."""
     nodes: int = 3
     servers: tuple[str, ...] = ()
+    store: str = ""
+    """What a local cluster's setting of that name is; empty: its own default, or a private server.
+    """
     at_once: bool = False
     broadcast: str = ""
     """URL of the target's broker. For private servers it is known without this."""
@@ -67,6 +70,7 @@ class Plan:
         words += [f"--faults {self.faults}"] if self.faults else []
         words += [f"--nodes {self.nodes}"] if self.target == "local" and self.nodes != 3 else []
         words += [f"--servers {','.join(self.servers)}"] if self.servers else []
+        words += [f"--store {shlex.quote(without_password(self.store))}"] if self.store else []
         words += ["--at-once"] if self.at_once else []
         words += [f"--broadcast {without_password(self.broadcast)}"] if self.broadcast else []
         if self.node_command:

@@ -26,6 +26,8 @@ ROUND_S: Final = 8.0
 BUG: Final = "{bug}"
 """Placeholder for the bug's name in the command that starts a node."""
 NO_BUG: Final = "none"
+STORE: Final = "replicated"
+"""The kind of store on which bugs are provoked."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ PROVOCATIONS: Final = (
     Provocation("absent-blind-to-tombstones", "register"),
     Provocation("transaction-loses-its-last-write", "bank"),
     Provocation("delete-of-nothing-counts", "register"),
-    Provocation("answer-before-commit", "register", ("store-busy",), hot=4),
+    Provocation("answers-before-a-quorum", "register", ("isolate-leader", "isolate-leader")),
+    Provocation("journal-is-not-synced", "register", ("power-cut-all", "power-cut-all")),
+    Provocation("forgets-unsynced-versions", "register", ("power-cut", "power-cut")),
+    Provocation("evaluates-by-its-own-clock", "ttl"),
     Provocation("answer-revision-off-by-one", "register"),
     Provocation("watch-resumes-one-late", "watch"),
     Provocation("watch-forgets-deletes", "watch"),
@@ -99,6 +104,7 @@ async def control_run(node_command: Sequence[str], seed: int, folder: Path) -> R
         seed=seed,
         clients=4,
         quiet=True,
+        store=STORE,
         node_command=_with_bug(node_command, NO_BUG),
         steps=steps_of(names),
     )
@@ -127,6 +133,7 @@ async def provoke(
             pause_s=provocation.pause_s,
             hot=provocation.hot,
             quiet=True,
+            store=STORE,
             node_command=_with_bug(node_command, provocation.bug),
             steps=steps_of(provocation.nemeses),
         )

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from backends.replicated.store import SqliteMemberStore
 from backends.sqlite import SqliteStore
 from coordinator import logtime
 from coordinator.consensus import Coordinator
@@ -183,17 +184,23 @@ def stale_age_from_now() -> Patches:
 @bug("INV-1")
 def snapshot_in_two_reads() -> Patches:
     """Many keys are read in two transactions of the store instead of one."""
-    right = SqliteStore.read
+    for kind in (SqliteStore, SqliteMemberStore):
+        yield kind, "read", _in_two(vars(kind)["read"])
 
-    async def read(self: SqliteStore, keys: Sequence[bytes], **more: Any) -> Read:
+
+def _in_two(right: Any) -> Any:
+    async def read(self: Any, keys: Sequence[bytes], **more: Any) -> Read:
+        found: Read
         if len(keys) < 2:
-            return await right(self, keys, **more)
+            found = await right(self, keys, **more)
+            return found
         half = len(keys) // 2
         first = await right(self, keys[:half], **more)
         rest = await right(self, keys[half:], **more)
-        return msgspec.structs.replace(first, versions=first.versions + rest.versions)
+        found = msgspec.structs.replace(first, versions=first.versions + rest.versions)
+        return found
 
-    yield SqliteStore, "read", read
+    return read
 
 
 @bug("INV-5")
@@ -291,12 +298,6 @@ def delete_of_nothing_counts() -> Patches:
         return keys
 
     yield evaluation._Group, "_write", write
-
-
-@bug("INV-2")
-def answer_before_commit() -> Patches:
-    """Clients hear of an outcome before the COMMIT that makes it true."""
-    yield from protocol.answer_committed.patches()
 
 
 @bug("INV-1")

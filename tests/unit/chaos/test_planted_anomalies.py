@@ -725,6 +725,16 @@ def test_a_member_that_is_emptied_forgets_its_term_and_no_other_does() -> None:
     assert members.check(seen, at(5, "member-wiped")).anomalies == ("term_fell",)
 
 
+@pytest.mark.parametrize("state", ["diverged", "undecided"])
+def test_a_member_that_finds_itself_different(state: str) -> None:
+    seen = [NodeStatus("n1", 10, 3, "follower", store="sound"), NodeStatus("n2", 12, store=state)]
+    assert members.check(seen).anomalies == ("contents_differ",)
+    flipped = [Fault("store-flipped", "start", 5, ("n2",))]
+    assert members.check(seen, flipped).verdict is Verdict.OK
+    full = [NodeStatus("n1", 10, 3, "follower", store="full")]
+    assert members.check(full).verdict is Verdict.OK
+
+
 def test_members_may_lead_one_after_another_and_start_again_from_below() -> None:
     seen = [
         NodeStatus("n1", 1, 3, "leader", "n1", settled=9, digest="aa"),
