@@ -100,9 +100,9 @@ class NodeSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
-        """Return the shared store's URL: the configured one, or a file in the node's directory."""
+        """Return the URL of the store that all members share."""
         assert not self.replicated
-        return self.store or f"sqlite:///{self.own_file.absolute()}"
+        return self.store
 
     @property
     def own_file(self) -> Path:

@@ -8,7 +8,15 @@ from typing import Final, Self
 from pydantic import model_validator
 
 from cluster.settings.shared import SharedSettings
-from cluster.settings.values import PREFIX, as_text, count, refuse_open, seconds, setting
+from cluster.settings.values import (
+    PREFIX,
+    REPLICATED,
+    as_text,
+    count,
+    refuse_open,
+    seconds,
+    setting,
+)
 
 NODES_MAX: Final = 9
 RAFT_PORT_OFFSET: Final = 1000
@@ -52,10 +60,8 @@ class RunnerSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
-        """Return what the nodes are told as their store: what is configured, or the URL
-        of a file in the cluster's directory.
-        """
-        return self.store or f"sqlite:///{(self.data / 'store.sqlite').absolute()}"
+        """Return what the nodes are told as their store."""
+        return self.store or REPLICATED
 
     def handed_on(self) -> dict[str, str]:
         """Return the environment variables that the nodes inherit: every shared setting given

@@ -29,8 +29,8 @@ class SharedSettings(BaseSettings):
 
     store: Annotated[str, BeforeValidator(store_of)] = setting(
         "",
-        "where versions and ledger are kept; empty: one SQLite file, in the runner's data "
-        "directory or the node's; replicated: every member keeps its own copy, in its directory",
+        "where versions and ledger are kept; empty or replicated: every member keeps its own copy, "
+        "in its directory; else the store that all members share",
         "replicated, sqlite:///PATH, postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE, cockroachdb://…",
     )
     cache: Annotated[str, scheme(*CACHES)] = setting(
@@ -137,7 +137,7 @@ class SharedSettings(BaseSettings):
     @property
     def replicated(self) -> bool:
         """Return whether every member keeps its own copy of the store."""
-        return self.store == REPLICATED
+        return self.store in {"", REPLICATED}
 
     @property
     def kind(self) -> Literal["shared", "replicated"]:

@@ -16,6 +16,7 @@ import pytest
 from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
+from tests.kinds_of_store import excuse
 
 Start: TypeAlias = Callable[..., AbstractAsyncContextManager[LocalCluster]]
 
@@ -26,9 +27,12 @@ WAIT_S = 60.0
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
     """Return a function that starts a cluster, ready to be used, and tells each node's log when the
-    test fails.
+    test fails. The fixture's parameter is the kind of store.
     """
     base_port = free_base_port(3, 21000 + os.getpid() % 900 * 10)
+    shared = {}
+    if getattr(request, "param", "replicated") == "shared":
+        shared["store"] = f"sqlite:///{tmp_path / 'shared.sqlite'}"
 
     @contextlib.asynccontextmanager
     async def started(
@@ -38,7 +42,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
         overrides: Mapping[str, Mapping[str, str]] | None = None,
         **more: object,
     ) -> AsyncIterator[LocalCluster]:
-        given = {"nodes": nodes, "base_port": base_port, "data": tmp_path / "data"} | more
+        given = {"nodes": nodes, "base_port": base_port, "data": tmp_path / "data"} | shared | more
         said: list[str] = []
         cluster = LocalCluster(RunnerSettings(**given), say=said.append, overrides=overrides)  # type: ignore[arg-type]
         try:
@@ -54,6 +58,10 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
             raise
 
     return started
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    excuse(items)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from acordo import Client
+from backends import by_url
 from cluster.directory import locked
 from cluster.local.process import EX_CONFIG, ROOT
 from cluster.local.supervision import NodeFailed
@@ -34,9 +36,9 @@ async def broken(start: Start, **more: object) -> str:
     return caught.value.detail
 
 
-async def filled(start: Start) -> None:
+async def filled(start: Start, **more: object) -> None:
     async with (
-        start() as cluster,
+        start(**more) as cluster,
         Client([n.url for n in cluster.nodes.values()], timeout_s=30) as client,
     ):
         for number in range(10):
@@ -81,29 +83,31 @@ async def test_a_corrupt_journal_is_named_refused_and_kept(start: Start, tmp_pat
 
 async def test_a_store_of_another_cluster_is_refused_and_kept(start: Start, tmp_path: Path) -> None:
     """Two clusters on one store would each acknowledge what the other overwrites."""
-    await filled(start)
-    store = tmp_path / "data" / "store.sqlite"
+    store = tmp_path / "store.sqlite"
+    url = f"sqlite:///{store}"
+    await filled(start, store=url)
     with contextlib.closing(sqlite3.connect(store)) as connection, connection:
         (owner,) = connection.execute("SELECT cluster FROM identity").fetchone()
         assert (
             owner == json.loads((tmp_path / "data" / "n1" / "node.json").read_bytes())["cluster_id"]
         )
         connection.execute("UPDATE identity SET cluster = 'theirs'")
-    said = await broken(start)
+    said = await broken(start, store=url)
     assert "is the store of cluster 'theirs'" in said
     with contextlib.closing(sqlite3.connect(store)) as connection:
         assert connection.execute("SELECT cluster FROM identity").fetchone() == ("theirs",)
 
 
 async def test_a_corrupt_store_is_named_refused_and_kept(start: Start, tmp_path: Path) -> None:
-    await filled(start)
-    store = tmp_path / "data" / "store.sqlite"
+    store = tmp_path / "store.sqlite"
+    url = f"sqlite:///{store}"
+    await filled(start, store=url)
     for extra in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             store.with_name(store.name + extra).unlink()
     content = b"this is no database" + store.read_bytes()[19:]
     store.write_bytes(content)
-    said = await broken(start)
+    said = await broken(start, store=url)
     assert str(store) in said
     assert store.read_bytes() == content
 
@@ -117,6 +121,71 @@ async def test_a_store_of_another_application_is_refused(start: Start, tmp_path:
     assert "cannot start" in said
     with contextlib.closing(sqlite3.connect(other)) as database:
         assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("ledger",)]
+
+
+async def test_a_directory_of_version_0_1_is_refused_with_the_way_over(
+    start: Start, tmp_path: Path
+) -> None:
+    """The runner's, and that of a node alone: nothing in them is touched."""
+    await filled(start, store=f"sqlite:///{tmp_path / 'data' / 'store.sqlite'}")
+    for path in (tmp_path / "data").rglob("*.json"):
+        found = json.loads(path.read_bytes())
+        found.pop("store", None)  # as it was written then
+        path.write_text(json.dumps(found))
+    before = content_of(tmp_path / "data")
+    with pytest.raises(BadRequest) as caught:
+        async with start():
+            pass
+    assert (caught.value.code, str(tmp_path / "data") in caught.value.detail) == (
+        "other_store",
+        True,
+    )
+    said = run_node("--data-dir", str(tmp_path / "data" / "n1"), **free_ports())
+    for words in (caught.value.allowed or "", said.stderr):
+        assert "`acordo dump` there, with version 0.1" in words
+        assert "`acordo load`" in words
+        assert "expiries are kept, op_ids and history are not" in words
+    assert said.returncode == EX_CONFIG
+    assert str(tmp_path / "data" / "n1") in said.stderr
+    assert content_of(tmp_path / "data") == before
+
+
+async def test_an_own_file_that_is_not_this_members_is_refused_by_name(
+    start: Start, tmp_path: Path
+) -> None:
+    """Another application's, the shared store of version 0.1, and that of a newer version."""
+    await filled(start)
+    file = tmp_path / "data" / "n1" / "store.sqlite"
+    shared = tmp_path / "shared.sqlite"
+    made = by_url.store(f"sqlite:///{shared}")
+    async with made:
+        pass
+    other = tmp_path / "other.sqlite"
+    with contextlib.closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE ledger (amount INTEGER)")
+        database.commit()
+    newer = tmp_path / "newer.sqlite"
+    shutil.copy(file, newer)
+    with contextlib.closing(sqlite3.connect(newer)) as database:
+        database.execute("PRAGMA user_version = 99")
+    for foreign in (shared, other, newer):
+        for extra in ("-wal", "-shm"):
+            file.with_name(file.name + extra).unlink(missing_ok=True)
+        shutil.copy(foreign, file)
+        content = file.read_bytes()
+        said = await broken(start)
+        assert "n1 cannot start" in said
+        assert str(file) in said, said
+        assert file.read_bytes() == content
+
+
+def content_of(directory: Path) -> dict[str, bytes]:
+    """Return every file of a directory but locks, logs and what names running processes."""
+    return {
+        str(path): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name not in {"lock", "node.log", "running.json"}
+    }
 
 
 async def test_a_taken_port_is_named_before_anything_starts(start: Start, tmp_path: Path) -> None:
@@ -285,7 +354,6 @@ async def test_a_node_without_a_log_that_meets_a_cluster_which_began_otherwise_i
                 "ACORDO_RAFT_ADDRESS": address,
                 "ACORDO_MEMBERS": f"n1={own.raft_address},n2={address}",
                 "ACORDO_DATA_DIR": str(tmp_path / "n2"),
-                "ACORDO_STORE": f"sqlite:///{tmp_path / 'data' / 'store.sqlite'}",
                 "ACORDO_STOP_WITH_STDIN": "false",
             },
         )

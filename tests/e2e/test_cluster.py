@@ -19,7 +19,13 @@ from cluster.local.process import ROOT, NodeState
 from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from tests.e2e.conftest import Start, until
+from tests.kinds_of_store import KINDS
 from tests.services import needs
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "start" in metafunc.fixturenames:
+        metafunc.parametrize("start", KINDS, indirect=True)
 
 
 def urls(cluster: LocalCluster, *but: str) -> list[str]:

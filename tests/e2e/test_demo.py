@@ -16,10 +16,11 @@ FILES = ["--files", "120"]
 
 
 def remove_one_version(data: Path, keys: Sequence[str]) -> None:
-    """Delete what one acknowledged write stored, behind everybody's back."""
-    with contextlib.closing(sqlite3.connect(data / "store.sqlite", timeout=30)) as store, store:
-        gone = store.execute("DELETE FROM versions WHERE key = ?", (keys[0].encode(),)).rowcount
-        assert gone == 1, f"{gone} rows were deleted"
+    """Delete what one acknowledged write stored, from every copy, behind everybody's back."""
+    for file in sorted(data.glob("n?/store.sqlite")):
+        with contextlib.closing(sqlite3.connect(file, timeout=30)) as store, store:
+            gone = store.execute("DELETE FROM versions WHERE key = ?", (keys[0].encode(),)).rowcount
+            assert gone == 1, f"{gone} rows were deleted from {file}"
 
 
 def test_the_demo_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ async def follower(cluster: LocalCluster) -> str:
 async def test_each_node_has_its_own_file_and_all_hold_the_same(
     start: Start, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    async with start(store="replicated") as cluster, Client(urls(cluster), timeout_s=30) as client:
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
         await fill(client, range(50))
         await client.put("large", LARGE)
         batch = [{"put": f"large{n}", "value": LARGE.decode()} for n in range(3)]
@@ -97,7 +97,7 @@ async def test_each_node_has_its_own_file_and_all_hold_the_same(
 async def test_kill_9_of_every_member_in_turn_loses_nothing(
     start: Start, http: aiohttp.ClientSession
 ) -> None:
-    async with start(store="replicated") as cluster, Client(urls(cluster), timeout_s=40) as client:
+    async with start() as cluster, Client(urls(cluster), timeout_s=40) as client:
         for turn, name in enumerate(list(cluster.nodes)):
             writing = asyncio.create_task(fill(client, range(60), f"turn{turn}"))
             cluster.kill(name, signal.SIGKILL)
@@ -110,7 +110,7 @@ async def test_kill_9_of_every_member_in_turn_loses_nothing(
 
 
 async def test_all_killed_at_once_go_on(start: Start, http: aiohttp.ClientSession) -> None:
-    async with start(store="replicated") as cluster, Client(urls(cluster), timeout_s=40) as client:
+    async with start() as cluster, Client(urls(cluster), timeout_s=40) as client:
         await fill(client, range(40))
         for name in cluster.nodes:
             cluster.kill(name, signal.SIGKILL)
@@ -125,7 +125,7 @@ async def test_a_member_whose_file_is_lost_has_its_state_again(
     start: Start, http: aiohttp.ClientSession, how: str, tmp_path: Path
 ) -> None:
     """R5: file and dump are put aside, log and votes stay; nothing wrong is served meanwhile."""
-    async with start(store="replicated") as cluster, Client(urls(cluster), timeout_s=40) as client:
+    async with start() as cluster, Client(urls(cluster), timeout_s=40) as client:
         await fill(client, range(30))
         name = await follower(cluster)
         file = tmp_path / "data" / name / "store.sqlite"
@@ -156,7 +156,7 @@ async def test_an_emptied_member_says_so_and_its_place_is_taken(
     start: Start, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """R13: it never votes again under its id."""
-    async with start(store="replicated") as cluster, Client(urls(cluster), timeout_s=40) as client:
+    async with start() as cluster, Client(urls(cluster), timeout_s=40) as client:
         await fill(client, range(30))
         name = await follower(cluster)
         await cluster.stop_node(name)
@@ -182,7 +182,7 @@ async def test_an_emptied_member_says_so_and_its_place_is_taken(
 async def test_without_a_quorum_only_what_needs_none_is_read(
     start: Start, http: aiohttp.ClientSession
 ) -> None:
-    async with start(store="replicated") as cluster, Client(urls(cluster), timeout_s=30) as client:
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
         await client.put("kept", b"1")
         survivor = await cluster.leader()
         assert survivor is not None

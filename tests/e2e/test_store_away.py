@@ -19,7 +19,8 @@ async def test_a_store_file_that_is_gone_makes_nodes_unready_though_nobody_write
     """The descriptors go on reading what was removed: a leader would acknowledge into a file that
     nobody can open.
     """
-    async with start(nodes=1) as cluster:
+    store = f"sqlite:///{tmp_path / 'data' / 'store.sqlite'}"
+    async with start(nodes=1, store=store) as cluster:
         (node,) = cluster.nodes.values()
         async with http.put(f"{node.url}/v1/kv/k", data=b"1") as answer:
             assert answer.status == 201

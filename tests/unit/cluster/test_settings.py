@@ -37,20 +37,24 @@ def test_defaults_are_one_node_on_loopback() -> None:
     settings = node()
     assert settings.url == "http://127.0.0.1:8001"
     assert settings.first_members == (MemberSetting("n1", "127.0.0.1:9001"),)
-    assert settings.store_url.startswith("sqlite:////")
-    assert settings.store_url.endswith("/data/n1/store.sqlite")
+    assert settings.kind == "replicated"
+    assert settings.own_file == Path("data/n1/store.sqlite")
 
 
 def test_flags_win_over_environment_over_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "acordo.env"
-    file.write_text("ACORDO_HTTP_PORT=1001\nACORDO_NODE_ID=filed\nACORDO_FSYNC=off\n")
+    file.write_text("ACORDO_HTTP_PORT=1001\nACORDO_NODE_ID=filed\nACORDO_LOG_LEVEL=debug\n")
     monkeypatch.setenv("ACORDO_CONFIG", str(file))
     monkeypatch.setenv("ACORDO_HTTP_PORT", "1002")
     monkeypatch.setenv("ACORDO_NODE_ID", "environed")
     settings = node("--http-port", "1003")
-    assert (settings.http_port, settings.node_id, settings.fsync) == (1003, "environed", "off")
+    assert (settings.http_port, settings.node_id, settings.log_level) == (
+        1003,
+        "environed",
+        "debug",
+    )
 
 
 def test_members_are_read_with_observers() -> None:
@@ -225,8 +229,8 @@ def test_names_are_names() -> None:
 
 
 def test_the_runner_hands_on_only_what_was_given() -> None:
-    settings = load(RunnerSettings, ["--fsync", "off", "--requests-max", "7"], prog="up")
-    assert settings.handed_on() == {"ACORDO_FSYNC": "off", "ACORDO_REQUESTS_MAX": "7"}
+    settings = load(RunnerSettings, ["--log-level", "debug", "--requests-max", "7"], prog="up")
+    assert settings.handed_on() == {"ACORDO_LOG_LEVEL": "debug", "ACORDO_REQUESTS_MAX": "7"}
 
 
 def test_loopback_is_told_from_the_rest() -> None:

@@ -5,6 +5,7 @@ written.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
@@ -20,6 +21,7 @@ from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
 from node.server import Server
 from node.settings import ServerSettings
+from tests.kinds_of_store import KINDS, excuse
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
 
@@ -74,13 +76,13 @@ Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 @asynccontextmanager
 async def opened(
     store: Any = None,
-    own: Any = None,
+    kind: str = "shared",
     cache: Any = None,
     async_writes: Any = None,
     checks: Any = (),
     **settings: Any,
 ) -> AsyncIterator[Api]:
-    store = own or store or MemoryStore(MemoryDatabase())
+    store = store or MemoryStore(MemoryDatabase())
     database = store.database
     consensus = FakeConsensus(database)
     chosen = ServerSettings(
@@ -90,8 +92,8 @@ async def opened(
     server = Server(
         chosen,
         consensus=consensus,
-        store=None if own else store,
-        own=own,
+        store=store if kind == "shared" else None,
+        own=store if kind == "replicated" else None,
         cache=MemoryCache() if cache is None else cache,
         broadcast=broadcast,
         clock=FakeClock(),
@@ -104,14 +106,23 @@ async def opened(
             yield Api(server, session, database)
 
 
-@pytest.fixture
-def open_api() -> Open:
-    return opened
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    excuse(items)
+
+
+@pytest.fixture(params=KINDS)
+def store_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[Api]:
-    async with opened() as one:
+def open_api(store_kind: str) -> Open:
+    return functools.partial(opened, kind=store_kind)
+
+
+@pytest.fixture
+async def api(store_kind: str) -> AsyncIterator[Api]:
+    async with opened(kind=store_kind) as one:
         yield one
 
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
 from kv.model import VALUE_BYTES_MAX, Intent, Put
 from node.api.openapi.answers import ClusterView
@@ -18,7 +17,7 @@ from tests.unit.node.conftest import Api, opened
 
 @pytest.fixture
 async def own() -> AsyncIterator[Api]:
-    async with opened(own=MemoryStore(MemoryDatabase())) as one:
+    async with opened(kind="replicated") as one:
         yield one
 
 
