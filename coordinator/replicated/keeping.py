@@ -42,6 +42,8 @@ class Keeping:
         self._captured: DumpPoint | None = None
         self.durable: DumpPoint | None = None
         """The dump that is in place; None: there is none."""
+        self._is_in_place = True
+        """Whether that dump is surely in place: one that was just fetched may not be yet."""
         self.installs = 0
         self.witness = True
         """Whether this member's contents are its own evaluation. A fetched state is not, until a
@@ -79,7 +81,12 @@ class Keeping:
 
     def saved(self) -> None:
         """Record that the dump that was captured last is in place."""
-        self.durable = self._captured
+        self.durable, self._is_in_place = self._captured, True
+
+    @property
+    def prunable_to(self) -> DumpPoint | None:
+        """The dump whose needs pruning has to respect; None: nothing may be pruned (R8)."""
+        return self.durable if self._is_in_place else None
 
     # --------------------------------------------------------------------------- state for others
 
@@ -108,6 +115,7 @@ class Keeping:
             restore(decoded)
         finally:
             self._condition.replacing = False
+        self._is_in_place = False
         self.witness = False
         self.installs += 1
 
@@ -132,7 +140,7 @@ class Keeping:
         begin to follow the file from there (R5).
         """
         machine, book = self._machine, self._machine.book
-        self.durable = self._point()
+        self.durable, self._is_in_place = self._point(), True
         self._marks.clear(book.seq, book.content)
         if self.find_damage():
             return

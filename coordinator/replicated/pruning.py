@@ -130,7 +130,7 @@ class Pruning:
         """Return how far this member may prune: nothing goes that its newest durable dump needs
         (R8). None: there is no dump yet, and everything stays.
         """
-        dump = self._keeping.durable
+        dump = self._keeping.prunable_to
         if dump is None:
             return None
         return LocalRetention(
