@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from backends.replicated.schema import UnsoundFile
 from kv.errors import BackendUnavailable, BadRequest
 
 ASIDE_MAX: Final = 2
@@ -47,6 +48,33 @@ class Lock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+class Identities:
+    """Which files were opened. What is written to one that has no name any more is lost."""
+
+    def __init__(self, path: str) -> None:
+        self._opened = {
+            place: _identity_of(place) for place in (path, f"{path}-wal") if os.path.exists(place)
+        }
+
+    def check(self) -> None:
+        """Raise UnsoundFile if a name is gone, or is another file's now.
+
+        SQLite does not delete the write-ahead log while it is open: somebody else did.
+        """
+        for place, noted in self._opened.items():
+            try:
+                found = _identity_of(place)
+            except OSError as exc:
+                raise UnsoundFile(f"{place} is gone while it is open") from exc
+            if found != noted:
+                raise UnsoundFile(f"{place} was replaced while it was open")
+
+
+def _identity_of(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def incoming(path: str) -> str:

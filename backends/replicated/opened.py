@@ -16,7 +16,7 @@ from backends.replicated import facts, files, opening, overlay, pruning, reads, 
 from backends.replicated.rows import BACKEND
 from backends.replicated.writer import Writer, WriterThread
 from backends.sqlite_thread import SqliteThread
-from kv.errors import BackendUnavailable, InvariantViolated
+from kv.errors import BackendUnavailable, InvariantViolated, StoreDamaged
 from kv.model import GENESIS, Head, LedgerRow
 from kv.ports import Facts, LocalRetention, Pruning, Step
 
@@ -30,15 +30,23 @@ T = TypeVar("T")
 class OpenedFile:
     """One sound file while it is open, and what was settled and is not in it yet."""
 
-    def __init__(self, path: str, found: opening.Found, damaged: Callable[[str], None]) -> None:
-        """`damaged` is told when the file turns out not to be sound."""
+    def __init__(
+        self,
+        path: str,
+        found: opening.Found,
+        reading: sqlite3.Connection,
+        damaged: Callable[[str], None],
+    ) -> None:
+        """Take what was opened: `reading` is used on the loop's thread, `damaged` is told when the
+        file turns out not to be sound.
+        """
         self.path = path
         self.note, self.newest, self.floor = found.note, found.newest, found.floor
         self.thread = WriterThread(path, found.connection, term=found.term, due=found.due)
         self.writer = Writer(self.thread, found.note, self._goes_on)
         self._damaged = damaged
         self._reader = SqliteThread("store-read", path, lambda: _reading(path, READER_CACHE_KIB))
-        self._facts = _reading(path, FACTS_CACHE_KIB)
+        self._facts = reading
         self._newest = facts.Newest()
 
     @classmethod
@@ -47,14 +55,23 @@ class OpenedFile:
         BackendUnavailable.
         """
         found = await asyncio.to_thread(opening.open_file, path)
-        opened = cls(path, found, damaged)
-        opened._reader.start()
+        try:
+            reading = _reading(path, FACTS_CACHE_KIB)
+        except sqlite3.Error as exc:
+            found.connection.close()
+            raise files.unavailable(path, exc) from exc
+        opened = cls(path, found, reading, damaged)
+        try:
+            opened._reader.start()
+        except BackendUnavailable:
+            await opened.close(flush=False)
+            raise
         return opened
 
     async def close(self, *, flush: bool) -> None:
         """Close the file, with all that was settled in it if `flush`."""
         if flush:
-            await self.writer.flush()
+            await self.writer.flush(self.note.index)
         self.writer.give_up()
         await self._reader.stop()
         self._facts.close()
@@ -135,7 +152,7 @@ class OpenedFile:
                 )
                 self.newest = reads.newest_row(connection)
                 self.floor = schema.one(connection, "SELECT floor FROM state")
-            except (sqlite3.Error, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            except (sqlite3.Error, msgspec.MsgspecError, ValueError) as exc:
                 self._goes_on(exc)
                 raise files.unavailable(self.path, exc) from exc
             self._newest.clear()
@@ -147,7 +164,9 @@ class OpenedFile:
     async def read(self, body: Callable[[sqlite3.Connection], T], timeout_s: float) -> T:
         """Run `body` on the reading thread. Raises BackendUnavailable."""
         try:
-            return await self._reader.run(lambda turn: body(turn.connection), timeout_s=timeout_s)
+            return await self._reader.run(
+                lambda turn: _or_damaged(body, turn.connection), timeout_s=timeout_s
+            )
         except BackendUnavailable as exc:
             if isinstance(exc.__cause__, sqlite3.Error) and opening.is_damage(exc.__cause__):
                 self._goes_on(exc.__cause__)
@@ -187,7 +206,7 @@ class OpenedFile:
     def _now(self, body: Callable[[], T]) -> T:
         try:
             return body()
-        except (sqlite3.Error, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as exc:
             self._goes_on(exc)
             raise files.unavailable(self.path, exc) from exc
 
@@ -198,6 +217,14 @@ class OpenedFile:
         self._damaged(str(exc))
         self.writer.give_up()
         return False
+
+
+def _or_damaged(body: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+    """Read, and tell a row that makes no sense from a mistake of ours."""
+    try:
+        return body(connection)
+    except ValueError as exc:
+        raise StoreDamaged(BACKEND, b"", 0, f"a row cannot be read: {exc}") from exc
 
 
 def _reading(path: str, cache_kib: int) -> sqlite3.Connection:

@@ -59,7 +59,9 @@ def open_file(path: str) -> Found:
         except BaseException:
             connection.close()
             raise
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except UnsoundFile:
+        raise
+    except (msgspec.MsgspecError, ValueError) as exc:
         raise UnsoundFile(f"its newest row cannot be read: {exc}") from exc
     except sqlite3.Error as exc:
         if is_damage(exc):
@@ -72,7 +74,7 @@ def open_file(path: str) -> Found:
 def is_damage(exc: BaseException) -> bool:
     """Return whether an error says that the file is damaged."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF in DAMAGED or isinstance(
-        exc, sqlite3.IntegrityError | msgspec.MsgspecError | UnicodeDecodeError
+        exc, sqlite3.IntegrityError | msgspec.MsgspecError | ValueError
     )
 
 

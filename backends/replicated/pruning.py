@@ -95,7 +95,8 @@ def cut_back(connection: sqlite3.Connection, index: int) -> Note:
     history = one(connection, "SELECT history FROM state")
     note = Note(history, index, term_at(connection), digest)
     connection.execute(
-        f"UPDATE state SET ({NOTE}, floor) = (?, ?, ?, ?, ?)",
+        # `durable` must never be a log index that comes again: noting it would write nothing then
+        f"UPDATE state SET ({NOTE}, floor) = (?1, ?2, ?3, ?4, ?5), durable = min(durable, ?2)",
         (note.history, note.index, note.term, note.digest, floor),
     )
     return note

@@ -31,7 +31,10 @@ COLUMNS_MAX: Final = 128
 snapshot.
 """
 LIST_CHUNK: Final = 128
-"""The number of versions fetched by one statement of a listing."""
+"""The number of versions fetched by one statement of a listing at most, and LIST_CHUNK_FIRST by the
+first one: values of 1 MiB are fetched a few at a time.
+"""
+LIST_CHUNK_FIRST: Final = 16
 LIST_BYTES_MAX: Final = 8 * 1024 * 1024
 """A page ends early (`more`) once its values reach this size."""
 SCRUBBED_ROWS_MAX: Final = 64
@@ -157,9 +160,9 @@ def listing(
     start, end = bounds
     upto = ID_MAX if at is None else end_of(at)
     found: list[Version] = []
-    size = 0
+    size, chunk_max = 0, LIST_CHUNK_FIRST
     while len(found) <= limit and size < LIST_BYTES_MAX:
-        wanted = min(limit + 1 - len(found), LIST_CHUNK)
+        wanted = min(limit + 1 - len(found), chunk_max)
         sql = _LIST_KEYS if keys_only else _LIST
         packed = connection.execute(sql, (start, end, end, upto, wanted)).fetchone()[0]
         chunk = [] if packed is None else list(_unpack_listing(packed, keys_only))
@@ -168,6 +171,7 @@ def listing(
             return found[:limit], len(found) > limit
         start = chunk[-1].key + b"\0"
         size += len(packed)
+        chunk_max = min(LIST_CHUNK, 1 + (LIST_BYTES_MAX - size) * len(found) // size)
     return found[:limit], True
 
 
@@ -280,7 +284,11 @@ def scrub(connection: sqlite3.Connection, after: int) -> Scrubbed:
         "SELECT id, key, kind, expires, hash, value FROM versions WHERE id > ? ORDER BY id LIMIT ?"
     )
     found: list[tuple[Version | None, bytes, int, bytes]] = []
-    for id_, key, *row in connection.execute(sql, (end_of(after), SCRUB_ROWS)).fetchall():
+    size = 0
+    for id_, key, *row in connection.execute(sql, (end_of(after), SCRUB_ROWS)):
+        if size > SCRUBBED_BYTES_MAX and id_ >> REVISION_SHIFT != found[-1][2]:
+            return msgspec.structs.replace(scrubbed(found, after, 0), more=True)
+        size += len(row[3] or b"")
         version: Version | None = None
         with contextlib.suppress(StoreDamaged):
             version = rows.version_of(key, (id_, *row))

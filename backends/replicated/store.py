@@ -17,7 +17,7 @@ from backends.replicated import copies, files, overlay, reads
 from backends.replicated.opened import OpenedFile
 from backends.replicated.rows import BACKEND
 from backends.replicated.schema import REVISION_SHIFT, UnsoundFile, end_of
-from kv.errors import BackendUnavailable
+from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Head, LedgerRow, RecordedOperation, Reference, Version
 from kv.ports import (
     Facts,
@@ -72,6 +72,16 @@ class SqliteMemberStore:
             self.file = await OpenedFile.open(self.path, self._is_damaged)
         except UnsoundFile as exc:
             self._is_damaged(str(exc))
+
+    async def _reopen(self) -> None:
+        """Open the file that is there now. Raises BackendUnavailable; nobody may take the store for
+        an empty one then.
+        """
+        try:
+            await self._open()
+        except (BackendUnavailable, BadRequest) as exc:
+            self._is_damaged(f"it cannot be opened: {exc}")
+            raise BackendUnavailable(BACKEND, self._damage) from exc
 
     async def _close(self, *, flush: bool) -> None:
         file, self.file = self.file, None
@@ -155,7 +165,7 @@ class SqliteMemberStore:
             self._is_damaged(why)
             raise files.unavailable(self.path, exc) from exc
         _log.warning("store_put_aside", file=self.path, place=place, why=why)
-        await self._open()
+        await self._reopen()
         return place
 
     async def copy(self) -> StateCopy:
@@ -178,7 +188,7 @@ class SqliteMemberStore:
             raise files.unavailable(self.path, exc) from exc
         finally:
             if self.file is None:
-                await self._open()
+                await self._reopen()
 
     # ------------------------------------------------------------------------ pruning and checking
 

@@ -18,6 +18,7 @@ import structlog
 from backends.replicated import files, writes
 from backends.replicated.overlay import Generation, Overlay
 from backends.replicated.rows import BACKEND, rows_of
+from backends.replicated.schema import UnsoundFile
 from kv.errors import BackendUnavailable
 from kv.ports import Note, Step
 
@@ -50,7 +51,9 @@ class WriterThread:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], _Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="store-write", daemon=True)
+        self._files = files.Identities(path)
         self._ended = asyncio.Event()
+        self._stopping = False
         self._thread.start()
 
     def submit(self, job: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
@@ -58,7 +61,11 @@ class WriterThread:
         self._queue.put((job, done))
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Run a job in the thread and return its result."""
+        """Run a job in the thread and return its result. Raises BackendUnavailable when it has
+        ended.
+        """
+        if self._stopping:
+            raise BackendUnavailable(BACKEND, f"{self.path} is not open")
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def done(result: T, error: BaseException | None) -> None:
@@ -76,6 +83,7 @@ class WriterThread:
         """Run what was submitted, and close the connection. Wait for that for STOP_TIMEOUT_S at
         most.
         """
+        self._stopping = True
         self._queue.put(None)
         try:
             await asyncio.wait_for(self._ended.wait(), STOP_TIMEOUT_S)
@@ -85,8 +93,9 @@ class WriterThread:
 
     def write(self, steps: list[Step], size: int, *, durable: bool) -> None:
         """Write Steps in one transaction. Runs in the thread. Raises BackendUnavailable,
-        sqlite3.Error.
+        UnsoundFile, sqlite3.Error.
         """
+        self._files.check()
         self.check_room(self.path, size)
         new = rows_of(steps, self._term) if steps else None
 
@@ -167,7 +176,7 @@ class Writer:
         self._check_trouble()
         try:
             await self._thread.run(lambda: self._thread.write([], 0, durable=True))
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite3.Error, OSError, UnsoundFile) as exc:
             self._failed(exc)
             raise files.unavailable(self._thread.path, exc) from exc
 
@@ -176,10 +185,11 @@ class Writer:
         """Whether all that was settled is in the file."""
         return not self.overlay.view and not self._busy
 
-    async def flush(self) -> None:
-        """Write what there is, durably, unless that fails."""
-        with contextlib.suppress(BackendUnavailable):
-            await self.make_durable(self._newest)
+    async def flush(self, index: int) -> None:
+        """Make all up to this log index durable, unless that fails or takes too long."""
+        with contextlib.suppress(BackendUnavailable, TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self.make_durable(index)
 
     def give_up(self) -> None:
         """Write nothing more: the file is not to be used any longer."""
@@ -189,11 +199,6 @@ class Writer:
         self._end_round()
 
     # ------------------------------------------------------------------------------------ internals
-
-    @property
-    def _newest(self) -> int:
-        view = self.overlay.view
-        return view[-1].steps[-1].note.index if view and view[-1].steps else self.written.index
 
     def _check_trouble(self) -> None:
         if self.trouble:

@@ -5,6 +5,7 @@ there.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 from backends.replicated import files, opening, schema
 from backends.replicated.store import SqliteMemberStore
-from kv.ports import MemberStore
+from kv.errors import BackendUnavailable
+from kv.ports import LocalRetention, MemberStore
 from tests.contract.groups import T, put
 from tests.contract.history import History, everything, made_by, settle, story
 
@@ -240,3 +242,103 @@ async def _meets_damage(store: MemberStore) -> None:
         except Exception:  # noqa: BLE001 - the test is about what follows
             return
     pytest.fail("nothing was found")
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a_file_that_is_removed_while_it_is_open_is_not_written_any_more(
+    suffix: str, tmp_path: Path
+) -> None:
+    """What is written to a file without a name is lost, and the log would be cut all the same."""
+    path = tmp_path / "store.sqlite"
+    async with SqliteMemberStore(str(path)) as store:
+        settle(store, *story().steps[:3])
+        await store.make_durable(story().steps[2].note.index)
+        Path(f"{path}{suffix}").unlink()
+        settle(store, *story().steps[3:])
+        with pytest.raises(BackendUnavailable):
+            await store.make_durable(story().steps[-1].note.index)
+        assert store.condition == "damaged" and "gone" in store.damage
+        await store.set_aside("removed")
+        settle(store, *story().steps)
+        await store.make_durable(story().steps[-1].note.index)
+    async with SqliteMemberStore(str(path)) as again:
+        assert await everything(again) == await made_by(story().steps)
+
+
+async def test_a_log_index_is_made_durable_again_after_it_was_cut_off(tmp_path: Path) -> None:
+    """A transaction that changes nothing is not synced, whatever the pragma says."""
+    path = tmp_path / "store.sqlite"
+    history = History()
+    for n in range(6):
+        history.submit(put(f"c{n}", b"k%d" % n, b"1"))
+    async with SqliteMemberStore(str(path)) as store:
+        settle(store, *history.steps)
+        await store.make_durable(6)
+        store.cut_back(4)
+        settle(store, *history.steps[4:])
+        await store.wait_written(6, timeout_s=T)
+        before = Path(f"{path}-wal").read_bytes()
+        await store.make_durable(6)
+        assert Path(f"{path}-wal").read_bytes() != before
+
+
+async def test_a_file_that_cannot_be_opened_again_is_no_empty_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.sqlite"
+    async with SqliteMemberStore(str(path)) as store:
+        settle(store, *story().steps)
+        state = await store.copy()
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "connect", _refuses)
+            with pytest.raises(BackendUnavailable):
+                await store.set_aside("differs")
+            assert store.condition == "damaged"
+            with pytest.raises(BackendUnavailable):
+                await store.install(state)
+            assert store.condition == "damaged"
+        await store.install(state)
+        assert await everything(store) == await made_by(story().steps)
+
+
+def _refuses(*_: object, **__: object) -> None:
+    raise sqlite3.OperationalError("unable to open database file")
+
+
+async def test_large_values_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    history = History()
+    for n in range(40):
+        history.submit(put(f"c{n}", b"k%02d" % n, bytes(1024 * 1024)))
+    async with SqliteMemberStore(str(tmp_path / "store.sqlite")) as store:
+        settle(store, *history.steps)
+        await store.make_durable(40)
+        listed: list[bytes] = []
+        more = True
+        while more:
+            after = listed[-1] if listed else b""
+            page = await store.list(b"", after=after, limit=100, timeout_s=T)
+            assert 0 < len(page.versions) <= 17
+            listed += [version.key for version in page.versions]
+            more = page.more
+        assert listed == [b"k%02d" % n for n in range(40)]
+        reached = checked = 0
+        more = True
+        while more:
+            step = await store.scrub(reached, timeout_s=T)
+            assert 0 < step.versions <= 10 and not step.damaged
+            reached, checked, more = step.reached, checked + step.versions, step.more
+        assert (reached, checked) == (40, 40)
+
+
+async def test_a_closed_store_answers_nobody_for_ever(tmp_path: Path) -> None:
+    store = SqliteMemberStore(str(tmp_path / "store.sqlite"))
+    async with store:
+        settle(store, *story().steps)
+        file = store.file
+    assert file is not None
+    with pytest.raises(BackendUnavailable):
+        await store.make_durable(0)
+    with pytest.raises(BackendUnavailable):
+        await file.writer.make_durable(0)
+    with pytest.raises(BackendUnavailable):
+        await file.prune(LocalRetention(0, 0, 0), T)
