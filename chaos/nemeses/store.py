@@ -1,4 +1,4 @@
-"""Hold the lock of the embedded store, as a backup or an operator's shell does."""
+"""Hold the lock of an embedded store, as a backup or an operator's shell does."""
 
 from __future__ import annotations
 
@@ -21,63 +21,71 @@ LOCKED_TRIES: Final = 8
 
 
 @runtime_checkable
-class StoreFile(Protocol):
-    """A target whose nodes share one SQLite file on this machine."""
+class StoreFiles(Protocol):
+    """A target whose nodes share one SQLite file on this machine, or have one each."""
 
     @property
-    def store_file(self) -> Path:
-        """Return the path of the file."""
+    def store_files(self) -> dict[str, Path]:
+        """Return the paths of the files by what they are called: each node's, or the shared one."""
         ...
 
 
 class StoreBusy(Nemesis):
-    """Another process holds the embedded store's write lock again and again, as a backup does."""
+    """Another process holds the write lock of the shared file, of one member's or of all members',
+    again and again, as a backup does.
+    """
 
     name: ClassVar[str] = "store-busy"
-    needs: ClassVar[frozenset[str]] = frozenset({"store-file"})
+    needs: ClassVar[frozenset[str]] = frozenset({"store-files"})
 
     def __init__(self, target: Target, rng: Random) -> None:
         super().__init__(target, rng)
-        self._connection: sqlite3.Connection | None = None
-
-    @property
-    def file(self) -> Path:
-        """Return the path of the store to lock."""
-        assert isinstance(self.target, StoreFile)
-        return self.target.store_file
+        self.files: dict[str, Path] = {}
+        self._connections: dict[str, sqlite3.Connection] = {}
 
     @override
     async def choose(self) -> tuple[str, ...]:
-        return (self.file.name,)
+        assert isinstance(self.target, StoreFiles)
+        files = self.target.store_files
+        chosen = [self.rng.choice(sorted(files))] if self.rng.random() < 0.5 else sorted(files)
+        self.files = {name: files[name] for name in chosen}
+        return tuple(chosen)
 
     @override
     async def start(self) -> None:
-        self._connection = sqlite3.connect(self.file, timeout=0, isolation_level=None)
+        for name, file in self.files.items():
+            self._connections[name] = sqlite3.connect(file, timeout=0, isolation_level=None)
         await self._lock()
 
     async def _lock(self) -> None:
-        assert self._connection is not None
-        for _ in range(int(LOCK_WITHIN_S / LOCK_RETRY_S)):
-            if _taken(self._connection):
-                return
-            await asyncio.sleep(LOCK_RETRY_S)
-        raise TimeoutError(f"{self.file.name} was never free to be locked")
+        for name, connection in self._connections.items():
+            for _ in range(int(LOCK_WITHIN_S / LOCK_RETRY_S)):
+                if _taken(connection):
+                    break
+                await asyncio.sleep(LOCK_RETRY_S)
+            else:
+                raise TimeoutError(f"the store of {name} was never free to be locked")
 
     async def proof(self) -> str | None:
-        """Prove that another connection finds the store locked LOCKED_TRIES times in a row.
+        """Prove that another connection finds each store locked LOCKED_TRIES times in a row.
 
         No transaction of a node takes that long.
         """
-        other = sqlite3.connect(self.file, timeout=0, isolation_level=None)
+        others = {
+            name: sqlite3.connect(file, timeout=0, isolation_level=None)
+            for name, file in self.files.items()
+        }
         try:
             for _ in range(LOCKED_TRIES):
-                if _taken(other):
-                    other.execute("ROLLBACK")
-                    return None
+                for other in others.values():
+                    if _taken(other):
+                        other.execute("ROLLBACK")
+                        return None
                 await asyncio.sleep(LOCK_RETRY_S)
         finally:
-            other.close()
-        return f"{self.file.name}: locked {LOCKED_TRIES} times in a row"
+            for other in others.values():
+                other.close()
+        return f"store of {', '.join(others)}: locked {LOCKED_TRIES} times in a row"
 
     @override
     async def hold(self, seconds: float) -> None:
@@ -91,15 +99,16 @@ class StoreBusy(Nemesis):
                 await self._lock()
 
     def _unlock(self) -> None:
-        if self._connection is not None and self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        for connection in self._connections.values():
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     @override
     async def heal(self) -> None:
         self._unlock()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        for connection in self._connections.values():
+            connection.close()
+        self._connections = {}
 
 
 def _taken(connection: sqlite3.Connection) -> bool:

@@ -68,7 +68,7 @@ PROVOCATIONS: Final = (
     Provocation("answers-before-a-quorum", "register", ("isolate-leader", "isolate-leader")),
     Provocation("journal-is-not-synced", "register", ("power-cut-all", "power-cut-all")),
     Provocation("forgets-unsynced-versions", "register", ("power-cut", "power-cut")),
-    Provocation("evaluates-by-its-own-clock", "ttl"),
+    Provocation("evaluates-by-its-own-clock", "ttl", ("clock-jump", "clock-jump")),
     Provocation("answer-revision-off-by-one", "register"),
     Provocation("watch-resumes-one-late", "watch"),
     Provocation("watch-forgets-deletes", "watch"),

@@ -187,8 +187,8 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
             for name, there in (
                 ("clocks", self.clocks),
                 ("disks", self.clocks),
-                ("store-file", self.store_file.exists()),
-                ("own-stores", all((self.folder(n) / STORE).exists() for n in self.nodes)),
+                ("store-files", bool(self.store_files)),
+                ("own-stores", set(self.nodes) <= set(self.store_files)),
                 ("member-disks", self._member_disks),
                 ("replacements", bool(self.spares)),
             )
@@ -237,9 +237,11 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
         return (self._http_port(node) + RAFT_PORT_OFFSET, *dialled)
 
     @property
-    def store_file(self) -> Path:
-        """Return the file of the embedded store."""
-        return self.data / STORE
+    def store_files(self) -> dict[str, Path]:
+        """Return the file of each node's own store that there is, or the one that all share."""
+        files = {node: self.folder(node) / STORE for node in self.nodes}
+        files["shared"] = self.data / STORE
+        return {name: path for name, path in files.items() if path.exists()}
 
     def folder(self, node: str) -> Path:
         """Return the directory of the node."""

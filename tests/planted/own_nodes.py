@@ -20,6 +20,7 @@ from tests.planted.nodes import bug
 from tests.planted.registry import Patches
 
 SYNCED_EACH: Final = 16
+FAR_MS: Final = 3_000
 BEGAN_MS: Final = int(time.time() * 1000)
 
 
@@ -46,10 +47,14 @@ def journal_is_not_synced() -> Patches:
 
 @bug("R1")
 def evaluates_by_its_own_clock() -> Patches:
-    """A member judges deadlines, and dates what expires, by its wall clock."""
+    """A member judges deadlines, and dates what expires, by its wall clock once that is far from
+    the log's time.
+    """
+    right = Settling._now_ms
 
     def now_ms(self: Settling) -> int:
-        return int(time.time() * 1000)
+        stamp, own = right(self), int(time.time() * 1000)
+        return own if abs(own - stamp) > FAR_MS else stamp
 
     yield Settling, "_now_ms", now_ms
 

@@ -131,7 +131,7 @@ class Fake:
             "disks",
             "members",
             "raft-ports",
-            "store-file",
+            "store-files",
             "own-stores",
             "member-disks",
             "replacements",
@@ -199,8 +199,8 @@ class Fake:
         return folder
 
     @property
-    def store_file(self) -> Path:
-        return self.data / "store.sqlite"
+    def store_files(self) -> dict[str, Path]:
+        return {n: self.data / f"locked-{n}.sqlite" for n in self.nodes}
 
     def set_clock(self, node: str, offset_s: float) -> None:
         self.clocks[node] = offset_s
@@ -341,7 +341,9 @@ async def test_replaced_by_a_no_op_it_does_not_bite(
         with recorder(tmp_path) as written:
             result = await inflict(nemesis, written, 0.1)
         assert result.proof is None
-        assert await target.healthy()
+        async with asyncio.timeout(10):
+            while not await target.healthy():
+                await asyncio.sleep(0.01)
     (window,) = fault_windows(load_history(tmp_path / "history.jsonl").faults)
     assert window.bit_ns is None
     assert window.healed_ns is not None
