@@ -99,7 +99,7 @@ def facts(
     versions: dict[bytes, Version] = {}
     kept: dict[bytes, bytes] = {}
     elsewhere: list[bytes] = []
-    for key in dict.fromkeys((*keys, *hashed)):
+    for key in dict.fromkeys((*keys, *hashed)) if hashed else keys:
         found = newest.get(key) or overlay.newest(key)
         if found is None:
             elsewhere.append(key)

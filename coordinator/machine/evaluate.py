@@ -185,7 +185,11 @@ class _Group:
             return _EXPIRED, ()
         if self._facts.missing and self._lacks_blob(intent):
             return _EXPIRED, ()
-        seen = tuple([self._revision(key) for key in intent.reads]) if intent.reads else ()
+        reads = intent.reads
+        if len(reads) == 1:
+            seen: tuple[int, ...] = (self._revision(reads[0]),)
+        else:
+            seen = tuple([self._revision(key) for key in reads])
         for index, guard in enumerate(intent.guards):
             if not self._holds(guard):
                 if intent.otherwise is None:
@@ -200,6 +204,12 @@ class _Group:
         return pending.late or self._now_ms > intent.deadline_ms
 
     def _write(self, writes: Sequence[KvWrite], pending: Pending) -> tuple[bytes, ...]:
+        if len(writes) == 1 and type(write := writes[0]) is Put:  # as below, for most intents
+            ttl, key = write.ttl_ms, write.key
+            expires_ms = None if ttl is None else self._now_ms + ttl
+            version = self._own[key] = Version(key, pending.revision, write.value, expires_ms)
+            self.versions.append(version)
+            return (key,)
         keys = tuple([w.key for w in writes if type(w) is Put or self._revision(w.key)])
         before = len(self.versions)
         add_versions(writes, keys, pending.revision, self._now_ms, self.versions)

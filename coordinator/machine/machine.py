@@ -201,8 +201,9 @@ class Machine:
         touch = self.recent.touch
         for write in intent.writes:
             touch(write.key, revision)
-        for write in intent.otherwise or ():
-            touch(write.key, revision)
+        if intent.otherwise:
+            for write in intent.otherwise:
+                touch(write.key, revision)
 
     # --------------------------------------------------------------------------------------- Settle
 

@@ -83,6 +83,9 @@ class Window:
         return known if known is None or now_ms - known.log_time_ms <= self._known_ms else None
 
     def _find(self, op_id: str) -> Known | None:
+        known = self._young.get(op_id)
+        if known is not None or len(self._parts) == 1:
+            return known
         for part in self._parts:
             known = part.get(op_id)
             if known is not None:

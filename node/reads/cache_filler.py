@@ -25,6 +25,8 @@ class CacheFiller:
 
     def add(self, entries: list[Entry]) -> None:
         """Queue entries for the shared cache. A newer entry of a key replaces the queued one."""
+        if not self._consensus.leads:
+            return
         for entry in entries:
             self._entries.pop(entry.key, None)
             self._entries[entry.key] = entry

@@ -57,18 +57,19 @@ class ChangeRing:
         return continues
 
     def _append(self, event: Settled) -> None:
-        by_revision: dict[int, list[Version]] = {}
-        for version in event.versions or ():
-            by_revision.setdefault(version.revision, []).append(version)
-        for n, record in enumerate(event.records):
-            revision = event.previous + 1 + n
-            versions = by_revision.get(revision)
-            if versions:
-                change = Change(revision, record.op_id, event.log_time_ms, tuple(versions))
+        versions = event.versions or ()
+        begin, count = 0, len(versions)
+        for revision, record in enumerate(event.records, event.previous + 1):
+            end = begin
+            while end < count and versions[end].revision == revision:
+                end += 1
+            if end > begin:
+                change = Change(revision, record.op_id, event.log_time_ms, versions[begin:end])
                 size = size_of(change)
                 self._changes.append(change)
                 self._sizes.append(size)
                 self._bytes += size
+                begin = end
         while self._bytes > self._bytes_max:
             self._bytes -= self._sizes.popleft()
             self.begin = self._changes.popleft().revision
@@ -109,7 +110,10 @@ def part_key(change: Change) -> tuple[int, int, bytes]:
 
 def size_of(change: Change) -> int:
     """Return roughly how many bytes a change takes in memory."""
-    return CHANGE_OVERHEAD_BYTES + sum(map(_version_size, change.versions))
+    versions = change.versions
+    if len(versions) == 1:
+        return CHANGE_OVERHEAD_BYTES + _version_size(versions[0])
+    return CHANGE_OVERHEAD_BYTES + sum(map(_version_size, versions))
 
 
 def bytes_of_changes(changes: Iterable[Change]) -> int:
@@ -118,7 +122,8 @@ def bytes_of_changes(changes: Iterable[Change]) -> int:
 
 
 def _version_size(version: Version) -> int:
-    inline = len(version.value) if isinstance(version.value, bytes) else 0
+    value = version.value
+    inline = len(value) if type(value) is bytes else 0
     return CHANGE_OVERHEAD_BYTES + len(version.key) + inline
 
 
