@@ -84,6 +84,9 @@ bench-backends: $(READY)  ## measure the real back ends
 bench-peers: $(READY)  ## measure a local cluster beside etcd's HTTP gateway
 	$(PY) -m bench.peers
 
+bench-way: $(READY)  ## show where one write's time goes, and the CPU of many
+	ACORDO_STORE=replicated $(PY) -m bench.way
+
 evidence: $(READY)  ## run the published hazards of the Raft library against our classes
 	$(PY) -m tests.evidence
 
@@ -108,5 +111,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers \
+.PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way \
 	evidence test-stack test-hosts test-bare flaky images lock clean
