@@ -239,7 +239,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
     @property
     def store_files(self) -> dict[str, Path]:
         """Return the file of each node's own store that there is, or the one that all share."""
-        files = {node: self.folder(node) / STORE for node in self.nodes}
+        files = {node: self.data / member / STORE for node, member in self.ids.items()}
         files["shared"] = self.data / STORE
         return {name: path for name, path in files.items() if path.exists()}
 

@@ -5,8 +5,11 @@ all members hold the same, row by row.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from acordo import Client
+from acordo import AcordoError, Client
+from cluster.local.process import ROOT
 from cluster.local.runner import LocalCluster
+from cluster.ports import free_base_port
 from tests.e2e.conftest import Start, until
 
 pytestmark = pytest.mark.timeout(240)
@@ -212,3 +217,51 @@ async def holds_one(urls_: Sequence[str]) -> None:
             found = await client.get("kept")
             assert found is not None
             assert found.value == b"1"
+
+
+@pytest.mark.parametrize("named", ["127.0.0.1", "localhost"])
+async def test_a_node_joins_by_naming_one_live_member(
+    start: Start, http: aiohttp.ClientSession, tmp_path: Path, named: str
+) -> None:
+    """By address or by name, and whether or not that member leads."""
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
+        await fill(client, range(30))
+        known = cluster.nodes[await follower(cluster)]
+        port = free_base_port(1, 35000 + os.getpid() % 900 * 10)
+        raft, url = f"127.0.0.1:{port + 1000}", f"http://127.0.0.1:{port}"
+        own = {
+            "NODE_ID": "n4",
+            "HTTP_PORT": str(port),
+            "ADVERTISED_URL": url,
+            "RAFT_ADDRESS": raft,
+            "MEMBERS": f"{known.id}={named}:{known.raft_address.rpartition(':')[2]}"
+            f",n4={raft}/observer",
+            "DATA_DIR": str(tmp_path / "n4"),
+        }
+        environ = known.environ | {f"ACORDO_{name}": value for name, value in own.items()}
+        with (tmp_path / "n4.log").open("wb") as log:
+            joining = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "node"),
+                env=environ,
+                cwd=ROOT,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            await client.add_member("n4", raft_address=raft, url=url)
+
+            async def votes() -> bool:
+                with contextlib.suppress(AcordoError):
+                    await client.promote_member("n4")
+                    return True
+                return False
+
+            await until(votes, "n4 votes")
+            await holds([url], range(30))
+            await client.remove_member("n4")
+        finally:
+            if joining.returncode is None:
+                joining.terminate()
+            await joining.wait()
+            print((tmp_path / "n4.log").read_text()[-3000:])
