@@ -4,12 +4,18 @@ restart.
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+
 import pytest
 
-from kv.errors import BadRequest
+from coordinator.machine.commands import Found, encode
+from coordinator.machine.limits import Limits
+from coordinator.replicated.mending import WRITTEN_S
+from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied
 from kv.model import Absent, Answer, Applied, Refused
 from tests.soundness import broken
-from tests.unit.coordinator.cluster import answer, put
+from tests.unit.coordinator.cluster import QUIET, answer, put
 from tests.unit.coordinator.own_cluster import own_cluster
 from tests.virtual import run, until
 
@@ -67,3 +73,104 @@ def test_nothing_can_be_adopted() -> None:
                 await a.adopt(timeout_s=1)
 
     run(story)
+
+
+def test_state_that_cannot_be_used_is_refused_and_changes_nothing() -> None:
+    async def story() -> None:
+        async with own_cluster("ab") as c, own_cluster("z") as other:
+            a, z = await c.lead("a"), await other.lead("z")
+            await answer(a, put("op1"))
+            await answer(z, put("op1"))
+            await c.level()
+            b, before = c["b"], c["b"].machine.capture()
+            state = await a.attach()
+            assert state is not None
+            with pytest.raises(ValueError, match="needs a copy"):
+                await b.install(a.snapshot()(), None)
+            with pytest.raises(ValueError, match="snapshot"):
+                await b.install(b"rubbish", state)
+            with pytest.raises(ValueError, match="another history"):
+                await b.install(z.snapshot()(), state)
+            state.close()
+            with pytest.raises(ValueError, match="no member's store"):
+                await b.install(a.snapshot()(), state)
+            assert b.machine.capture() == before
+            assert b.refusal is None
+
+    run(story)
+
+
+def test_fetched_state_is_a_witness_once_the_others_agree() -> None:
+    async def story() -> None:
+        async with own_cluster("abc") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            b = c["b"]
+            assert b.own is not None
+            b.own.condition.spoil("set_aside", "a test says so")
+            await c.dump("a")
+            b.own.keeping.durable = a.own.keeping.durable if a.own else None
+            c.shared.members["b"].pump()
+            assert not b.takes_more
+            await until(lambda: b.status().counts["store_installs"] == 1)
+            assert not b.own.keeping.witness
+            await answer(a, put("op2"))
+            await until(lambda: b.own is not None and b.own.keeping.witness)
+            await c.level()
+            assert c.rows("a") == c.rows("b")
+
+    run(story)
+
+
+def test_only_voter_keeps_a_file_that_cannot_be_used() -> None:
+    async def story() -> None:
+        async with own_cluster("a") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.dump("a")
+            c.files["a"].spoil()
+            await asyncio.sleep(20)
+            assert a.refusal == "own_store_set_aside"
+            assert not c.files["a"].aside
+            assert "damaged" in a.status().store_detail
+            with pytest.raises(BackendUnavailable):
+                await a.attach()
+            with pytest.raises(NotApplied):
+                await answer(a, put("op2"))
+
+    run(story)
+
+
+def test_leader_whose_file_takes_nothing_lets_another_lead() -> None:
+    async def story() -> None:
+        async with own_cluster(
+            "abc", settings=dataclasses.replace(QUIET, unwritten_bytes_max=500)
+        ) as c:
+            a = await c.lead("a")
+            c.files["a"].refuse_writes("disk full")
+            for n in range(20):
+                a.submit([put(f"op{n}", value=b"v" * 100)])
+            await asyncio.sleep(3 * WRITTEN_S)
+            assert c.shared.leader in {"b", "c"}
+            assert a.status().store_state == "full"
+            with pytest.raises(NotApplied, match="disk full"):
+                await answer(a, put("late"))
+            c.files["a"].refuse_writes("")
+            await c.level()
+            assert c.rows("a") == c.rows("b")
+
+    run(story)
+
+
+def test_log_of_a_shared_store_ends_a_member_with_its_own() -> None:
+    async def story() -> None:
+        async with own_cluster("a") as c:
+            c.shared.elect("a")
+            found = Found(b"h" * 16, 1 << 40, b"k" * 32, Limits())
+            c.shared.members["a"].propose(encode(found))
+            await asyncio.sleep(1)
+
+    with pytest.raises(BaseExceptionGroup) as ended:
+        run(story)
+    assert ended.group_contains(InvariantViolated)
