@@ -4,6 +4,7 @@ others, put in place, and begun again (R4, R5, R6, R12).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -44,6 +45,8 @@ class Keeping:
         """The dump that is in place; None: there is none."""
         self._is_in_place = True
         """Whether that dump is surely in place: one that was just fetched may not be yet."""
+        self.changing = asyncio.Lock()
+        """Held while the whole file is replaced or put aside."""
         self.installs = 0
         self.witness = True
         """Whether this member's contents are its own evaluation. A fetched state is not, until a
@@ -110,7 +113,8 @@ class Keeping:
         self.check(decoded)
         self._condition.replacing = True
         try:
-            await self._own.install(state)
+            async with self.changing:
+                await self._own.install(state)
             self._condition.mended()
             restore(decoded)
         finally:

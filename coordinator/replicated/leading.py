@@ -124,7 +124,8 @@ class Leading:
     @property
     def stuck(self) -> str | None:
         """Why nothing that is ordered gets applied here."""
-        return None if self._condition.takes_more else self._condition.detail or "it waits"
+        condition = self._condition
+        return condition.detail if condition.state in {"full", "set_aside", "diverged"} else None
 
     @property
     def counts(self) -> dict[str, int]:

@@ -82,10 +82,10 @@ class Mending:
 
     async def _mend(self) -> None:
         condition = self._condition
-        if condition.spoilt is not None:
-            await self._replace()
-        elif condition.replacing:
+        if condition.replacing:
             await asyncio.sleep(LOOK_S)
+        elif condition.spoilt is not None:
+            await self._replace()
         else:
             await self._drain()
 
@@ -123,7 +123,10 @@ class Mending:
                 await self._hand_on()
             await asyncio.sleep(LOOK_S)
             return
-        self._condition.draining = False
+        if self._own.unwritten_bytes:  # something else waits there too
+            await asyncio.sleep(LOOK_S)
+        else:
+            self._condition.draining = False
 
     # ------------------------------------------------------------------------------------ replacing
 
@@ -155,7 +158,8 @@ class Mending:
 
     async def _put_aside(self) -> None:
         try:
-            where = await self._own.set_aside(self._condition.why)
+            async with self._keeping.changing:
+                where = await self._own.set_aside(self._condition.why)
         except (BackendUnavailable, OSError) as exc:
             _log.error("file cannot be put aside", error=str(exc))
             return
