@@ -10,12 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
+from msgspec.structs import force_setattr
 
 from coordinator.log import Position
 from coordinator.machine.book import LEVEL
 from coordinator.machine.commands import Command, Found, Level, Submit
 from coordinator.machine.effects import Effects
-from coordinator.machine.evaluate import evaluate, needs, no_facts
+from coordinator.machine.evaluate import (
+    NOTHING,
+    Evaluation,
+    Needs,
+    evaluate,
+    evaluate_plain,
+    needs,
+)
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Pending
 from coordinator.replicated.comparing import Replayed, differs
@@ -173,27 +181,25 @@ class Settling:
         machine, book = self._machine, self._machine.book
         batch = list(machine.pending.values())
         time_ms = self._row_ms()
-        evaluation = evaluate(batch, self._facts(batch), self._now_ms())
+        evaluation = self._judge(batch)
         hashes = tuple([hash_of(version) for version in evaluation.versions])
         settled = machine.settled
         base = Head(book.seq, book.row_term, "", settled.revision, settled.digest)
 
-        def row_with(content: bytes) -> LedgerRow:
-            return LedgerRow(
-                base.seq + 1,
-                position.term,
-                "",
-                base.last + 1,
-                machine.revision,
-                machine.digest,
-                time_ms,
-                evaluation.records,
-                position.index,
-                content,
-            )
-
-        content = content_digest(book.content, row_with(b""), evaluation.versions, hashes)
-        row = row_with(content)
+        row = LedgerRow(
+            base.seq + 1,
+            position.term,
+            "",
+            base.last + 1,
+            machine.revision,
+            machine.digest,
+            time_ms,
+            evaluation.records,
+            position.index,
+        )
+        content = content_digest(book.content, row, evaluation.versions, hashes)
+        # nobody has seen the row yet: completing it costs less than making another one
+        force_setattr(row, "content", content)
         group = Group(base, row, evaluation.versions, evaluation.operations)
         self._own.settle(Step(self._note_at(position), group, hashes))
         self.rows += 1
@@ -213,13 +219,17 @@ class Settling:
         """Return the time at which a command is evaluated: its stamp, never a clock (R2)."""
         return self._machine.log_time_ms
 
-    def _facts(self, batch: Sequence[Pending]) -> Facts:
+    def _judge(self, batch: Sequence[Pending]) -> Evaluation:
+        """Evaluate what a command ordered. Raises BackendUnavailable."""
+        asks = needs(batch)
+        if asks is NOTHING:
+            return evaluate_plain(batch, self._now_ms())
+        return evaluate(batch, self._facts(asks), self._now_ms())
+
+    def _facts(self, asks: Needs) -> Facts:
         """Read what the evaluation needs, as of exactly what was settled before. Raises
         BackendUnavailable.
         """
-        asks = needs(batch)
-        if asks.nothing:
-            return no_facts()
         return self._own.facts(
             asks.op_ids, asks.keys, asks.hashed, recorded_since_ms=self._known_since_ms()
         )

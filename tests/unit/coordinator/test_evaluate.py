@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.machine.evaluate import Evaluation, add_versions, evaluate, needs, no_facts
+from coordinator.machine.evaluate import (
+    NOTHING,
+    Evaluation,
+    add_versions,
+    evaluate,
+    evaluate_plain,
+    needs,
+    no_facts,
+)
 from coordinator.machine.pending import Pending, size_of
 from kv.model import (
     GENESIS,
@@ -336,3 +344,43 @@ def test_versions_can_be_made_again_from_intent_and_record(
         for key in r.keys
     ]
     assert said == [(version.revision, version.key) for version in again]
+
+
+PLAIN = st.builds(
+    lambda n, deadline, writes, otherwise: Intent(
+        f"~n.{n}", deadline, (), tuple({w.key: w for w in writes}.values()), otherwise
+    ),
+    st.integers(0, 3),
+    st.sampled_from([NOW - 1, NOW, FAR]),
+    st.lists(
+        st.builds(
+            Put, st.sampled_from([b"a", b"b"]), st.binary(max_size=3), st.sampled_from([None, 5])
+        ),
+        max_size=3,
+    ),
+    st.sampled_from([None, ()]),
+)
+
+
+@given(st.lists(st.tuples(PLAIN, st.booleans()), max_size=5))
+def test_what_needs_nothing_is_evaluated_for_less_and_alike(
+    intents: list[tuple[Intent, bool]],
+) -> None:
+    batch = [pending(7 + n, intent, late=late) for n, (intent, late) in enumerate(intents)]
+    assert needs(batch) is NOTHING
+    assert evaluate_plain(batch, NOW) == evaluate(batch, no_facts(), NOW)
+
+
+@pytest.mark.parametrize(
+    "intent",
+    [
+        Cancel("op"),
+        Intent("op", FAR, (), (Put(b"k", b"v"),)),
+        Intent("~n.1", FAR, (), (Delete(b"k"),)),
+        Intent("~n.1", FAR, (), (Put(b"k", Reference("~n.1", b"h" * 32, 9)),)),
+        Intent("~n.1", FAR, (Absent(b"k"),), (Put(b"k", b"v"),)),
+        Intent("~n.1", FAR, (), (Put(b"k", b"v"),), reads=(b"k",)),
+    ],
+)
+def test_what_is_not_plain_needs_something(intent: Ordered) -> None:
+    assert not needs(group(Intent("~n.0", FAR, (), (Put(b"k", b"v"),)), intent)).nothing

@@ -19,8 +19,8 @@ from coordinator.background.publisher import CURSOR
 from coordinator.consensus import Coordinator
 from coordinator.log import Position
 from coordinator.machine.commands import Amend, Cursor, Level, Submit, encode
+from coordinator.machine.evaluate import Needs
 from coordinator.machine.limits import Limits
-from coordinator.machine.pending import Pending
 from coordinator.replicated.witnesses import Telling, judge
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, InvariantViolated, NewerCommand
@@ -118,9 +118,9 @@ def evaluates_wrongly(node: Coordinator) -> None:
     settling = node.own.settling
     right = settling._facts
 
-    def facts(batch: Sequence[Pending]) -> Facts:
+    def facts(asks: Needs) -> Facts:
         settling._facts = right  # type: ignore[method-assign]
-        found = right(batch)
+        found = right(asks)
         return Facts(found.head, {}, {}, {}, frozenset())
 
     settling._facts = facts  # type: ignore[method-assign]
