@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+import threading
 from typing import Final
 
-from backends.replicated import files, schema
+from backends.replicated import files, opening, schema
+from backends.replicated.rows import BACKEND
 from backends.replicated.schema import UnsoundFile
-from kv.errors import BadRequest
+from kv.errors import BackendUnavailable, BadRequest
 from kv.ports import StateCopy
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -71,15 +73,17 @@ def copy(path: str) -> FileCopy:
         os.unlink(place)
 
 
-def receive(path: str, state: StateCopy) -> None:
+def receive(path: str, state: StateCopy, stop: threading.Event) -> None:
     """Write a copy beside the file, and check that it is a sound store. Raises ValueError if it is
-    not, OSError, BackendUnavailable.
+    not, OSError, BackendUnavailable. When `stop` is set it ends early, and leaves nothing.
     """
     files.check_room(path, state.size)
     place = files.incoming(path)
     try:
         with open(place, "wb") as file:
             for offset in range(0, state.size, CHUNK_BYTES):
+                if stop.is_set():
+                    raise BackendUnavailable(BACKEND, "nobody waits for the copy any more")
                 file.write(state.read_now(offset, CHUNK_BYTES))
             file.flush()
             os.fsync(file.fileno())
@@ -90,7 +94,9 @@ def receive(path: str, state: StateCopy) -> None:
 
 
 def check(path: str) -> None:
-    """Check a closed file as a whole. Raises ValueError if it is no sound store."""
+    """Check a closed file as a whole. Raises ValueError if it is no sound store, and
+    BackendUnavailable if nobody can tell.
+    """
     try:
         schema.identify(path)
         connection = schema.connect(path, cache_kib=1024)
@@ -99,5 +105,9 @@ def check(path: str) -> None:
             schema.check_pages(connection)
         finally:
             connection.close()
-    except (BadRequest, sqlite3.DatabaseError) as exc:
+    except BadRequest as exc:
         raise UnsoundFile(str(exc)) from exc
+    except sqlite3.Error as exc:
+        if opening.is_damage(exc):
+            raise UnsoundFile(str(exc)) from exc
+        raise files.unavailable(path, exc) from exc

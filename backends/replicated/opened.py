@@ -22,7 +22,10 @@ from kv.ports import Facts, LocalRetention, Pruning, Step
 
 READER_CACHE_KIB: Final = 8 * 1024
 FACTS_CACHE_KIB: Final = 4 * 1024
-OPEN_TIMEOUT_S: Final = 20.0
+BUSY_MS: Final = 200
+"""How long a read waits for a lock: nobody holds one for long, but people with tools of their own
+might.
+"""
 
 T = TypeVar("T")
 
@@ -68,14 +71,16 @@ class OpenedFile:
             raise
         return opened
 
-    async def close(self, *, flush: bool) -> None:
-        """Close the file, with all that was settled in it if `flush`."""
+    async def close(self, *, flush: bool) -> bool:
+        """Close the file, with all that was settled in it if `flush`. Return whether it is closed:
+        a call to a disk that hangs does not end.
+        """
         if flush:
             await self.writer.flush(self.note.index)
         self.writer.give_up()
         await self._reader.stop()
         self._facts.close()
-        await self.thread.stop()
+        return await self.thread.stop()
 
     @property
     def head(self) -> Head:
@@ -230,4 +235,5 @@ def _or_damaged(body: Callable[[sqlite3.Connection], T], connection: sqlite3.Con
 def _reading(path: str, cache_kib: int) -> sqlite3.Connection:
     connection = schema.connect(path, cache_kib=cache_kib)
     connection.execute("PRAGMA query_only = ON")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     return connection

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import Final, Self, TypeVar
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 
@@ -47,6 +48,10 @@ class SqliteMemberStore:
         self.file: OpenedFile | None = None
         self._lock = files.Lock(path)
         self._damage = ""
+        self._whole = asyncio.Lock()
+        """Held, whatever is awaited, by the one who replaces or copies the file as a whole: a
+        connection that closes late would delete the next file's write-ahead log.
+        """
 
     # -------------------------------------------------------------------------- opening and ending
 
@@ -63,7 +68,8 @@ class SqliteMemberStore:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._close(flush=not self._damage)
+        async with self._whole:
+            await self._close(flush=not self._damage)
         self._lock.release()
 
     async def _open(self) -> None:
@@ -73,20 +79,29 @@ class SqliteMemberStore:
         except UnsoundFile as exc:
             self._is_damaged(str(exc))
 
-    async def _reopen(self) -> None:
-        """Open the file that is there now. Raises BackendUnavailable; nobody may take the store for
-        an empty one then.
+    async def _replace(self, work: Callable[[str], T]) -> T:
+        """Close the file, run `work` on it in a thread, and open what is there then. Raises
+        BackendUnavailable. Meanwhile, and after a failure, nobody may take the store for an empty
+        one.
         """
+        self._damage = self._damage or "it is being replaced"
         try:
+            if not await self._close(flush=False):
+                raise BackendUnavailable(BACKEND, f"{self.path}: a call to its disk does not end")
+            result = await asyncio.to_thread(work, self.path)
             await self._open()
-        except (BackendUnavailable, BadRequest) as exc:
-            self._is_damaged(f"it cannot be opened: {exc}")
-            raise BackendUnavailable(BACKEND, self._damage) from exc
+        except (OSError, BackendUnavailable, BadRequest) as exc:
+            self._damage = f"it could not be replaced: {exc}"
+            raise files.unavailable(self.path, exc) from exc
+        return result
 
-    async def _close(self, *, flush: bool) -> None:
-        file, self.file = self.file, None
-        if file is not None:
-            await file.close(flush=flush)
+    async def _close(self, *, flush: bool) -> bool:
+        """Close the file. Return whether it is closed: a call to a disk that hangs does not end."""
+        file = self.file
+        if file is not None and not await file.close(flush=flush):
+            return False
+        self.file = None
+        return True
 
     def _is_damaged(self, why: str) -> None:
         if not self._damage:
@@ -158,14 +173,9 @@ class SqliteMemberStore:
     # ------------------------------------------------------------------- copies and whole new files
 
     async def set_aside(self, why: str) -> str:
-        await self._close(flush=False)
-        try:
-            place = await asyncio.to_thread(files.put_aside, self.path)
-        except OSError as exc:
-            self._is_damaged(why)
-            raise files.unavailable(self.path, exc) from exc
+        async with self._whole:
+            place = await to_the_end(self._replace(files.put_aside))
         _log.warning("store_put_aside", file=self.path, place=place, why=why)
-        await self._reopen()
         return place
 
     async def copy(self) -> StateCopy:
@@ -173,22 +183,26 @@ class SqliteMemberStore:
         try:
             async with asyncio.timeout(COPY_FLUSH_TIMEOUT_S):
                 await file.writer.wait_written(file.note.index)
-            return await asyncio.to_thread(copies.copy, self.path)
+            async with self._whole:
+                self._sound()
+                return await to_the_end(asyncio.to_thread(copies.copy, self.path))
         except TimeoutError as exc:
             raise BackendUnavailable(BACKEND, "what was settled is not written in time") from exc
         except (sqlite3.Error, OSError) as exc:
             raise files.unavailable(self.path, exc) from exc
 
     async def install(self, state: StateCopy) -> None:
-        try:
-            await asyncio.to_thread(copies.receive, self.path, state)
-            await self._close(flush=False)
-            await asyncio.to_thread(files.put_in_place, self.path)
-        except OSError as exc:
-            raise files.unavailable(self.path, exc) from exc
-        finally:
-            if self.file is None:
-                await self._reopen()
+        stop = threading.Event()
+        async with self._whole:
+            receiving = asyncio.to_thread(copies.receive, self.path, state, stop)
+            try:
+                await to_the_end(receiving, stop.set)
+            except asyncio.CancelledError:
+                files.tidy(self.path)
+                raise
+            except OSError as exc:
+                raise files.unavailable(self.path, exc) from exc
+            await to_the_end(self._replace(files.put_in_place))
 
     # ------------------------------------------------------------------------ pruning and checking
 
@@ -345,6 +359,19 @@ class SqliteMemberStore:
         if self.file is None:
             raise BackendUnavailable(BACKEND, f"{self.path} is not open")
         return self.file
+
+
+async def to_the_end(work: Coroutine[Any, Any, T], stop: Callable[[], None] = lambda: None) -> T:
+    """Await work that must not be left half-way: a caller that is cancelled calls `stop`, and waits
+    for the end.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait([task])
+        raise
 
 
 def _newer(

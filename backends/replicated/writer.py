@@ -79,17 +79,20 @@ class WriterThread:
         self.submit(job, done)
         return await answer
 
-    async def stop(self) -> None:
-        """Run what was submitted, and close the connection. Wait for that for STOP_TIMEOUT_S at
-        most.
+    async def stop(self) -> bool:
+        """Run what was submitted, and close the connection. Return whether that is done; it is
+        waited for STOP_TIMEOUT_S at most.
         """
-        self._stopping = True
-        self._queue.put(None)
+        if not self._stopping:
+            self._stopping = True
+            self._queue.put(None)
         try:
             await asyncio.wait_for(self._ended.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
             # it is a daemon thread, so it does not keep the process alive
             _log.warning("thread_not_stopped", file=self.path)
+            return False
+        return True
 
     def write(self, steps: list[Step], size: int, *, durable: bool) -> None:
         """Write Steps in one transaction. Runs in the thread. Raises BackendUnavailable,

@@ -131,6 +131,19 @@ async def disk_survives(disk: Disk, store: MemberStore, steps: list[Step]) -> No
         assert await everything(again) == await made_by(steps)
 
 
+async def test_a_copy_is_readable_whatever_happens_to_the_store(disk: Disk, other: Disk) -> None:
+    async with disk.store() as source:
+        settle(source, *story().steps)
+        state = await source.copy()
+        await source.set_aside("it differs")
+        settle(source, *story().steps[:2])
+    disk.delete()
+    async with other.store() as target:
+        await target.install(state)
+        assert await everything(target) == await made_by(story().steps)
+    state.close()
+
+
 async def test_what_was_installed_is_durable_by_then(disk: Disk, other: Disk) -> None:
     async with disk.store() as source:
         settle(source, *story().steps)

@@ -4,8 +4,10 @@ there.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from backends.replicated import files, opening, schema
+from backends.replicated import files, opening, schema, writer
 from backends.replicated.store import SqliteMemberStore
 from kv.errors import BackendUnavailable
-from kv.ports import LocalRetention, MemberStore
+from kv.ports import LocalRetention, MemberStore, StateCopy
 from tests.contract.groups import T, put
 from tests.contract.history import History, everything, made_by, settle, story
 
@@ -342,3 +344,86 @@ async def test_a_closed_store_answers_nobody_for_ever(tmp_path: Path) -> None:
         await file.writer.make_durable(0)
     with pytest.raises(BackendUnavailable):
         await file.prune(LocalRetention(0, 0, 0), T)
+
+
+class SlowCopy:
+    """A StateCopy that waits in the middle until it is let go."""
+
+    def __init__(self, state: StateCopy) -> None:
+        self._state = state
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    @property
+    def size(self) -> int:
+        return self._state.size
+
+    def read_now(self, offset: int, length: int) -> bytes:
+        self.reached.set()
+        assert self.go.wait(20)
+        return self._state.read_now(offset, length)
+
+    def close(self) -> None:
+        self._state.close()
+
+
+async def test_an_install_that_is_given_up_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    async with SqliteMemberStore(str(tmp_path / "store.sqlite")) as store:
+        settle(store, *story().steps)
+        slow = SlowCopy(await store.copy())
+        install = asyncio.ensure_future(store.install(slow))
+        await asyncio.to_thread(slow.reached.wait)
+        install.cancel()
+        asyncio.get_running_loop().call_soon(slow.go.set)
+        with pytest.raises(asyncio.CancelledError):
+            await install
+        assert not list(tmp_path.glob("*.new*"))
+        assert await everything(store) == await made_by(story().steps)
+        await store.make_durable(store.note.index)
+
+
+async def test_a_replacement_that_is_given_up_comes_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go = threading.Event(), threading.Event()
+    real = files.put_aside
+
+    def slow(path: str) -> str:
+        reached.set()
+        assert go.wait(20)
+        return real(path)
+
+    monkeypatch.setattr(files, "put_aside", slow)
+    async with SqliteMemberStore(str(tmp_path / "store.sqlite")) as store:
+        settle(store, *story().steps)
+        replacing = asyncio.ensure_future(store.set_aside("differs"))
+        await asyncio.to_thread(reached.wait)
+        assert store.condition == "damaged"  # not empty: somebody might begin anew in it
+        replacing.cancel()
+        asyncio.get_running_loop().call_soon(go.set)
+        with pytest.raises(asyncio.CancelledError):
+            await replacing
+        assert not store.damage
+        settle(store, *story().steps)
+        await store.make_durable(store.note.index)
+
+
+async def test_a_disk_that_hangs_is_not_replaced_under_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread would close late, and delete the next file's write-ahead log."""
+    monkeypatch.setattr(writer, "STOP_TIMEOUT_S", 0.05)
+    path = tmp_path / "store.sqlite"
+    async with SqliteMemberStore(str(path)) as store:
+        settle(store, *story().steps)
+        await store.make_durable(store.note.index)
+        before = path.stat().st_ino
+        assert store.file is not None
+        go = threading.Event()
+        store.file.thread.submit(lambda: go.wait(20), lambda *_: None)
+        with pytest.raises(BackendUnavailable, match="does not end"):
+            await store.set_aside("differs")
+        assert path.stat().st_ino == before and store.condition == "damaged"
+        go.set()
+        monkeypatch.setattr(writer, "STOP_TIMEOUT_S", 10)
+        await store.set_aside("differs")
+        assert not store.damage and path.stat().st_ino != before
