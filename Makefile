@@ -56,7 +56,7 @@ chaos-quick: $(READY)  ## the same for 90 seconds, as CI runs it; a weak run (ex
 	$$run || { [ $$? = 2 ] && $$run; }
 
 chaos-soak: $(READY)  ## 200,000 operations under 200 faults, of every kind; takes 20 minutes and more
-	$(PY) -m chaos run --workload all --nemesis kill,pause,restart,partition,weather,clock,disk,members \
+	$(PY) -m chaos run --workload all --nemesis kill,pause,restart,partition,weather,clock,disk,members,power,own-file,own-disk \
 		--time 1200 --operations 200000 --faults 200 --clients 4 $(ARGS)
 
 failover: $(READY)  ## kill the leader 50 times: how long is no write acknowledged (KILLS=50)

@@ -23,7 +23,7 @@ from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 
 BASE_PORT: Final = 23000
-SPARES_MAX: Final = 6
+SPARES_MAX: Final = 12
 """Most members that a run can replace."""
 
 

@@ -18,6 +18,7 @@ from chaos.checkers.verdict import Verdict
 from chaos.nemeses.base import Inflicted, inflict
 from chaos.nemeses.catalogue import NEMESES
 from chaos.records import collect
+from chaos.records.copies import collect_copies
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history, open_run
 from chaos.targets.local import LocalTarget
@@ -102,4 +103,7 @@ async def _collect(target: LocalTarget, folder: Path) -> None:
     written = (o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key)
     found = await collect.evidence(target.direct_urls, list(dict.fromkeys(written)))
     found = await collect.write_settled_ledger(target.direct_urls, folder / "ledger.jsonl", found)
+    newest = max(m.settled for m in found.members)
+    copies = await collect_copies(target.nodes, target.direct_urls, newest)
+    found = msgspec.structs.replace(found, copies=copies)
     (folder / "final.json").write_bytes(msgspec.json.encode(found))
