@@ -102,6 +102,7 @@ def check(path: str) -> None:
         connection = schema.connect(path, cache_kib=1024)
         try:
             schema.check_tables(connection)
+            schema.check_length(connection, path)
             schema.check_pages(connection)
         finally:
             connection.close()

@@ -23,7 +23,7 @@ CHECKED_UNCLEAN_BYTES_MAX: Final = 64 * 1024 * 1024
 """The same after an unclean stop. Of a larger file only what was written since the last durable
 point is checked; the rest is the scrub's.
 """
-CHECKED_STEPS_MAX: Final = 64
+CHECKED_STEPS_MAX: Final = 32
 """The number of steps of `reads.damaged_rows` in which the newest rows are checked."""
 _STATE: Final = f"SELECT {rows.NOTE}, floor, durable FROM state"  # noqa: S608 (of constants)
 WRITER_CACHE_KIB: Final = 24 * 1024
@@ -52,10 +52,9 @@ def open_file(path: str) -> Found:
             schema.create(files.incoming(path))
             files.put_in_place(path)
         schema.identify(path)
-        unclean = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
         connection = schema.connect(path, cache_kib=WRITER_CACHE_KIB)
         try:
-            return _look_into(path, connection, unclean=unclean)
+            return _look_into(path, connection)
         except BaseException:
             connection.close()
             raise
@@ -78,23 +77,26 @@ def is_damage(exc: BaseException) -> bool:
     )
 
 
-def _look_into(path: str, connection: sqlite3.Connection, *, unclean: bool) -> Found:
+def _look_into(path: str, connection: sqlite3.Connection) -> Found:
     mode = schema.one(connection, "PRAGMA journal_mode = WAL")
     if mode != b"wal":
         raise BackendUnavailable(
             rows.BACKEND, f"{path}: cannot keep a write-ahead log here ({mode.decode()})"
         )
     # what is in the write-ahead log belongs into the file before the file is measured
-    if unclean:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    complete = _checkpoint(connection)
     schema.check_tables(connection)
-    if os.path.getsize(path) <= (CHECKED_UNCLEAN_BYTES_MAX if unclean else CHECKED_BYTES_MAX):
-        schema.check_pages(connection)
+    if complete:
+        schema.check_length(connection, path)
     state = connection.execute(_STATE).fetchone()
     if state is None:
         raise UnsoundFile("it has no note")
     *said, floor, durable = state
     note, newest = rows.note_of(tuple(said)), reads.newest_row(connection)
+    # also when it was found damaged, and closed, before
+    unclean = note.index > durable
+    if os.path.getsize(path) <= (CHECKED_UNCLEAN_BYTES_MAX if unclean else CHECKED_BYTES_MAX):
+        schema.check_pages(connection)
     if newest is not None and newest.index > note.index:
         raise UnsoundFile(f"its newest row is of the log index {newest.index}, above {note.index}")
     if unclean:
@@ -107,6 +109,19 @@ def _look_into(path: str, connection: sqlite3.Connection, *, unclean: bool) -> F
         pruning.term_at(connection),
         schema.one(connection, "SELECT EXISTS (SELECT 1 FROM due)") == 1,
     )
+
+
+def _checkpoint(connection: sqlite3.Connection) -> bool:
+    """Write the write-ahead log into the file. Return whether all of it is there: on a full disk
+    the file can be read all the same. Raises sqlite3.Error for damage.
+    """
+    try:
+        busy, pages, done = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError as exc:
+        if is_damage(exc):
+            raise
+        return False
+    return not busy and pages == done
 
 
 def _check_newest(connection: sqlite3.Connection, durable: int) -> None:

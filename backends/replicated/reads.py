@@ -37,10 +37,12 @@ first one: values of 1 MiB are fetched a few at a time.
 LIST_CHUNK_FIRST: Final = 16
 LIST_BYTES_MAX: Final = 8 * 1024 * 1024
 """A page ends early (`more`) once its values reach this size."""
-SCRUBBED_ROWS_MAX: Final = 64
+SCRUBBED_ROWS_MAX: Final = 512
 """The number of ledger rows whose content is recomputed in one step."""
 SCRUBBED_BYTES_MAX: Final = 8 * 1024 * 1024
 """Such a step ends early once it has read so many bytes of values."""
+VERSION_BYTES: Final = 4096
+"""What a version counts for besides its value: 2,000 of them are as much work as 8 MiB."""
 
 T = TypeVar("T")
 
@@ -341,7 +343,7 @@ def _is_sound(
     bounds = (end_of(row.first - 1), end_of(row.last))
     for key, id_, kind, expires, value in connection.execute(sql, bounds).fetchall():
         there[key, id_ >> REVISION_SHIFT] = (rows.bare_version(key, (id_, kind, expires)), value)
-        size += len(value or b"")
+        size += VERSION_BYTES + len(value or b"")
     said = [
         (key, revision)
         for revision, recorded in enumerate(row.body, row.first)

@@ -155,9 +155,7 @@ def identify(path: str) -> None:
 
 
 def check_tables(connection: sqlite3.Connection) -> None:
-    """Check that the tables are those of this version, and the file is as long as it says. Raises
-    UnsoundFile, sqlite3.Error.
-    """
+    """Check that the tables are those of this version. Raises UnsoundFile, sqlite3.Error."""
     found = {
         name.decode(errors="replace"): " ".join(sql.decode(errors="replace").split())
         for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE sql <> ''")
@@ -165,8 +163,13 @@ def check_tables(connection: sqlite3.Connection) -> None:
     for name, sql in TABLES.items():
         if found.get(name) != " ".join(sql.split()):
             raise UnsoundFile(f"the table {name} is not the one that belongs there")
+
+
+def check_length(connection: sqlite3.Connection, path: str) -> None:
+    """Check that the file is as long as it says, while its write-ahead log is empty. Raises
+    UnsoundFile.
+    """
     pages, page_bytes = one(connection, "PRAGMA page_count"), one(connection, "PRAGMA page_size")
-    path = connection.execute("PRAGMA database_list").fetchone()[2]
     if os.path.getsize(path) < pages * page_bytes:
         raise UnsoundFile(f"it is shorter than its {pages} pages")
 

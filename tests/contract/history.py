@@ -9,7 +9,7 @@ import msgspec
 from backends.memory.member_file import MemoryFile
 from backends.memory.member_store import MemoryMemberStore
 from kv.content import content_digest, hash_of
-from kv.model import GENESIS, GENESIS_DIGEST, Group, Head
+from kv.model import GENESIS, GENESIS_DIGEST, Group, Head, Version
 from kv.ports import MemberStore, Note, Step
 from tests.contract import groups
 from tests.contract.groups import delete, put
@@ -56,12 +56,23 @@ def settle(store: MemberStore, *steps: Step) -> None:
         store.settle(step)
 
 
+async def _present(store: MemberStore) -> tuple[Version, ...]:
+    """List all keys, page by page."""
+    found: list[Version] = []
+    more = True
+    while more:
+        after = found[-1].key if found else b""
+        page = await store.list(b"", after=after, limit=10_000, timeout_s=groups.T)
+        found += page.versions
+        more = page.more
+    return tuple(found)
+
+
 async def everything(store: MemberStore) -> tuple[object, ...]:
     """Return all that a member's store shows, so that two of them, or two moments, can be
     compared.
     """
     ledger = await store.ledger(0, 10_000, timeout_s=groups.T)
-    listing = await store.list(b"", limit=10_000, timeout_s=groups.T)
     op_ids = sorted({recorded.op_id for row in ledger for recorded in row.body})
     places = [
         (key, row.first + n)
@@ -72,7 +83,7 @@ async def everything(store: MemberStore) -> tuple[object, ...]:
     return (
         store.note,
         ledger,
-        listing.versions,
+        await _present(store),
         await store.versions(places, timeout_s=groups.T),
         await store.operations(op_ids, timeout_s=groups.T),
         await store.due(10**15, 10_000, timeout_s=groups.T),

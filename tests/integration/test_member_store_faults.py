@@ -144,6 +144,32 @@ async def test_a_full_disk_is_waited_out(
         assert await everything(again) == await made_by(history.steps)
 
 
+async def test_a_file_on_a_full_disk_opens_and_is_read(small_disk: Path) -> None:
+    history = History()
+    for n in range(100):
+        history.submit(put(f"c{n}", b"k%d" % n, random.randbytes(20_000)))
+    path = small_disk / "store.sqlite"
+    async with SqliteMemberStore(str(path)) as store:
+        settle(store, *history.steps)
+        await store.wait_written(history.note.index, timeout_s=T)
+        kept = path.read_bytes(), Path(f"{path}-wal").read_bytes()
+    path.write_bytes(kept[0])
+    Path(f"{path}-wal").write_bytes(kept[1])
+    free = shutil.disk_usage(small_disk).free
+    filling = small_disk / "filling"
+    # room for the index of the write-ahead log, and not for its pages
+    filling.write_bytes(bytes(free - 100_000))
+    async with SqliteMemberStore(str(path)) as again:
+        assert again.condition == "sound", again.damage
+        assert await everything(again) == await made_by(history.steps)
+        with pytest.raises(BackendUnavailable):
+            await again.make_durable(again.note.index)
+        with pytest.raises(BackendUnavailable):
+            await again.probe(timeout_s=T)
+        filling.unlink()
+        await again.make_durable(again.note.index)
+
+
 async def test_two_processes_never_have_one_file(tmp_path: Path) -> None:
     path = str(tmp_path / "store.sqlite")
     async with SqliteMemberStore(path) as store:
