@@ -74,6 +74,9 @@ class Applier:
             self._tell(effects)
             if self._settling is not None:
                 settled = self._settling.settle(position, command, effects)
+                lost = self._settling.lost()
+                if lost is not None and lost.last < self._feed.fed:
+                    self._feed.undo(lost)
                 if settled is not None:
                     self._tell_settled(settled)
                 elif admitted is not decoded:

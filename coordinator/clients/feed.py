@@ -47,6 +47,14 @@ class Feed:
                 listener(settled)
         self.waits.reached(settled.last)
 
+    def undo(self, settled: Settled) -> None:
+        """Notify the listeners that what they were told past `settled.last` is undone: the log has
+        lost it, and those revisions are given again (R12).
+        """
+        self.fed = settled.last
+        for listener in list(self._listeners.values()):
+            listener(settled)
+
 
 def _after(settled: Settled, fed: int) -> Settled:
     """Return the part past `fed`. `undone_after` is kept: what an adoption undid is undone even if

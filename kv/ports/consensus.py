@@ -44,6 +44,9 @@ class Settled(msgspec.Struct, frozen=True):
     """Not None: an operator adopted the store's head. What listeners received about revisions above
     this one and below `last` is undone: nothing of it is certain, and a position below `last`
     cannot be continued from.
+
+    If `last` is no higher than what was told before, the log of members' own stores has lost all
+    above it: whatever was told of that is undone, and those revisions are given again.
     """
 
 

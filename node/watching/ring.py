@@ -43,18 +43,24 @@ class ChangeRing:
         or that comes without versions, restarts the ring.
         """
         if event.last <= self.end:
-            return True
+            if event.undone_after is None:
+                return True
+            self._restart(event.last)  # the log has lost what was told past it
+            return False
         whole = event.versions is not None and len(event.records) == event.last - event.previous
         continues = whole and event.previous == self.end
         if not continues:
-            self._changes.clear()
-            self._sizes.clear()
-            self._bytes = 0
-            self.begin = self.end = event.last if not whole else event.previous
+            self._restart(event.last if not whole else event.previous)
         if whole:
             self._append(event)
         self.end = event.last
         return continues
+
+    def _restart(self, at: int) -> None:
+        self._changes.clear()
+        self._sizes.clear()
+        self._bytes = 0
+        self.begin = self.end = at
 
     def _append(self, event: Settled) -> None:
         versions = event.versions or ()

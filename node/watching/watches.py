@@ -92,6 +92,7 @@ class Watches:
         return Watcher(self, prefix, self._ring.end if after is None else after)
 
     def _settled(self, event: Settled) -> None:
+        told = self._ring.end
         continues = self._ring.take(event)
         for view in self._views.touch(event, continues=continues):
             self.wakes_total += len(view.members)
@@ -100,8 +101,10 @@ class Watches:
         if event.undone_after is not None:
             self.gaps.forget()
             self.frames.forget()
+            lost = event.last <= told  # by the log: those revisions are given again
             for watcher in self._open:
-                watcher.undone = UndoneRange(event.undone_after, event.last)
+                if not lost or watcher.position > event.undone_after:
+                    watcher.undone = UndoneRange(event.undone_after, max(event.last, told + 1))
                 watcher.moved.set()
 
     def joined(self, watcher: Watcher) -> View[Watcher]:
@@ -163,7 +166,9 @@ class Watcher:
         self.view: View[Watcher] | None = None
         self.gone = False
         self.undone = UndoneRange()
-        """What the newest adoption since the watch was opened has undone."""
+        """What the newest adoption, or the newest loss of the log, since the watch was opened has
+        undone.
+        """
 
     async def __aenter__(self) -> Self:
         self.view = self._watches.joined(self)

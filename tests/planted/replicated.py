@@ -319,6 +319,16 @@ def r12_cut_back() -> Patches:
     yield Settling, "_cut_back", cut_back
 
 
+@fault("INV-6")
+def r12_watchers() -> Patches:
+    """Watchers do not hear that what they were told is lost, nor what took its place."""
+
+    def lost(self: Settling) -> None:
+        return
+
+    yield Settling, "lost", lost
+
+
 @fault("INV-1")
 def r12_cache_term() -> Patches:
     """Cache entries of a lost suffix are taken, once its revisions are given again."""

@@ -25,7 +25,7 @@ from coordinator.replicated.witnesses import Telling, judge
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, InvariantViolated, NewerCommand
 from kv.model import Absent
-from kv.ports import Change, Facts
+from kv.ports import Change, Facts, Settled
 from tests.planted import replicated
 from tests.planted.registry import PlantedFault, planted
 from tests.unit.coordinator.cluster import QUIET, answer, put
@@ -454,6 +454,23 @@ async def applied_log_that_is_overwritten() -> set[str]:
         return {"INV-1"} if await unequal(c) else set()
 
 
+async def watchers_across_a_lost_suffix() -> set[str]:
+    async with own_cluster("ab") as c:
+        a, told = await c.lead("a"), list[Settled]()
+        await answer(a, put("op1"))
+        before = len(c.shared.entries)
+        c["b"].listen(told.append)
+        for n in range(3):
+            await answer(a, put(f"lost{n}"))
+        await c.level()
+        await c.lead("a", lose=len(c.shared.entries) - before)
+        await answer(a, put("kept"))
+        await c.level()
+        undone = [event.undone_after for event in told if event.undone_after is not None]
+        newest = told[-1].records[-1].op_id if told[-1].records else ""
+        return set() if undone == [1] and newest == "kept" else {"INV-6"}
+
+
 async def cache_across_a_lost_suffix() -> set[str]:
     async with own_cluster("ab") as c:
         a = await c.lead("a")
@@ -522,6 +539,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (position_that_was_ordered_late, ("r10_cursor_follows",), "INV-6"),
     (applied_log_that_is_overwritten, ("r12_reset",), "INV-1"),
     (applied_log_that_is_overwritten, ("r12_cut_back",), "INV-1"),
+    (watchers_across_a_lost_suffix, ("r12_watchers",), "INV-6"),
     (cache_across_a_lost_suffix, ("r12_cache_term",), "INV-1"),
     (intent_before_the_history, ("r14_founded_first",), "R1"),
     (level_that_nobody_speaks, ("r14_speaks",), "R1"),

@@ -323,6 +323,15 @@ def test_the_ring_has_no_gap(
             assert found == [(r, k) for r, k in truth if r > position and k.startswith(prefix)]
 
 
+def test_the_ring_goes_back_to_where_the_log_was_cut() -> None:
+    ring = ChangeRing(20_000, 0)
+    ring.take(settled(0, [[b"a"], [b"lost"], [b"lost"]]))
+    assert not ring.take(Settled(1, 1, b"", (), None, 0, undone_after=1))
+    assert ring.begin == ring.end == 1
+    assert ring.take(settled(1, [[b"kept"]]))
+    assert [v.key for c in ring.after(1, b"").changes for v in c.versions] == [b"kept"]
+
+
 @settings(deadline=None)
 @given(groups, st.sampled_from([b"", b"p"]), st.integers(0, 30))
 def test_rows_are_cut_at_revisions(

@@ -154,6 +154,21 @@ async def test_an_adoption_ends_every_watch(api: Api) -> None:
         assert (await stream.next())["event"] == "EOF"
 
 
+async def test_what_the_log_has_lost_ends_the_watches_that_were_told_of_it(api: Api) -> None:
+    await put(api, "a", "b", "c")
+    watches = api.server.services.watches
+    async with watching(api) as past:
+        await past.next()
+        watches._settled(Settled(1, 1, b"d" * 32, (), None, 0, undone_after=1))
+        told = await past.next()
+        assert (told["event"], told["data"]["code"], told["data"]["undone_after"]) == (
+            "error",
+            "undone",
+            1,
+        )
+        assert watches.end == 1  # the revisions after it are given again
+
+
 async def test_a_position_behind_an_adoption_is_told_what_was_kept_and_that_the_rest_is_undone(
     api: Api,
 ) -> None:
