@@ -112,6 +112,8 @@ async def delete(x: Exchange) -> web.Response:
 def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
     """Return the guards for the conditional headers of a write to one key. Raises BadRequest."""
     headers = x.request.headers
+    if "If-Match" not in headers and "If-None-Match" not in headers:
+        return ()
     # Several lines of one header are one list (RFC 9110 section 5.3). Join them, so that none is
     # ignored.
     given = (

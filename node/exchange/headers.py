@@ -19,6 +19,7 @@ JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 HEADER_CHARS_MAX: Final = 256
 """Longest X-Request-Id or traceparent that is echoed."""
+_NONE_GIVEN: Final = (None, None, None, None)
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON_TYPES: Final = frozenset({JSON, "text/json"})
 """Media types accepted for JSON bodies. A page of another origin can send three other media types,
@@ -61,6 +62,8 @@ def own_op_id(
         query_op_id,
         body_op_id,
     )
+    if not lasting and candidates == _NONE_GIVEN:
+        return None
     given = [checked_op_id(text, reserved=reserved) for text in candidates if text is not None]
     if len(set(given)) > 1:
         raise BadRequest("bad_op_id", "two different op_ids", allowed="one")
