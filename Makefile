@@ -87,6 +87,9 @@ bench-peers: $(READY)  ## measure a local cluster beside etcd's HTTP gateway
 bench-way: $(READY)  ## show where one write's time goes, and the CPU of many
 	ACORDO_STORE=replicated $(PY) -m bench.way
 
+bench-state: $(READY)  ## measure start, memory and a member's replacement with much in the store
+	$(PY) -m bench.state
+
 evidence: $(READY)  ## run the published hazards of the Raft library against our classes
 	$(PY) -m tests.evidence
 
@@ -111,5 +114,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way \
+.PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
 	evidence test-stack test-hosts test-bare flaky images lock clean
