@@ -125,11 +125,15 @@ async def test_all_killed_at_once_go_on(start: Start, http: aiohttp.ClientSessio
         await all_hold_the_same(http, cluster)
 
 
-@pytest.mark.parametrize("how", ["gone", "garbage", "old"])
+@pytest.mark.parametrize("how", ["gone", "garbage", "old", "of another cluster"])
 async def test_a_member_whose_file_is_lost_has_its_state_again(
     start: Start, http: aiohttp.ClientSession, how: str, tmp_path: Path
 ) -> None:
     """R5: file and dump are put aside, log and votes stay; nothing wrong is served meanwhile."""
+    if how == "of another cluster":
+        async with start(nodes=1, data=tmp_path / "other") as other, Client(urls(other)) as client:
+            await fill(client, range(90), "theirs")
+        shutil.copy(tmp_path / "other" / "n1" / "store.sqlite", tmp_path / "theirs")
     async with start() as cluster, Client(urls(cluster), timeout_s=40) as client:
         await fill(client, range(30))
         name = await follower(cluster)
@@ -149,12 +153,16 @@ async def test_a_member_whose_file_is_lost_has_its_state_again(
             file.write_bytes(b"this is no database" * 1000)
         elif how == "old":
             shutil.copy(tmp_path / "old", file)
+        elif how == "of another cluster":
+            shutil.copy(tmp_path / "theirs", file)
         cluster.start_node(name)
         await cluster.wait_ready()
         await holds([cluster.nodes[name].url], range(60))
         await all_hold_the_same(http, cluster)
         await fill(client, range(60, 70))
         await holds(urls(cluster), range(70))
+        async with Client(cluster.nodes[name].url) as own:
+            assert await own.get("theirs/1", level="stale") is None
 
 
 async def test_an_emptied_member_says_so_and_its_place_is_taken(
