@@ -58,7 +58,8 @@ class BaseClient:
         `urls`: base URLs of nodes, or of a proxy in front of them. `timeout_s`, `attempt_timeout_s`
         and `connect_timeout_s` (seconds, above 0) bound a whole call, one of its attempts, and
         connecting. `level`: the read level of reads that name none. `retries=False`: every call is
-        a single attempt. `spread`: use the nodes in turn instead of staying with one.
+        a single attempt. `spread`: use the nodes in turn instead of staying with one (and with the
+        leader for writes).
         `connections_max`: open connections at a time. `headers` are sent with every request; `tls`
         is used for https URLs. `op_ids` returns the op_id of a write that is given none.
 

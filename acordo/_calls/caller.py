@@ -130,7 +130,7 @@ class Caller:
         """Send the request to one node, once. Return the reply, its result if it has the promised
         form, and the judgement of the attempt.
         """
-        at = self.nodes.choose()
+        at = self.nodes.choose(writes=request.mutation)
         left = max(0.001, deadline - time.monotonic())
         # A stopped or paused node accepts connections and never answers. A short first attempt
         # finds that out soon, where the same request may go to another node; later attempts get the
@@ -176,6 +176,8 @@ class Caller:
         position = reply.headers.get("Acordo-Revision", "")
         if position.isascii() and position.isdigit():
             self.revision = max(self.revision, int(position))
+        if leader := reply.headers.get("Acordo-Leader", ""):
+            self.nodes.leads(leader)
         status = reply.observed.status
         answered = status is not None and status < 500 and reply.observed.from_node
         if judged.certainty is Certainty.OK or answered:

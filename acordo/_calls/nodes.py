@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ AVOID_S: Final = 1.0
 
 
 class Nodes:
-    """The nodes of one cluster. The node that answered last is used until it fails; with `spread`
-    the nodes are used in turn.
+    """The nodes of one cluster. The node that answered last is used until it fails, and the leader
+    for writes while it is known to be one of them; with `spread` the nodes are used in turn.
     """
 
     def __init__(self, urls: Sequence[str], *, spread: bool, rng: random.Random) -> None:
@@ -22,6 +23,7 @@ class Nodes:
         # Start at a random node. Otherwise clients that make a single call each would all make it
         # at the same node.
         self._at = rng.randrange(len(self._urls)) if spread else 0
+        self._leader: int | None = None
 
     def __len__(self) -> int:
         return len(self._urls)
@@ -30,13 +32,15 @@ class Nodes:
         """Return the base URL of a node."""
         return self._urls[at]
 
-    def choose(self) -> int:
-        """Return the index of the node for the next attempt: the current one unless it failed a
-        moment ago.
+    def choose(self, *, writes: bool = False) -> int:
+        """Return the index of the node for the next attempt: for a write the leader, else the
+        current one, unless it failed a moment ago.
         """
         count, now = len(self._urls), time.monotonic()
         if self._spread:
             self._at = (self._at + 1) % count
+        elif writes and self._leader is not None and self._avoided_until[self._leader] <= now:
+            return self._leader
         for step in range(count):
             at = (self._at + step) % count
             if self._avoided_until[at] <= now:
@@ -48,8 +52,17 @@ class Nodes:
     def avoid(self, at: int) -> None:
         """Use this node only as the last choice for AVOID_S seconds."""
         self._avoided_until[at] = time.monotonic() + AVOID_S
+        if self._leader == at:
+            self._leader = None
         if self._at == at:
             self._at = (at + 1) % len(self._urls)
+
+    def leads(self, url: str) -> None:
+        """Note who leads, as a node said. A URL that is none of ours changes nothing: it may be one
+        that this client cannot reach.
+        """
+        with contextlib.suppress(ValueError):
+            self._leader = self._urls.index(url.rstrip("/"))
 
     def trust(self, at: int) -> None:
         """Use this node normally again, because it answered."""

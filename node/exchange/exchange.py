@@ -232,6 +232,8 @@ class Exchange:
         services = self.services
         at = services.consensus.settled.last if revision is None else revision
         headers = {"Acordo-Node": services.settings.node_id, "Acordo-Revision": str(at)}
+        if self.mutation and (leader := services.writes.leader_url()):
+            headers["Acordo-Leader"] = leader
         asked_headers.echo(self.request.headers, headers)
         return headers
 

@@ -7,6 +7,7 @@ not applied; one that was is unknown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown, store_refused
 from kv.model import (
@@ -21,6 +22,9 @@ from kv.ports import Clock, Consensus, Store
 from node.settings import ServerSettings
 from node.writes.staging import Staging, inline_bytes
 from node.writes.submit_queue import QueuedIntent, Result, SubmitQueue
+
+LEADER_LOOK_S: Final = 0.1
+"""How often the status is read to tell clients who leads: building it costs as much as a write."""
 
 
 class Writes:
@@ -39,6 +43,9 @@ class Writes:
         self._op_ids = 0
         self._staging = None if store is None else Staging(consensus, store, clock, settings)
         self.queue = SubmitQueue(consensus, clock)
+        self._clock = clock
+        self._leader_url: str | None = None
+        self._look_again_at = 0.0
         self.held = 0
         """Intents admitted and not answered yet."""
         self.held_bytes = 0
@@ -51,6 +58,14 @@ class Writes:
         """Return a new op_id that never repeats: it is made of node, incarnation and a counter."""
         self._op_ids += 1
         return f"{self._op_id_start}{self._op_ids}"
+
+    def leader_url(self) -> str | None:
+        """Return where the leader serves clients, as known here at most LEADER_LOOK_S ago."""
+        now = self._clock.monotonic()
+        if now >= self._look_again_at:
+            self._look_again_at = now + LEADER_LOOK_S
+            self._leader_url = self._consensus.status().leader_url
+        return self._leader_url
 
     async def one(self, intent: Intent, *, deadline: float, lifetime_s: float = 0.0) -> Answer:
         """Run one intent to its outcome. `deadline` is loop time. Raises NotApplied or

@@ -71,6 +71,10 @@ _HEADERS: Final = {
             "watch from here on."
         ),
     },
+    "Acordo-Leader": {
+        "schema": {"type": "string"},
+        "description": "On answers to writes: URL of the leader, where a write takes one hop less.",
+    },
     "Acordo-Level": {
         "schema": {"type": "string", "enum": list(LEVELS)},
         "description": "Read level that was served.",

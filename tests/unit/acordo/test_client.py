@@ -326,3 +326,33 @@ def test_spreading_clients_begin_anywhere_and_go_on_in_turn() -> None:
         begun.add(first)
     assert begun == {0, 1, 2}
     assert {Client(urls)._caller.nodes.choose() for _ in range(20)} == {0}
+
+
+async def test_writes_go_to_the_leader_once_it_is_known_and_reads_stay() -> None:
+    async with Scripted() as follower, Scripted() as leader:
+        written = http(
+            200,
+            msgspec.json.encode({"revision": 7, "existed": True, "again": False, "op_id": "o"}),
+            kind="application/json",
+            headers={"Acordo-Leader": leader.url, "ETag": '"7"'},
+        )
+        follower._otherwise = leader._otherwise = Play(written)
+        async with Client([follower.url, leader.url]) as client:
+            for _ in range(3):
+                await client.put("k", b"v")
+            assert (len(follower.requests), len(leader.requests)) == (1, 2)
+            follower._otherwise = Play(http(200, b"v", headers={"ETag": '"5"'}))
+            assert await client.get("k") is not None
+            assert (len(follower.requests), len(leader.requests)) == (2, 2)
+
+
+def test_a_leader_that_fails_or_is_not_ours_is_not_asked() -> None:
+    nodes = Client(["http://a", "http://b", "http://c"])._caller.nodes
+    nodes.leads("http://elsewhere")
+    assert nodes.choose(writes=True) == 0
+    nodes.leads("http://c/")
+    assert (nodes.choose(writes=True), nodes.choose()) == (2, 0)
+    nodes.avoid(2)
+    assert nodes.choose(writes=True) == 0
+    nodes.trust(2)
+    assert nodes.choose(writes=True) == 0, "whoever answers next says who leads now"

@@ -80,3 +80,13 @@ async def test_leader_and_health(api: Api) -> None:
     assert b"[-]leader failed" in ready.body
     assert b"[+]store ok" in ready.body
     assert (await api.ask("GET", "/livez")).status == 200
+
+
+async def test_answers_to_writes_say_who_leads(api: Api) -> None:
+    """A client sends its next writes there, which take one hop less."""
+    api.consensus.leader = ("n2", "http://n2.example:8001")
+    put = await api.ask("PUT", "/v1/kv/a", data=b"1")
+    assert put.headers["Acordo-Leader"] == "http://n2.example:8001"
+    refused = await api.ask("PUT", "/v1/kv/a", data=b"2", headers={"If-None-Match": "*"})
+    assert (refused.status, refused.headers["Acordo-Leader"]) == (412, "http://n2.example:8001")
+    assert "Acordo-Leader" not in (await api.ask("GET", "/v1/kv/a")).headers
