@@ -7,10 +7,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import msgspec
 import pytest
 
-from coordinator.machine.commands import Found, encode
+from coordinator.machine.commands import Found, Submit, encode
 from coordinator.machine.limits import Limits
+from coordinator.machine.machine import Machine
+from coordinator.machine.snapshot import MachineState, encode_state
 from coordinator.replicated.mending import WRITTEN_S
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied
 from kv.model import Absent, Answer, Applied, Refused
@@ -96,6 +99,20 @@ def test_state_that_cannot_be_used_is_refused_and_changes_nothing() -> None:
                 await b.install(a.snapshot()(), state)
             assert b.machine.capture() == before
             assert b.refusal is None
+
+    run(story)
+
+
+def test_dump_of_a_shared_store_is_read_and_refused() -> None:
+    async def story() -> None:
+        async with own_cluster("a") as c:
+            a = await c.lead("a")
+            shared = Machine()
+            shared.apply(Submit((put("op1"),)), 1)
+            old = msgspec.msgpack.encode(msgspec.structs.astuple(shared.capture())[:-1])
+            assert msgspec.msgpack.decode(old, type=MachineState).book is None
+            with pytest.raises(ValueError, match="shared store"):
+                a.restore(encode_state(shared.capture()))
 
     run(story)
 
