@@ -16,6 +16,7 @@ from tests.contract import test_member_store as settling
 from tests.contract import test_member_store_files as files
 from tests.contract import test_member_store_histories as histories
 from tests.contract import test_member_store_pruning as pruning
+from tests.contract import test_member_store_reads as reads
 from tests.contract.member_adapters import Disk, SqliteDisk
 from tests.planted import member_files  # noqa: F401 (it fills the registry)
 from tests.planted.registry import planted
@@ -70,6 +71,7 @@ PLANTED: list[tuple[str, Check]] = [
     ("file_prune_at_once", _member(pruning.test_one_step_is_small)),
     ("file_prune_unordered", _member(pruning.test_no_more_is_pruned_than_was_ordered)),
 ]
+RACES: list[str] = ["file_stale_view", "file_reads_written", "file_head_written"]
 LIVES: list[str] = [
     "file_reads_written",
     "file_facts_written",
@@ -97,6 +99,18 @@ def _disks(directory: Path) -> tuple[Disk, Disk]:
         place.mkdir(parents=True)
         disks.append(SqliteDisk(place))
     return disks[0], disks[1]
+
+
+@pytest.mark.parametrize("name", RACES)
+async def test_races_notice(name: str, tmp_path: Path) -> None:
+    async def races() -> None:
+        for n in range(5):
+            directory = tmp_path / str(n)
+            directory.mkdir()
+            await reads.test_every_read_is_of_one_moment_at_or_after_its_call(SqliteDisk(directory))
+
+    with planted(name), pytest.raises((Exception, pytest.fail.Exception)):
+        await races()
 
 
 @pytest.mark.parametrize("name", LIVES)

@@ -82,6 +82,17 @@ def file_later_view() -> Patches:
     yield overlay, "newest", newest
 
 
+@fault("R7")
+def file_stale_view() -> Patches:
+    """What was not written when a read began hides what the file has found since."""
+    real = overlay.newest
+
+    def newest(view: View, key: bytes, at: int | None, after: int) -> Version | None:
+        return real(view, key, at, 0)
+
+    yield overlay, "newest", newest
+
+
 @fault("R8")
 def file_floor_written() -> Patches:
     """A floor counts once it is in the file."""
