@@ -1,9 +1,33 @@
-"""What a replica does that has no store of its own; the replicas of tests build on it."""
+"""What a replica does that has no store of its own, and a journal in memory; the replicas and
+journals of tests build on it.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from coordinator.log import Position
 from kv.ports import StateCopy
+
+
+class InMemory:
+    """What a journal says of its entries, for the library's journal in memory."""
+
+    size_bytes = 0
+
+    def __getitem__(self, item: Any) -> Any:
+        return super().__getitem__(item)  # type: ignore[misc]
+
+    @property
+    def first_index(self) -> int:
+        return int(self[0][1])
+
+    @property
+    def last_index(self) -> int:
+        return int(self[-1][1])
+
+    def term_of(self, position: int) -> int:
+        return int(self[position][2])
 
 
 class SharedKind:

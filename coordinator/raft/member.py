@@ -60,8 +60,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Growth of the log since the last snapshot, in entries or bytes, at which one is made."""
     keep_bytes: int = 0
     keep_s: float = 3600.0
-    """Bytes of the log that stay (in memory) behind a snapshot, and for how long, beyond the little
-    that always stays (compaction.KEEP_BYTES): a member that was away for less needs no snapshot.
+    """Bytes of the log that stay behind a snapshot, and for how long, beyond the little that always
+    stays (compaction.KEEP_BYTES): a member that was away for less needs no snapshot.
     """
 
 

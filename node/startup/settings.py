@@ -15,9 +15,9 @@ from node.settings import ServerSettings
 PAGE: Final = Path(__file__).parents[1] / "page"
 
 
-KEEP_LOG_BYTES: Final = 32 << 20
+KEEP_LOG_BYTES: Final = 128 << 20
 """Bytes of the log that stay behind a snapshot for an hour, so that a member that was away for less
-needs no copy of a store. They are held in memory.
+needs no copy of a store. A start reads them all.
 """
 
 

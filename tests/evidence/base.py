@@ -33,7 +33,7 @@ from coordinator.raft.storage.journal import Journal
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import SnapshotStore
 from coordinator.raft.storage.snapshot_stream import Incoming
-from tests.replica import SharedKind
+from tests.replica import InMemory, SharedKind
 from tests.unit.raft.cores import forget_leader, note_nothing
 
 
@@ -47,7 +47,7 @@ class WallClock:
         return 0
 
 
-class MemoryLog(MemoryJournal):
+class MemoryLog(InMemory, MemoryJournal):
     """A disk that forgets nothing while the script runs; a node that is built again finds its own
     again.
     """

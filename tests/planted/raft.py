@@ -12,12 +12,13 @@ from pysyncobj.node import Node
 
 from coordinator.raft import member
 from coordinator.raft.core import protocol
+from coordinator.raft.core.durable_log import DurableLog
 from coordinator.raft.core.election import Elections
 from coordinator.raft.core.eligibility import Eligibility
 from coordinator.raft.core.following.follower import Follower
 from coordinator.raft.core.leading.leader import Leader
 from coordinator.raft.core.protocol import Core
-from coordinator.raft.core.pysyncobj_library import CANDIDATE, DurableLog
+from coordinator.raft.core.pysyncobj_library import CANDIDATE
 from coordinator.raft.core.roster import Roster
 from coordinator.raft.core.rules.readindex import Rounds
 from coordinator.raft.core.rules.replication import quorum_index

@@ -165,7 +165,7 @@ class Compaction:
         """
         raft_log, now = self._log, self._environment.now()
         if not self._marks:
-            held = sum(len(entry[0]) for entry in raft_log.held() if entry[1] <= position.index)
+            held = raft_log.size_bytes  # a little more than the entries before `position`
             self._marks.append(_Mark(raft_log.first_index, self._saved_bytes - held, now))
         self._marks.append(_Mark(position.index, self._saved_bytes, now))
         self._marks = [mark for mark in self._marks if raft_log.holds(mark.base)]

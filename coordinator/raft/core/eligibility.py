@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from coordinator.raft.core.durable_log import DurableLog
 from coordinator.raft.core.log import WIPED
-from coordinator.raft.core.pysyncobj_library import DurableLog
 from coordinator.raft.core.roster import Roster
 
 

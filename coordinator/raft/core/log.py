@@ -6,12 +6,16 @@ the disk is known by the journal (`synced_index`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from coordinator.log import Position
-from coordinator.raft.core.pysyncobj_library import NO_OP, DurableLog, Library, Record
+from coordinator.raft.core.durable_log import DurableLog, Record
+from coordinator.raft.core.pysyncobj_library import NO_OP, Library
 from coordinator.raft.core.rules.tail import Unsynced
 
+READ_ENTRIES: Final = 64
+"""Number of entries to take from the journal at once; they may have to be read from the disk."""
 WIPED: Final = NO_OP + b"wiped"
 """The command of the base of a log that was wiped: it shows that the disk itself was not lost."""
 
@@ -45,17 +49,17 @@ class RaftLog:
     @property
     def first_index(self) -> int:
         """The index of the base, where the log begins."""
-        return self._journal[0][1]
+        return self._journal.first_index
 
     @property
     def last_index(self) -> int:
         """The index of the last entry."""
-        return self._journal[-1][1]
+        return self._journal.last_index
 
     @property
     def last_term(self) -> int:
         """The term of the last entry."""
-        return self._journal[-1][2]
+        return self._journal.term_of(-1)
 
     @property
     def synced_index(self) -> int:
@@ -70,12 +74,12 @@ class RaftLog:
     def term_at(self, index: int) -> int:
         """Return the term of an entry, which must be held."""
         journal = self._journal
-        return journal[index - journal[0][1]][2]
+        return journal.term_of(index - journal.first_index)
 
     def command_at(self, index: int) -> bytes:
         """Return the command of an entry, which must be held."""
         journal = self._journal
-        return journal[index - journal[0][1]][0]
+        return journal[index - journal.first_index][0]
 
     def holds(self, index: int) -> bool:
         """Say whether the log here has an entry at that index."""
@@ -102,22 +106,36 @@ class RaftLog:
         entry with which their commands reach that size.
         """
         journal = self._journal
-        place = start - journal[0][1]
+        place = start - journal.first_index
         if place < 0:  # `start` is compacted; a negative index would count from the end of the list
             return []
-        found = journal[place : place + count]
         if bytes_max is None:
-            return found
+            return journal[place : place + count]
+        found: list[Record] = []
         size = 0
-        for number, entry in enumerate(found, 1):
-            size += len(entry[0])
-            if size >= bytes_max:
-                return found[:number]
+        # Entries that are not in memory are read, so no more of them than are wanted.
+        while len(found) < count and size < bytes_max:
+            step = journal[place + len(found) : place + min(count, len(found) + READ_ENTRIES)]
+            if not step:
+                break
+            for entry in step:
+                found.append(entry)
+                size += len(entry[0])
+                if size >= bytes_max:
+                    break
         return found
 
-    def held(self) -> list[Record]:
-        """Return all entries, including the base."""
-        return self._journal[:]
+    def held(self, after: int = 0) -> Iterator[Record]:
+        """Iterate over the entries whose index is above `after`, the base included."""
+        place = max(0, after + 1 - self.first_index)
+        while step := self._journal[place : place + READ_ENTRIES]:
+            yield from step
+            place += len(step)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the journal takes on the disk."""
+        return self._journal.size_bytes
 
     def uncommitted(self) -> list[Record]:
         """Return the entries that are not known to be committed."""

@@ -19,6 +19,7 @@ from coordinator.raft.core.commands.changes import Changes
 from coordinator.raft.core.commands.queue import CommandQueue
 from coordinator.raft.core.commands.waiters import Waiters
 from coordinator.raft.core.compaction import Compaction, LogBounds
+from coordinator.raft.core.durable_log import DurableLog
 from coordinator.raft.core.election import Elections
 from coordinator.raft.core.eligibility import Eligibility
 from coordinator.raft.core.environment import Environment, Spawn
@@ -28,7 +29,7 @@ from coordinator.raft.core.following.snapshot_receiver import SnapshotReceiver
 from coordinator.raft.core.following.transfer import Transfer
 from coordinator.raft.core.leading.leader import Leader
 from coordinator.raft.core.log import RaftLog
-from coordinator.raft.core.pysyncobj_library import DurableLog, Library
+from coordinator.raft.core.pysyncobj_library import Library
 from coordinator.raft.core.roster import Roster
 from coordinator.raft.core.rules.membership import Add, Configuration, Remove
 from coordinator.raft.core.state import State

@@ -14,7 +14,8 @@ from typing import Any
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
-from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, Library, Record
+from coordinator.raft.core.durable_log import Record
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, Library
 from coordinator.raft.core.rules.membership import (
     Configuration,
     ConfigurationHistory,

@@ -11,8 +11,9 @@ from typing import Final, Literal, TypeAlias
 
 from pysyncobj.node import Node
 
+from coordinator.raft.core.durable_log import DurableLog
 from coordinator.raft.core.environment import Environment
-from coordinator.raft.core.pysyncobj_library import CANDIDATE, FOLLOWER, LEADER, DurableLog, Library
+from coordinator.raft.core.pysyncobj_library import CANDIDATE, FOLLOWER, LEADER, Library
 from kv.errors import InvariantViolated
 
 STORE_S_MAX: Final = 2.0

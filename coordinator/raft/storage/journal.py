@@ -9,7 +9,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
-from typing import Final, Literal, TypeAlias, overload
+from typing import Final, Literal, TypeAlias
 
 import structlog
 
@@ -17,19 +17,22 @@ from coordinator.raft.storage.disk import Disk
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.records import Kind, Record, encode_record, encode_segment
 from coordinator.raft.storage.recovery import recover
-from coordinator.raft.storage.segments import JournalEntry, JournalFiles, Segment
+from coordinator.raft.storage.segments import JournalFiles, LogReader, Segment
 from coordinator.raft.storage.writer import Writer
 from kv.errors import BadRequest
 
 SEGMENT_BYTES_MAX: Final = 16 << 20
 """Size at which a new segment is begun; a segment exceeds it by at most one record."""
 
+MEMORY_BYTES_MAX: Final = 32 << 20
+"""Bytes of commands that are held in memory; older ones are read from their segments."""
+
 Policy: TypeAlias = Literal["always", "interval", "off"]
 
 _log = structlog.get_logger("acordo.raft.journal")
 
 
-class Journal:
+class Journal(LogReader):
     """The log of one member, with the interface that PySyncObj's core calls on its journal.
 
     It is append-only: a conflict, a trim and a clear are records too, so a process that dies at any
@@ -58,6 +61,7 @@ class Journal:
         fsync: Policy = "off",
         interval_s: float = 0.1,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        memory_bytes_max: int = MEMORY_BYTES_MAX,
     ) -> None:
         if path is not None:
             disk, name = RealDisk(os.path.dirname(path) or ".", lock=False), os.path.basename(path)
@@ -68,6 +72,7 @@ class Journal:
         self._writer = Writer(self._files)
         self._fsync: Policy = fsync
         self._interval_s, self._segment_bytes_max = interval_s, segment_bytes_max
+        self._memory_bytes_max = memory_bytes_max
         self.on_synced: Callable[[int], None] = lambda index: None
         """Called on the event loop after each group with the new `synced_index`."""
         self.on_fatal: Callable[[BaseException], None] = lambda exc: _log.critical(
@@ -82,7 +87,7 @@ class Journal:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         try:
-            self._log, self._term, self._voted_for = recover(self._files)
+            self._log, self._term, self._voted_for = recover(self._files, memory_bytes_max)
             self._open_newest()
         except OSError as exc:
             raise BadRequest("journal_unreadable", f"{self._files.path(name)}: {exc}") from exc
@@ -98,8 +103,10 @@ class Journal:
         """
         if len(self._log.entries) and idx != self._log.last_index + 1:
             raise ValueError(f"entry {idx} does not follow {self._log.last_index}")
-        self._write(Record(Kind.ENTRY, idx, term, command))
-        self._log.append((command, idx, term))
+        offset = self._write(Record(Kind.ENTRY, idx, term, command))
+        self._log.append((command, idx, term), offset)
+        if self._fsync != "always":
+            self._forget()
 
     def clear(self) -> None:
         """Drop all entries. The next entry added may have any index."""
@@ -114,7 +121,7 @@ class Journal:
         """Drop the entries from that position on, and lower `synced_index` accordingly."""
         if entryFrom >= len(self._log.entries):
             return
-        index = self._log.entries[entryFrom][1]
+        index = self._log.entries.first_index + entryFrom
         self._write(Record(Kind.CUT, index))
         self._log.cut(index)
         # The group under way is lowered too: it makes the entries durable that were just cut. If
@@ -129,20 +136,10 @@ class Journal:
         if entryTo >= len(self._log.entries):
             self.clear()
         elif entryTo > 0:
-            index = self._log.entries[entryTo][1]
+            index = self._log.entries.first_index + entryTo
             self._write(Record(Kind.TRIM, index))
             self._log.trim(index)
             self._retire()
-
-    @overload
-    def __getitem__(self, item: int) -> JournalEntry: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[JournalEntry]: ...
-    def __getitem__(self, item: int | slice) -> JournalEntry | list[JournalEntry]:
-        return self._log.entries[item]
-
-    def __len__(self) -> int:
-        return len(self._log.entries)
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
         """Block until term and vote are durable, under every policy (two fsyncs). Raises OSError.
@@ -226,11 +223,6 @@ class Journal:
         return self._fsync
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of all segments, including bytes not written yet; compact when this grows."""
-        return sum(segment.end for segment in self._log.segments)
-
-    @property
     def unsynced_bytes(self) -> int:
         """Bytes that wait in memory for the disk; accept no more commands when this grows."""
         return self._writer.waiting_bytes
@@ -277,7 +269,8 @@ class Journal:
             self._write(Record(Kind.COMMITTED, self._log.committed))
             self._hinted = self._log.committed
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Record) -> int:
+        """Write a record; return its offset in the newest segment."""
         segment = self._log.segments[-1]
         if segment.end >= self._segment_bytes_max:
             segment = self._begin(segment.header.number + 1, segment.end)
@@ -287,6 +280,13 @@ class Journal:
         else:
             self._append_now(segment, content)
         segment.end += len(content)
+        return segment.end - len(content)
+
+    def _forget(self) -> None:
+        """Keep no more commands in memory than is allowed; the others are in their files."""
+        waiting = self._writer.waiting
+        written = waiting[0][0] if waiting else self._log.segments[-1]
+        self._log.entries.forget(written.header.number, self._memory_bytes_max)
 
     def _begin(self, number: int, previous_bytes: int) -> Segment:
         # Sealed means that the previous segment was durable when this one was created. Only policy
@@ -363,6 +363,7 @@ class Journal:
             if self._closed or self._writer.failed:
                 return
             self._synced_index = max(self._synced_index, self._group_index)
+            self._forget()
             self.on_synced(self._synced_index)
             await self._writer.remove(obsolete)
 

@@ -164,6 +164,18 @@ def read_records(salt: int, content: bytes, offset: int) -> Iterator[tuple[Recor
         offset = found[1]
 
 
+def record_in(salt: int, content: bytes, begin: int, offset: int) -> tuple[Record, int] | None:
+    """Return the record at `offset` of a segment, and where it ends; None if it is not good.
+    `content` is a piece of the segment from `begin` on.
+    """
+    return _record_at(salt, content, offset, begin)
+
+
+def payload_length(head: bytes) -> int:
+    """Return the length of the payload that a record's head announces; the head may be damaged."""
+    return min(int(_RECORD.unpack(head)[2]), RECORD_BYTES_MAX)
+
+
 def find_record(salt: int, content: bytes, offset: int) -> int | None:
     """Return the offset of the first good record at or after `offset`; None if there is none.
 
@@ -187,16 +199,17 @@ def find_record(salt: int, content: bytes, offset: int) -> int | None:
     return None
 
 
-def _record_at(salt: int, content: bytes, offset: int) -> tuple[Record, int] | None:
-    begin = offset + RECORD_HEAD_BYTES
+def _record_at(salt: int, content: bytes, offset: int, base: int = 0) -> tuple[Record, int] | None:
+    """Return the record at an offset of the segment in which `content` begins at `base`."""
+    begin = offset - base + RECORD_HEAD_BYTES
     if begin > len(content):
         return None
-    marker, kind, length, checksum, index, term = _RECORD.unpack_from(content, offset)
+    marker, kind, length, checksum, index, term = _RECORD.unpack_from(content, offset - base)
     end = begin + length
     if marker != _MARKER or kind not in _KINDS or length > RECORD_BYTES_MAX or end > len(content):
         return None
     record = Record(_KINDS[kind], index, term, content[begin:end])
-    return (record, end) if _checksum(salt, offset, record) == checksum else None
+    return (record, base + end) if _checksum(salt, offset, record) == checksum else None
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

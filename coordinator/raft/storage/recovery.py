@@ -35,7 +35,7 @@ MENDED_BY: Final = (
 _log = structlog.get_logger("acordo.raft.journal")
 
 
-def recover(journal: JournalFiles) -> tuple[LiveLog, int, str | None]:
+def recover(journal: JournalFiles, memory_bytes_max: int) -> tuple[LiveLog, int, str | None]:
     """Return the live log, the term and the vote. Raises BadRequest naming the file, and OSError.
 
     With `sync`, everything returned is on the disk. Term and vote are so under every policy,
@@ -48,7 +48,7 @@ def recover(journal: JournalFiles) -> tuple[LiveLog, int, str | None]:
         journal.disk.remove_now(spare)
     numbers = journal.numbers()
     vote = _read_vote(journal, fresh=not numbers)
-    live = LiveLog()
+    live = LiveLog(journal.disk)
     for position, number in enumerate(numbers):
         if number != numbers[0] + position:
             raise _corrupt(
@@ -56,6 +56,7 @@ def recover(journal: JournalFiles) -> tuple[LiveLog, int, str | None]:
             )
         if not _replay_segment(journal, live, number, newest=number == numbers[-1]):
             break
+        live.entries.forget(number, memory_bytes_max)
     live.committed = max(1, min(live.committed, live.last_index))
     journal.disk.sync_directory_now()
     return live, vote.term, vote.voted_for
@@ -103,7 +104,7 @@ def _replay_segment(journal: JournalFiles, live: LiveLog, number: int, *, newest
     segment = Segment(header, name)
     live.segments.append(segment)
     for record, end in read_records(header.salt, content, offset):
-        _replay(journal, live, record, f"{name}, byte {offset}")
+        _replay(journal, live, record, offset)
         offset = end
     segment.end = offset
     if offset < len(content):
@@ -145,14 +146,15 @@ def _judge_end(journal: JournalFiles, segment: Segment, content: bytes, *, newes
         _truncate(journal, segment)
 
 
-def _replay(journal: JournalFiles, live: LiveLog, record: Record, place: str) -> None:
+def _replay(journal: JournalFiles, live: LiveLog, record: Record, offset: int) -> None:
     match record.kind:
         case Kind.ENTRY:
             if live.entries and record.index != live.last_index + 1:
+                place = f"{live.segments[-1].name}, byte {offset}"
                 raise _corrupt(
                     journal, place, f"entry {record.index} does not follow {live.last_index}"
                 )
-            live.append((record.payload, record.index, record.term))
+            live.append((record.payload, record.index, record.term), offset)
         case Kind.CUT:
             live.cut(record.index)
         case Kind.TRIM:

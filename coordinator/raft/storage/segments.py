@@ -1,18 +1,25 @@
 """Model the parts of a journal: its segments, the live log that they hold, and their files' names.
 
-It does not read or write segments: recovery reads them back, and the writer fills them.
+It writes no segment: the writer fills them, and recovery reads them back at the start.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final, overload
 
 from coordinator.raft.storage.disk import Disk, File, write_whole_now
-from coordinator.raft.storage.records import SegmentHeader, StoredVote, encode_vote
-
-JournalEntry: TypeAlias = tuple[bytes, int, int]
-"""(command, index, term), in the library's order."""
+from coordinator.raft.storage.entries import Entries, JournalEntry, Place
+from coordinator.raft.storage.records import (
+    RECORD_HEAD_BYTES,
+    SegmentHeader,
+    StoredVote,
+    encode_vote,
+    payload_length,
+    record_in,
+)
 
 _DIGITS: Final = 10
 
@@ -40,33 +47,34 @@ class Segment:
 class LiveLog:
     """The log that results from all records so far. Its entries have consecutive indexes."""
 
-    def __init__(self) -> None:
-        self.entries: list[JournalEntry] = []
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.entries = Entries()
+        self.entries.read = self._read
         self.segments: list[Segment] = []
         self.committed = 1
 
     @property
     def last_index(self) -> int:
         """The index of the last entry; 0: there is none."""
-        return self.entries[-1][1] if self.entries else 0
+        return self.entries.last_index
 
-    def append(self, entry: JournalEntry) -> None:
-        """Add one entry, whose record is in the newest segment."""
-        self.entries.append(entry)
-        self.segments[-1].last = entry[1]
+    def append(self, entry: JournalEntry, offset: int) -> None:
+        """Add one entry, whose record is at that offset of the newest segment."""
+        newest = self.segments[-1]
+        self.entries.append(entry, newest.header.number, offset)
+        newest.last = entry[1]
 
     def cut(self, index: int) -> None:
         """Drop the entries from `index` on, which conflict with the leader's."""
-        if self.entries:
-            del self.entries[max(0, index - self.entries[0][1]) :]
+        self.entries.cut(index)
         for segment in self.segments:
             segment.last = min(segment.last, index - 1)
         self.committed = max(1, min(self.committed, index - 1))
 
     def trim(self, index: int) -> None:
         """Drop the entries before `index`, which a snapshot covers."""
-        if self.entries:
-            del self.entries[: max(0, index - self.entries[0][1])]
+        self.entries.trim(index)
 
     def clear(self) -> None:
         """Drop all entries."""
@@ -77,13 +85,74 @@ class LiveLog:
 
     def retire(self) -> list[Segment]:
         """Remove and return the oldest segments without a live entry; the newest always stays."""
-        first = self.entries[0][1] if self.entries else self.segments[-1].last + 1
+        first = self.entries.first_index or self.segments[-1].last + 1
         count = 0
         while count < len(self.segments) - 1 and self.segments[count].last < first:
             count += 1
         retired = self.segments[:count]
         del self.segments[:count]
         return retired
+
+    def _read(self, places: Sequence[Place]) -> list[bytes]:
+        """Read the commands of entries from their segment's file, and check them. Raises OSError.
+        This blocks: they were written lately, so most are in the page cache.
+        """
+        number = places[0].segment
+        segment = next(segment for segment in self.segments if segment.header.number == number)
+        if segment.file is None:
+            segment.file = self._disk.open(segment.name)
+        begin, last = places[0].offset, places[-1].offset
+        content = segment.file.read_now(begin, last - begin + RECORD_HEAD_BYTES)
+        if len(content) < last - begin + RECORD_HEAD_BYTES:
+            raise OSError(errno.EIO, f"it is shorter than {last} bytes", segment.name)
+        rest = payload_length(content[-RECORD_HEAD_BYTES:])
+        content += segment.file.read_now(last + RECORD_HEAD_BYTES, rest)
+        commands = []
+        for place in places:
+            found = record_in(segment.header.salt, content, begin, place.offset)
+            if found is None or (found[0].index, found[0].term) != (place.entry, place.term):
+                raise OSError(
+                    errno.EIO,
+                    f"entry {place.entry} at byte {place.offset} is damaged",
+                    segment.name,
+                )
+            commands.append(found[0].payload)
+        return commands
+
+
+class LogReader:
+    """A log as the library reads it: a sequence of entries, the oldest at position 0."""
+
+    _log: LiveLog
+
+    @overload
+    def __getitem__(self, item: int) -> JournalEntry: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[JournalEntry]: ...
+    def __getitem__(self, item: int | slice) -> JournalEntry | list[JournalEntry]:
+        return self._log.entries[item]
+
+    def __len__(self) -> int:
+        return len(self._log.entries)
+
+    @property
+    def first_index(self) -> int:
+        """The index of the first entry; 0: there is none."""
+        return self._log.entries.first_index
+
+    @property
+    def last_index(self) -> int:
+        """The index of the last entry; 0: there is none."""
+        return self._log.entries.last_index
+
+    def term_of(self, position: int) -> int:
+        """Return the term of the entry at that position, without reading it."""
+        return self._log.entries.term_of(position)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments, including bytes not written yet; compact when this grows."""
+        return sum(segment.end for segment in self._log.segments)
 
 
 class JournalFiles:

@@ -24,7 +24,7 @@ from coordinator.raft.core.pysyncobj_library import SUCCESS, Library
 from coordinator.raft.core.rules.membership import bootstrap
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.storage.snapshot import SnapshotStore
-from tests.replica import SharedKind
+from tests.replica import InMemory, SharedKind
 from tests.simulation.disk import SimDisk
 from tests.unit.raft.cores import note_nothing
 from tests.unit.raft.story_text import REASONS, Words, configuration
@@ -47,7 +47,7 @@ class Clock:
         return 0
 
 
-class Disk(MemoryJournal):
+class Disk(InMemory, MemoryJournal):
     """A journal whose entries are durable when the story has it so."""
 
     policy = "always"

@@ -452,7 +452,7 @@ async def test_while_a_store_is_sent_the_log_that_its_receiver_needs_stays() -> 
 
 @virtual
 async def test_a_log_stays_for_a_member_that_is_away_as_long_as_is_set() -> None:
-    settings = msgspec.structs.replace(SMALL, keep_bytes=5000, keep_s=60.0)
+    settings = msgspec.structs.replace(SMALL, keep_bytes=8000, keep_s=60.0)
     async with Cluster(settings=settings, tape=Keeper) as cluster:
         leader = await cluster.leader()
         behind = next(name for name in "ABC" if name != leader.id)
@@ -469,7 +469,7 @@ async def test_a_log_stays_for_a_member_that_is_away_as_long_as_is_set() -> None
         log = leader._core.log
         size = sum(len(entry[0]) for entry in log.held())
         assert log.first_index > 171
-        assert 1500 < size < 7000
+        assert 1500 < size < 9500
         await asyncio.sleep(61)
         expected += await fill(cluster, 60, 3000)
         before = saved(leader)

@@ -120,6 +120,8 @@ def test_what_an_old_leader_verified_is_forgotten_before_the_new_term_is_stored(
 
 
 class _ListJournal(list[Any]):
+    first_index = 5
+
     def getRaftCommitIndex(self) -> int:
         return 7
 

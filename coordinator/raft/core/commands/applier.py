@@ -18,6 +18,7 @@ from coordinator.raft.core.state import State
 from kv.errors import InvariantViolated, NewerCommand
 
 APPLY_PER_TICK_MAX: Final = 2000
+APPLY_BYTES_MAX: Final = 16 << 20
 APPLY_S_MAX: Final = 0.01
 """Seconds of applying in one tick; the remaining entries wait for the next tick, so that elections
 and heartbeats are on time.
@@ -51,7 +52,7 @@ class EntryApplier:
         if count <= 0:
             return
         enough = now() + APPLY_S_MAX
-        for command, index, term in self._log.entries(applied + 1, count):
+        for command, index, term in self._log.entries(applied + 1, count, APPLY_BYTES_MAX):
             self._apply_entry(command, Position(index, term))
             if not replica.takes_more:
                 return

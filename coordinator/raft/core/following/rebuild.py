@@ -50,7 +50,8 @@ class Rebuild:
             self._eligibility.hold_something()
             self._terms.rise_to_log(raft_log.last_term)
         size = 0
-        for command, index, _ in raft_log.held():
+        known = min(self._library.applied_index, history.newest_index)
+        for command, index, _ in raft_log.held(known):
             size += len(command) if index > self._library.applied_index else 0
             if command[:1] == MEMBERSHIP and index > history.newest_index:
                 history.append(index, configuration_at(index, command))

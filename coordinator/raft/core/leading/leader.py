@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from pysyncobj.node import Node
 
+from coordinator.raft.core.durable_log import Record
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.leading.progress import Progress
 from coordinator.raft.core.leading.snapshot_sender import SnapshotSender
-from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, Record
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from coordinator.raft.core.rules.membership import decode_configuration
 from coordinator.raft.core.rules.replication import majority, quorum_index
 from coordinator.raft.core.rules.tail import Uncommitted, steps_aside
