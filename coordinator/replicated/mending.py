@@ -115,18 +115,21 @@ class Mending:
             _log.critical("file holds what no log has: cut back", to=self._machine.book.index)
 
     async def _drain(self) -> None:
-        """Wait until what is settled is in the file."""
+        """Wait until what is settled is in the file, or a part of it if that may do."""
+        newest, written = self._own.note.index, self._own.written.index
+        if not self._condition.draining:
+            newest = written + (newest - written + 3) // 4
         try:
-            await self._own.wait_written(self._own.note.index, timeout_s=WRITTEN_S)
+            await self._own.wait_written(newest, timeout_s=WRITTEN_S)
         except (BackendUnavailable, TimeoutError):
             if self._leads():
                 await self._hand_on()
             await asyncio.sleep(LOOK_S)
             return
-        if self._own.unwritten_bytes:  # something else waits there too
-            await asyncio.sleep(LOOK_S)
-        else:
+        if not self._own.unwritten_bytes:
             self._condition.draining = False
+        if not self._condition.takes_more:
+            await asyncio.sleep(LOOK_S / 5)
 
     # ------------------------------------------------------------------------------------ replacing
 
