@@ -617,6 +617,23 @@ async def test_status_says_why_a_node_is_not_ready() -> None:
     assert b"n1 is not ready: store: sqlite: disk full (store_away)" in ran.out
 
 
+async def test_status_says_how_a_members_own_store_is() -> None:
+    view = {
+        "node": "n1", "role": "follower", "term": 1, "leader": "n2", "quorum": True,
+        "settled": 4, "members": [], "refusal": "own_store_set_aside", "fsync": "off",
+        "store_kind": "replicated", "store_state": "set_aside", "store_detail": "it is torn",
+        "unsafe_fsync": True,
+        "unready": [{"check": "ledger", "code": "starting", "why": "it fetches another's state"}],
+    }  # fmt: skip
+    async with Scripted(otherwise=Play(http(200, msgspec.json.encode(view)))) as server:
+        ran = await Shell([server.url])("status")
+    assert ran.code == 1
+    assert b"its own store is set_aside: it is torn" in ran.out
+    assert b"fsync=off: a power cut may lose acknowledged writes" in ran.out
+    assert b"it fetches another's state (starting)" in ran.out
+    assert b"adopt" not in ran.out, "nobody has to decide anything"
+
+
 async def test_a_dump_that_cannot_go_on_says_how_to_begin_anew(tmp_path: Path) -> None:
     """Its checkpoint is of a cluster that was restored since, or of another one."""
     async with opened() as api:

@@ -11,6 +11,7 @@ from cluster.local.readiness import (
     news,
     one_line,
 )
+from cluster.local.status import as_text
 
 THREE = {
     "node": "n1",
@@ -49,6 +50,31 @@ def test_a_store_that_waits_for_a_person_names_adopt() -> None:
     assert "acordo adopt" in said
     assert "replace" not in said
     assert any("acordo adopt" in line for line in news(Readiness(True, "n1", {}), found))
+
+
+def test_a_member_that_mends_its_own_store_waits_for_nobody() -> None:
+    """R3, R5: only where the members differ without a majority somebody has to decide."""
+    seen = {
+        "leader": "n1",
+        "node": "n1",
+        "members": [{"id": "n1"}],
+        "refusal": "own_store_diverged",
+    }
+    found = judge_readiness({"n1": "[-]ledger failed: diverged"}, seen)
+    assert found.refusal == ""
+    assert not any("decides" in line for line in advice(found, "data"))
+    found = judge_readiness({"n1": ""}, seen | {"refusal": "own_store_undecided"})
+    assert any("decide which member is right" in line for line in advice(found, "data"))
+    assert not any("adopt" in line for line in advice(found, "data"))
+    view = seen | {
+        "quorum": True,
+        "store_kind": "replicated",
+        "store_state": "diverged",
+        "store_detail": "row 7 differs",
+    }
+    text = as_text(view)
+    assert "this one's is diverged: row 7 differs" in text
+    assert "REFUSING WRITES: own_store_diverged\n  it mends its own store" in text
 
 
 def test_changes_are_told_once() -> None:
