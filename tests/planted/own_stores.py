@@ -9,13 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from backends.memory.member_file import MemoryFile
-from backends.memory.member_tables import MemberTables
 from coordinator.log import Position
 from coordinator.raft.core.compaction import Compaction
 from coordinator.raft.core.eligibility import Eligibility
 from coordinator.raft.core.following.snapshot_receiver import SnapshotReceiver
 from coordinator.raft.storage.snapshot import SnapshotStore
-from kv.model import RecordedOperation
 from kv.ports import StateCopy
 from tests.planted.registry import Patches, fault
 
@@ -94,28 +92,16 @@ def r13_blank_votes() -> Patches:
     yield Eligibility, "_is_blank", is_blank
 
 
-@fault("R2")
-def r2_overwritten() -> Patches:
-    """What is recorded of an op_id takes the place of what was recorded before."""
-    right = MemberTables._record
-
-    def record(self: MemberTables, operations: Any) -> None:
-        new = {operation.op_id for operation in operations}
-        kept: list[RecordedOperation] = [o for o in self._recordings if o.op_id not in new]
-        self._recordings = kept
-        right(self, operations)
-
-    yield MemberTables, "_record", record
-
-
 @fault("R4")
 def power_takes_the_middle() -> Patches:
     """A power cut takes rows from the middle of what was not durable, and keeps newer ones."""
     right = MemoryFile.power_cut
 
     def power_cut(self: MemoryFile, keep: int = 0) -> None:
-        if len(self._tail) > 2:
-            del self._tail[len(self._tail) // 2 - 1]
-        right(self, len(self._tail))
+        at_risk = len(self._tail)
+        right(self, keep)
+        if at_risk and len(self.durable._rows) > 2:
+            del self.durable._rows[-2]
+            self.written = self.durable.clone()
 
     yield MemoryFile, "power_cut", power_cut

@@ -230,7 +230,7 @@ class Clients:
         """
         if not self.aged or rng.random() < 0.3:
             self.aged.append(f"aged-{self.numbers}")
-        op_id = rng.choice(self.aged[-8:])
+        op_id = rng.choice(self.aged if rng.random() < 0.5 else self.aged[-8:])
         intent = Intent(op_id, 0, (), (Put(b"aged", op_id.encode()),))
         deadline = asyncio.get_running_loop().time() + TIMEOUT_S
         with suppress(NotApplied, OutcomeUnknown):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from coordinator.machine.commands import Submit, encode
 from kv.errors import KvError
 from kv.model import Intent, Put
 
@@ -105,17 +106,18 @@ async def burst(world: World, node: SimNode, writes: int, *, value_bytes: int = 
 
 
 async def early(world: World, node: SimNode) -> None:
-    """Submit intents at a node as soon as it runs, past what a node lets in, until there is a
-    leader: nothing of it may be ordered before the history is founded.
+    """Propose intents at a node as soon as it runs, past all that would refuse them: nothing of it
+    may be ordered before the history is founded.
     """
-    for number in range(100):
-        await asyncio.sleep(0.01)
-        if node.serving and world.leader() is None:
+    for number in range(300):
+        await asyncio.sleep(0.003)
+        if world.reference.tip.found is not None:
+            return
+        if node.serving:
             op_id = f"~{node.name}.early{number}"
             intent = Intent(op_id, 1 << 52, (), (Put(b"early", op_id.encode()),))
-            with suppress(KvError):
-                for waits in node.coordinator.submit([intent]):
-                    waits.add_done_callback(lambda done: done.cancelled() or done.exception())
+            waits = node.member.propose(encode(Submit((intent,))))
+            waits.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 async def stand(node: SimNode, above: int) -> None:

@@ -341,6 +341,14 @@ class SimNode:
             cut(position)
 
         journal.deleteEntriesFrom = watched
+        rebuild = self.member._core.rebuild
+        begin_at = rebuild.begin_at
+
+        def replaced(base: Position, *more: Any) -> None:
+            self.world.cutting(self, [entry for entry in journal[:] if entry[1] > base.index])
+            begin_at(base, *more)
+
+        rebuild.begin_at = replaced  # type: ignore[method-assign, assignment]
         leader, library = self.member._core.leader, self.member._core.pysyncobj
         take_over = leader.take_over
 

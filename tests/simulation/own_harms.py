@@ -155,11 +155,25 @@ async def emptied(world: World, rng: random.Random) -> None:
 async def diverge(world: World, rng: random.Random) -> None:
     """Let one member's contents go another way, as a bug or a flipped bit in memory does."""
     node = _victim(world, rng)
-    if node is None or not node.serving or node.coordinator.own is None or len(world.nodes) < 3:
-        return
+    if node is None or len(world.nodes) < 3 or not all(map(_witnesses, world.nodes.values())):
+        return  # without a majority of witnesses nobody could say whose contents are right
     hurt(node, "diverged")
     node.coordinator.machine.book.content = rng.randbytes(32)
     await mended(world, node)
+
+
+def _witnesses(node: SimNode) -> bool:
+    """Say whether a member's contents count: those that it fetched do not, for a while (R3)."""
+    own = node.coordinator.own if node.serving else None
+    return own is not None and own.keeping.witness
+
+
+async def broker_away(world: World, rng: random.Random) -> None:
+    """Let the broker be away for longer than rows are kept that nobody waits for."""
+    world.broker.dead = True
+    world.counts["brokers away"] = world.counts.get("brokers away", 0) + 1
+    await asyncio.sleep(rng.uniform(5.0, 8.0))
+    world.broker.dead = False
 
 
 async def compact(world: World, rng: random.Random) -> None:
@@ -311,6 +325,7 @@ HARMS = {
     "file_hurt": file_hurt,
     "file_old": file_old,
     "emptied": emptied,
+    "broker_away": broker_away,
     "compact": compact,
     "diverge": diverge,
     "blackout": blackout,

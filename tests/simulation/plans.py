@@ -213,6 +213,7 @@ def _replicated(plan: Plan) -> Plan:
         own: list[str] = []  # other harm would spoil its moment
     else:
         own = [fault for fault in OWN if rng.random() < 0.4]
+        own += ["broker_away"] if random.Random(f"away {plan.seed}").random() < 0.15 else []
         own += ["emptied"] if rng.random() < 0.2 and plan.nodes > 1 else []
     if plan.harmless:
         own = []

@@ -267,7 +267,11 @@ def search(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> Cas
     found = CaseResult(case.name)
     for seed in range(seed_from, seed_from + seeds_max):
         found.seeds += 1
-        result = run(seed, case.plant, plan_for(case, seed), stop=True)
+        try:
+            result = run(seed, case.plant, plan_for(case, seed), stop=True)
+        except Exception as exc:  # noqa: BLE001 - the fault broke the simulation: no promise found it
+            found.others[repr(exc)] = found.others.get(repr(exc), 0) + 1
+            continue
         named = [violation for violation in result.violations if violation.name.startswith(NAMED)]
         if named:
             found.promise, found.detail, found.seed = named[0].name, named[0].detail, seed

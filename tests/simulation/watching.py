@@ -29,7 +29,9 @@ class WatchedCoordinator(Coordinator):
         if own is not None:
             own.applying = self.at, (position.index, position.term), (stamp_ms, command)
         super().apply(position, stamp_ms, command)
-        is_done = self._failure._cause is None
+        is_done = self._failure._cause is None and (
+            self.own is None or self.own.condition.spoilt is None
+        )
         if own is not None and is_done and self.at == (position.index, position.term):
             own.replayed()
         world.applied(self.sim, position, command)
