@@ -80,7 +80,7 @@ def unusable(dump: DumpEnd, note: Note, row: LedgerRow | None) -> str:
     """Return why a file does not go with the dump of its member, for people to read; empty when it
     does. `row` is the file's row at the dump's `row_index`.
     """
-    if note.history and note.history != dump.history:
+    if note.history and dump.history and note.history != dump.history:
         return "the file is of another history than the dump"
     if note.index < dump.index:
         return f"the file ends at {note.index}, and the dump at {dump.index}"

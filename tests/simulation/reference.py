@@ -341,10 +341,16 @@ class Reference:
         """
         before, at = place
         known = self._made.get(at)
+        if before == (0, 0) and self.tip.found is None:
+            # a dump from before the history is founded says nothing, not even where it is
+            before = self.tip.index, self.tip.term
+        elif before == (0, 0) and known is not None and known.before is not None:
+            unfounded = known.before.found is None
+            before = (known.before.index, known.before.term) if unfounded else before
         if step is not None:
             row = step.group.row if step.group is not None else None
         if known is None:
-            known = self._first(node, place, entry, row)
+            known = self._first(node, (before, at), entry, row)
             if known is None:
                 return
         elif known.before is not None and (known.before.index, known.before.term) != before:
