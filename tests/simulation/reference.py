@@ -341,7 +341,7 @@ class Reference:
         """
         before, at = place
         known = self._made.get(at)
-        if before == (0, 0) and self.tip.found is None:
+        if before == (0, 0) and known is None and self.tip.found is None:
             # a dump from before the history is founded says nothing, not even where it is
             before = self.tip.index, self.tip.term
         elif before == (0, 0) and known is not None and known.before is not None:
