@@ -111,18 +111,17 @@ class RaftLog:
             return []
         if bytes_max is None:
             return journal[place : place + count]
+        count = min(count, self.last_index + 1 - start)
         found: list[Record] = []
         size = 0
         # Entries that are not in memory are read, so no more of them than are wanted.
-        while len(found) < count and size < bytes_max:
-            step = journal[place + len(found) : place + min(count, len(found) + READ_ENTRIES)]
-            if not step:
-                break
-            for entry in step:
+        while len(found) < count:
+            begin = place + len(found)
+            for entry in journal[begin : begin + min(READ_ENTRIES, count - len(found))]:
                 found.append(entry)
                 size += len(entry[0])
                 if size >= bytes_max:
-                    break
+                    return found
         return found
 
     def held(self, after: int = 0) -> Iterator[Record]:

@@ -37,6 +37,8 @@ class Entries:
 
     def __init__(self) -> None:
         self._first = 0
+        self.first_index = self.last_index = 0
+        """The indexes of the first and the last entry; 0: there is none."""
         self._commands: list[bytes | None] = []
         self._terms = array("Q")
         self._segments, self._offsets = array("Q"), array("Q")
@@ -48,16 +50,6 @@ class Entries:
 
     def __len__(self) -> int:
         return len(self._commands)
-
-    @property
-    def first_index(self) -> int:
-        """The index of the first entry; 0: there is none."""
-        return self._first if self._commands else 0
-
-    @property
-    def last_index(self) -> int:
-        """The index of the last entry; 0: there is none."""
-        return self._first + len(self._commands) - 1 if self._commands else 0
 
     def term_of(self, position: int) -> int:
         """Return the term of the entry at a position, which must be held."""
@@ -90,6 +82,7 @@ class Entries:
         self._terms.append(term)
         self._segments.append(segment)
         self._offsets.append(offset)
+        self.first_index, self.last_index = self._first, index
 
     def cut(self, index: int) -> None:
         """Drop the entries from `index` on."""
@@ -110,8 +103,8 @@ class Entries:
         if position < len(self._commands) and self._commands[position] is None:
             self._bring_back(position)
         self.memory_bytes -= self._size(1, position + 1)
-        self._delete(slice(None, position))
         self._first = index
+        self._delete(slice(None, position))
         self._absent = max(0, self._absent - position)
 
     def clear(self) -> None:
@@ -136,10 +129,11 @@ class Entries:
 
     def _found(self, start: int, stop: int) -> list[JournalEntry]:
         commands = self._commands[start:stop]
-        absent = range(max(1, start), min(stop, self._absent + 1))
-        for _, run in groupby(absent, key=self._segments.__getitem__):
-            positions = list(run)
-            commands[positions[0] - start : positions[-1] + 1 - start] = self._read(positions)
+        if start <= self._absent:
+            absent = range(max(1, start), min(stop, self._absent + 1))
+            for _, run in groupby(absent, key=self._segments.__getitem__):
+                positions = list(run)
+                commands[positions[0] - start : positions[-1] + 1 - start] = self._read(positions)
         numbers = range(self._first + start, self._first + start + len(commands))
         return list(zip(commands, numbers, self._terms[start:stop], strict=True))  # type: ignore[arg-type]
 
@@ -168,6 +162,9 @@ class Entries:
     def _delete(self, which: slice) -> None:
         del self._commands[which], self._terms[which]
         del self._segments[which], self._offsets[which]
+        count = len(self._commands)
+        self.first_index = self._first if count else 0
+        self.last_index = self._first + count - 1 if count else 0
 
 
 def _nothing_to_read(places: Sequence[Place]) -> list[bytes]:
