@@ -91,13 +91,15 @@ async def _all(
     if not args.quick and args.only is None:
         clean = await _control(command, seed, folder)
     print(_row("bug", "workload", "nemesis", "caught after", "by"), flush=True)
-    caught = 0
+    caught = left_out = 0
     for provocation in chosen:
         found = await provoke(provocation, command, seed, folder, args.budget)
         caught += found.after_s is not None
+        left_out += bool(found.left_out)
         print(_row_of(found), flush=True)
-    print(f"{caught} of {len(chosen)} caught")
-    return 0 if caught == len(chosen) and clean else 1
+    tried = len(chosen) - left_out
+    print(f"{caught} of {tried} caught" + (f", {left_out} left out" if left_out else ""))
+    return 0 if caught == tried and clean else 1
 
 
 async def _control(command: Sequence[str], seed: int, folder: Path) -> bool:
@@ -118,6 +120,8 @@ def _row_of(found: Caught) -> str:
     by = ", ".join(found.by[:3])
     if found.after_s is not None:
         return _row(provocation.bug, provocation.workload, faults, f"{found.after_s:.1f} s", by)
+    if found.left_out:
+        return _row(provocation.bug, provocation.workload, faults, "LEFT OUT", found.left_out[:90])
     if found.weak:
         by += f"  ({found.weak[0][:90]})"
     return _row(provocation.bug, provocation.workload, faults, "NOT CAUGHT", by)

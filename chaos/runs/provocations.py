@@ -42,6 +42,9 @@ class Provocation:
     pause_s: float = 0.004
     hot: int = 0
     """Number of keys in use at a time, read back at once (`register`); 0: the usual number."""
+    servers: tuple[str, ...] = ()
+    """Private servers that the nodes share, for a bug that no member with a store of its own has.
+    """
 
 
 PROVOCATIONS: Final = (
@@ -51,8 +54,21 @@ PROVOCATIONS: Final = (
         "late-reads-join-a-round", "register", ("slow-follower", "slow-follower"), clients=12, hot=4
     ),
     Provocation("no-quorum-reads-memory", "register", ("isolate-follower", "isolate-leader")),
-    Provocation("judge-off-by-one", "register", clients=9, pause_s=0.0005, hot=1),
-    Provocation("touch-at-settle", "register", clients=12, pause_s=0.0005, hot=2),
+    Provocation(
+        "judge-off-by-one", "register", clients=9, pause_s=0.0005, hot=1, servers=("postgres",)
+    ),
+    Provocation(
+        "touch-at-settle",
+        "register",
+        ("postgres-slow",),
+        clients=12,
+        pause_s=0.0005,
+        hot=2,
+        servers=("postgres",),
+    ),
+    Provocation(
+        "answer-before-commit", "register", ("postgres-slow",), hot=4, servers=("postgres",)
+    ),
     Provocation("as-of-ordered", "register", ("slow",)),
     Provocation("session-position-ignored", "session", ("slow",)),
     Provocation("stale-age-from-now", "stale", ("isolate-follower",)),
@@ -91,11 +107,14 @@ class Caught:
     """Seconds of load until the operation that shows the bug."""
     weak: tuple[str, ...] = ()
     seed: int = 0
+    left_out: str = ""
+    """Why the bug was not tried: a private server that it needs did not start."""
 
 
 async def control_run(node_command: Sequence[str], seed: int, folder: Path) -> RunResult:
     """Run every workload and every nemesis of the table without a bug: nothing may be found."""
-    names = tuple(dict.fromkeys(n for p in PROVOCATIONS for n in p.nemeses))
+    own = [p for p in PROVOCATIONS if not p.servers]
+    names = tuple(dict.fromkeys(n for p in own for n in p.nemeses))
     plan = Plan(
         folder=folder / "control",
         workloads=tuple(dict.fromkeys(p.workload for p in PROVOCATIONS)),
@@ -133,13 +152,16 @@ async def provoke(
             pause_s=provocation.pause_s,
             hot=provocation.hot,
             quiet=True,
-            store=STORE,
+            store="" if provocation.servers else STORE,
+            servers=provocation.servers,
             node_command=_with_bug(node_command, provocation.bug),
             steps=steps_of(provocation.nemeses),
         )
         try:
             result = await run(plan)
         except TargetUnfit as exc:
+            if provocation.servers and round_ == 0:
+                return Caught(provocation, left_out=str(exc), seed=plan.seed)
             return Caught(provocation, weak=(str(exc),), seed=plan.seed)
         load_s = _load_s(result)
         judged = (*result.judgements, *result.resolved)

@@ -16,7 +16,7 @@ import msgspec
 from backends.replicated.store import SqliteMemberStore
 from backends.sqlite import SqliteStore
 from coordinator import logtime
-from coordinator.consensus import Coordinator
+from coordinator.clients.waits import Waits
 from coordinator.logtime import LogTime
 from coordinator.machine import evaluate as evaluation
 from coordinator.machine.window import Known, Window
@@ -190,15 +190,10 @@ def snapshot_in_two_reads() -> Patches:
 
 def _in_two(right: Any) -> Any:
     async def read(self: Any, keys: Sequence[bytes], **more: Any) -> Read:
-        found: Read
-        if len(keys) < 2:
-            found = await right(self, keys, **more)
-            return found
         half = len(keys) // 2
-        first = await right(self, keys[:half], **more)
-        rest = await right(self, keys[half:], **more)
-        found = msgspec.structs.replace(first, versions=first.versions + rest.versions)
-        return found
+        rest: Read = await right(self, keys[half:], **more)
+        first = (await right(self, keys[:half], **more)).versions if half else ()
+        return msgspec.structs.replace(rest, versions=first + rest.versions)
 
     return read
 
@@ -300,16 +295,22 @@ def delete_of_nothing_counts() -> Patches:
     yield evaluation._Group, "_write", write
 
 
+@bug("INV-2")
+def answer_before_commit() -> Patches:
+    """Clients hear of an outcome before the COMMIT that makes it true."""
+    yield from protocol.answer_committed.patches()
+
+
 @bug("INV-1")
 def answer_revision_off_by_one() -> Patches:
     """An answer carries the revision after its own, for all but the first of a group."""
-    right = Coordinator.committed
+    right = Waits.answer_records
 
-    def committed(self: Coordinator, first: int, records: Sequence[Recorded]) -> None:
+    def answer_records(self: Waits, first: int, records: Sequence[Recorded]) -> None:
         right(self, first, records[:1])
         right(self, first + 2, records[1:])
 
-    yield Coordinator, "committed", committed
+    yield Waits, "answer_records", answer_records
 
 
 # ----------------------------------------------------------------------------------------- watching
