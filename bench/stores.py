@@ -115,7 +115,11 @@ class Etcd:
         """Start one member, or start it again."""
         with self._log.open("ab") as log:
             self._processes[url] = subprocess.Popen(
-                self._commands[url], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self._commands[url],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # as the nodes: the kernel shares out by session
             )
 
     def put(self, key: str) -> bytes:
