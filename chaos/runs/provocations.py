@@ -89,7 +89,7 @@ PROVOCATIONS: Final = (
     Provocation("watch-resumes-one-late", "watch"),
     Provocation("watch-forgets-deletes", "watch"),
     Provocation("watch-splits-a-transaction", "watch"),
-    Provocation("watch-position-ordered", "watch", ("slow",)),
+    Provocation("watch-position-ordered", "watch", ("postgres-slow",), servers=("postgres",)),
     Provocation("ring-loses-its-oldest", "watch"),
     Provocation("watch-takes-a-change-for-nobodys", "watch"),
     Provocation("log-time-takes-the-wall-clock", "ttl", ("clock-jump", "clock-jump-most")),
