@@ -151,6 +151,9 @@ class FakeConsensus:
     operation_retention_ms = 86_400_000
 
     def now_ms(self) -> int:
+        return self._log_time_ms()
+
+    def _log_time_ms(self) -> int:
         return self.now_offset_ms + int(asyncio.get_running_loop().time() * 1000)
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
@@ -204,7 +207,7 @@ class FakeConsensus:
             pending=len(self.held),
             floor=self.floor,
             namespace=self.namespace,
-            log_time_ms=self.now_ms(),
+            log_time_ms=self._log_time_ms(),
             refusal=self.refusal,
             fsync="always",
             members=(own, *self.members),
