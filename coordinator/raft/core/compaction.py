@@ -138,6 +138,8 @@ class Compaction:
         newest = self._environment.snapshots.newest
         if newest is None or newest.index < position.index:
             return  # a snapshot fetched from the leader, and older, has replaced it meanwhile
+        if self._log.resting or self._transfer.fetching:
+            return  # what is fetched may end before it, and goes on in the log from there
         self._environment.replica.saved(position)
         if self._log.agrees(position):
             base = self._base_behind(position.index, keep)
