@@ -312,6 +312,83 @@ async def test_entries_are_taken_and_acknowledged_while_the_store_is_replaced() 
 
 
 @virtual
+@pytest.mark.parametrize("when", ["opening", "sending"])
+async def test_a_member_that_fetches_goes_on_taking_entries_until_the_state_is_there(
+    when: str,
+) -> None:
+    """Two of three serve: else nothing could be committed for as long as the transfer takes, or as
+    the leader finds no room for a copy.
+    """
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        bad, away = [name for name in "ABC" if name != leader.id]
+        expected = await fill(cluster, 120)
+        await cluster.agree()
+        await cluster.stop(away)
+        member, tape = cluster.members[bad], keeper(cluster, leader.id)
+        progress = leader._core.leader.progress[bad]
+        if when == "opening":
+            tape.insecure = True
+        else:
+
+            def spoil(source: str, target: str, message: dict[str, object]) -> None:
+                if message["type"] == "install_snapshot":
+                    message["total"] = 2**50  # more than is ever taken: it begins anew, and again
+
+            cluster.net.watch = spoil
+        member.fetch_snapshot()
+        await eventually(
+            lambda: tape.attachments > 0 if when == "opening" else progress.snapshot is not None
+        )
+        async with asyncio.timeout(5):
+            expected += await fill(cluster, 20, 300)
+        assert not member.counts.get("snapshots_fetched", 0)
+        tape.insecure = False
+        cluster.net.watch = None
+        await eventually(lambda: member.counts.get("snapshots_fetched", 0) == 1)
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+async def test_a_save_that_ends_while_a_state_is_fetched_does_not_cut_the_log() -> None:
+    """What is fetched may end before it: the log would have to begin anew there, and would lose
+    what was acknowledged since.
+    """
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        bad = next(name for name in "ABC" if name != leader.id)
+        expected = await fill(cluster, 60)
+        await eventually(lambda: saved(leader) == 1)
+        await cluster.agree()
+        member, tape = cluster.members[bad], keeper(cluster, bad)
+        leader._core.compaction._save_after = float("inf")  # the leader's dump stays where it is
+        ends = leader._core.environment.snapshots.newest
+        assert ends is not None
+        expected += await fill(cluster, 20, 100)
+        await cluster.agree()
+        install, go_on = tape.install, asyncio.Event()
+
+        async def slow(snapshot: bytes, state: StateCopy | None) -> None:
+            await go_on.wait()
+            await install(snapshot, state)
+
+        tape.install = slow  # type: ignore[method-assign]
+        tape.securing = asyncio.Event()
+        member._core.compaction.force()
+        await eventually(lambda: member._core.compaction._saving)
+        member.fetch_snapshot()
+        await eventually(lambda: member._core.log.resting)
+        tape.securing.set()
+        await eventually(lambda: saved(member) == 2)
+        go_on.set()
+        await eventually(lambda: not member._core.log.resting)
+        assert member._core.log.first_index <= ends.index
+        assert member.status().last == leader.status().last
+        assert member.counts.get("snapshots_fetched", 0) == 1
+        await same_everywhere(cluster, expected)
+
+
+@virtual
 async def test_what_is_asked_for_without_a_leader_comes_when_there_is_one() -> None:
     async with Cluster(settings=SMALL, tape=Keeper) as cluster:
         expected = await fill(cluster, 120)

@@ -78,7 +78,7 @@ class Leader:
         chunks = (
             progress.next_chunk_at
             for progress in self.progress.values()
-            if progress.snapshot is not None and not progress.paused
+            if progress.snapshot is not None and not progress.waiting
         )
         return min((at for at in chunks if at > now), default=float("inf"))
 
@@ -222,9 +222,14 @@ class Leader:
             if newest is not None:
                 self._send_snapshot(node, progress, heartbeat, following)
                 return
-        if progress.asked and newest is not None and newest.index >= progress.asked:
-            self._send_snapshot(node, progress, heartbeat, following)
-            return
+        if (
+            progress.asked
+            and newest is not None
+            and newest.index >= progress.asked
+            and not self._sender.waits(progress, heartbeat)
+        ):
+            # Its log lacks nothing: it gets the entries too, and counts for the quorum meanwhile.
+            self._sender.send(node, progress)
         if progress.probing:
             # While an answer is due, heartbeats are sent without entries. Otherwise a peer that is
             # slow to sync would get the same entries again with every heartbeat.
@@ -247,8 +252,8 @@ class Leader:
         self, node: Node, progress: Progress, heartbeat: bool, following: int
     ) -> None:
         """Send the chunk that the peer wants, one at a time, and heartbeats in between."""
-        paused, waits = progress.paused, self._sender.waits(progress, heartbeat)
-        if heartbeat and (paused or waits):
+        waiting, waits = progress.waiting, self._sender.waits(progress, heartbeat)
+        if heartbeat and (waiting or waits):
             self._send_entries(node, progress, following, empty=True)
         if not waits:
             self._sender.send(node, progress)

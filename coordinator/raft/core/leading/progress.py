@@ -26,6 +26,7 @@ class Progress:
         sends one message and waits for the answer or the next heartbeat.
         """
         self.paused = False
+        """Whether nothing more is sent of the log until the next answer or heartbeat."""
         self.in_flight: deque[tuple[int, int]] = deque()
         """(last index, bytes) of each message that is not acknowledged yet, oldest first."""
         self.in_flight_bytes = 0
@@ -45,12 +46,16 @@ class Progress:
         lacks no entries; 0: it asks for none.
         """
         self.offset = 0
+        self.waiting = False
+        """Whether the next chunk waits for the peer's answer, or for the snapshot to be opened. The
+        log does not wait for it: a peer that lacks no entries goes on taking them.
+        """
         self.beats = 0
         """The number of heartbeats since the chunk at `offset` was sent."""
 
     def probe(self) -> None:
         """Start to find out where the peer's log agrees with ours."""
-        self.probing, self.paused = True, False
+        self.probing, self.paused, self.waiting = True, False, False
         self.in_flight.clear()
         self.in_flight_bytes = 0
 
@@ -91,6 +96,7 @@ class Progress:
         if self.snapshot is not None:
             self.snapshot.close()
         self.snapshot, self.opening, self.offset, self.asked = None, None, 0, 0
+        self.waiting = False
         self.next_chunk_at, self.parked_until = float("-inf"), float("inf")
 
     @property

@@ -43,7 +43,7 @@ class SnapshotSender:
         """
         if progress.opening is not None:
             return True
-        if not progress.paused:
+        if not progress.waiting:
             return self._environment.now() < progress.next_chunk_at
         if not heartbeat:
             return True
@@ -66,7 +66,7 @@ class SnapshotSender:
         if outgoing.attached_bytes:
             length = min(length, COPY_CHUNK_BYTES)
         chunk = outgoing.chunk(progress.offset, length)
-        progress.paused, progress.beats = True, 0
+        progress.waiting, progress.beats = True, 0
         message = {
             "type": "install_snapshot",
             "term": self._library.term,
@@ -90,7 +90,7 @@ class SnapshotSender:
         one. Until it is open, or for CHUNK_BEATS_MAX after it could not be, nothing is sent.
         """
         attempt = progress.opening = object()
-        progress.paused, progress.beats, progress.unreadable = True, 0, False
+        progress.waiting, progress.beats, progress.unreadable = True, 0, False
         environment = self._environment
         environment.spawn(
             environment.snapshots.outgoing_with(environment.replica.attach),
@@ -115,7 +115,7 @@ class SnapshotSender:
             progress.unreadable = True
             return
         self._environment.count("snapshots_sent")
-        progress.snapshot, progress.offset, progress.paused = outgoing, 0, False
+        progress.snapshot, progress.offset, progress.waiting = outgoing, 0, False
         self._environment.wake()
 
     def on_wanted(self, progress: Progress, message: dict[str, Any], *, lacks: bool) -> None:
@@ -125,7 +125,7 @@ class SnapshotSender:
         """
         if not message["id"]:
             if not progress.transfers:
-                progress.paused = False
+                progress.waiting = False
                 progress.asked = max(1, min(message["offset"], self._library.commit_index))
                 self._environment.wake()
             return
@@ -134,7 +134,7 @@ class SnapshotSender:
         progress.parked_until = float("inf")
         if progress.asked and not lacks and message["offset"] >= progress.snapshot.total:
             progress.drop_snapshot()
-            progress.paused = False
+            progress.waiting = False
             self._environment.wake()
             return
         forward = message["offset"] > progress.offset
@@ -142,7 +142,7 @@ class SnapshotSender:
         if not forward:
             # The peer could not use what it got (its disk is full, or the snapshot does not load).
             # Sending at once would fail again, so the next chunk waits for CHUNK_BEATS_MAX.
-            progress.paused, progress.beats = True, 0
+            progress.waiting, progress.beats = True, 0
         elif progress.offset < progress.snapshot.total:
-            progress.paused = False
+            progress.waiting = False
             self._environment.wake()
