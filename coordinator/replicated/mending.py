@@ -52,6 +52,8 @@ class Mending:
         self._held, self._mended = asyncio.Event(), condition.replaced
         self._beyond = self.cuts = 0
         """How often in a row the log had not reached the file, and how often that was ended."""
+        self._handed = 0
+        """How often another member was asked to lead."""
         self.refetches = self.set_aside = self.holds = 0
         """How often the state was asked for, a file was put aside, and applying paused (R9)."""
 
@@ -173,10 +175,14 @@ class Mending:
         """Hand the leadership on: a leader whose store cannot be used serves nobody. Return whether
         another member leads, or there is no other.
         """
-        if self._is_alone():
+        others = self._other_voters()
+        if not others:
             return True
+        # Each in turn: the one whose log is furthest may be as unfit, and would hand it back.
+        to = others[self._handed % len(others)]
+        self._handed += 1
         with contextlib.suppress(KvError, TimeoutError):
-            await self._log.transfer(None, timeout_s=HAND_ON_S)
+            await self._log.transfer(to, timeout_s=HAND_ON_S)
         if not self._leads():
             return True
         await asyncio.sleep(LOOK_S)
@@ -190,5 +196,10 @@ class Mending:
 
     def _is_alone(self) -> bool:
         """Return whether there is no other voter: for an observer of a single one there is."""
+        return not self._other_voters()
+
+    def _other_voters(self) -> list[str]:
+        """Return the other voters, in the order of a ring that all members agree on."""
         raft = self._log.status()
-        return not any(peer.voter and peer.id != raft.id for peer in raft.peers)
+        others = [peer.id for peer in raft.peers if peer.voter and peer.id != raft.id]
+        return sorted(others, key=lambda id: (id < raft.id, id))

@@ -101,6 +101,8 @@ class SharedMember:
         self.lags = False
         """Apply nothing for now."""
         self.ignores_loss = False
+        self.prefers = ""
+        """To whom the leadership goes if nobody is named."""
         self.outranked_by: list[int] = []
         self.proposed: list[bytes] = []
         self._waits: list[tuple[Position, asyncio.Future[Position]]] = []
@@ -295,7 +297,8 @@ class SharedMember:
             self.shared.elect(self.name)
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
-        name = to or next(name for name in self.shared.members if name != self.name)
+        others = [name for name in self.shared.members if name != self.name]
+        name = to or (self.prefers if self.prefers in others else others[0])
         self.shared.elect(name)
         return name
 

@@ -180,6 +180,29 @@ def test_leader_whose_file_takes_nothing_lets_another_lead() -> None:
     run(story)
 
 
+def test_members_that_cannot_lead_do_not_hand_the_leadership_to_each_other_for_ever() -> None:
+    async def story() -> None:
+        async with own_cluster("abc") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            for name in "abc":
+                await c.dump(name)
+            for member in c.shared.members.values():
+                member.prefers = "c" if member.name != "c" else "b"
+            for name in "bc":
+                c.files[name].spoil()
+            c.shared.elect("c")
+            await until(lambda: c.shared.leader == "a")
+            for name in "bc":
+                await until(lambda name=name: c[name].status().counts["store_installs"] == 1)
+            await answer(await c.lead("b"), put("op2"))
+            await c.level()
+            assert c.rows("a") == c.rows("b") == c.rows("c")
+
+    run(story)
+
+
 def test_log_of_a_shared_store_ends_a_member_with_its_own() -> None:
     async def story() -> None:
         async with own_cluster("a") as c:
