@@ -18,7 +18,14 @@ from coordinator.machine.machine import Machine
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.keeping import Keeping
 from coordinator.replicated.marks import PREFIX_BYTES, ContentMarks
-from coordinator.replicated.witnesses import Telling, confirmed, differing, judge, supported
+from coordinator.replicated.witnesses import (
+    Telling,
+    confirmed,
+    differing,
+    judge,
+    supported,
+    unanimous,
+)
 
 TOLD_MAX: Final = 16
 """What a member told last that is kept of each."""
@@ -37,6 +44,8 @@ class Contents:
         self._told: dict[str, deque[Telling]] = {}
         self._compared_in = (0, 0)
         """The term of the newest applied command, and the installs, that `_told` belongs to."""
+        self._differ_from = 0
+        """The row from which on contents differed without a majority."""
         self.comparisons = 0
         """Digests of other members that were compared with the own one."""
         self.divergences = 0
@@ -61,14 +70,33 @@ class Contents:
         counts, voters = votes and self._keeping.witness, len(others) + votes
         verdict = judge(own, counts, told, voters)
         at = differing(own, told)
-        if verdict == "alike" and supported(own, counts, told, voters):
+        if verdict == "alike" and self._is_decided(own, told, counts, voters, others):
             self._condition.undecided = ""
         if verdict == "diverged":
             self.divergences += 1
             why = f"the contents differ from the majority's from row {at} on"
             self._condition.spoil("diverged", why)
         elif verdict == "undecided":
+            self._differ_from = at or 0
             self._stop(f"the members' contents differ from row {at} on, and none has a majority")
+
+    def _is_decided(
+        self,
+        own: dict[int, bytes],
+        told: Iterable[Telling],
+        counts: bool,
+        voters: int,
+        others: Iterable[PeerStatus],
+    ) -> bool:
+        """Return whether what was told of rows that are not before the difference ends it: rows
+        before it are alike in any case.
+        """
+        row = min(self._differ_from, self._marks.newest)  # a lost suffix may have taken that row
+        since = [each for each in told if each.seq >= row]
+        newest = {each.member: each for each in since}
+        return supported(own, counts, since, voters) or unanimous(
+            own, newest, [peer.id for peer in others]
+        )
 
     def _stop(self, why: str) -> None:
         """Serve nothing, and let an operator decide whose contents are right: nobody guesses."""

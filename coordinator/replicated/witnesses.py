@@ -86,6 +86,18 @@ def supported(
     return _is_majority(len(agreeing) + own_counts, voters)
 
 
+def unanimous(
+    own: Mapping[int, bytes], newest: Mapping[str, Telling], others: Iterable[str]
+) -> bool:
+    """Return whether every other voter is like this member by what it told last. Then nothing is to
+    be decided, whoever witnesses it: a majority of witnesses may never come together again.
+    """
+    return all(
+        (told := newest.get(member)) is not None and own.get(told.seq) == told.digest
+        for member in others
+    )
+
+
 def confirmed(own: Mapping[int, bytes], tellings: Iterable[Telling], others: int) -> bool:
     """Return whether a fetched state is confirmed: two other witnesses agree with it, so that one
     of them is not its source; or all of them, if there are fewer.

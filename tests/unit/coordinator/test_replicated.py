@@ -14,7 +14,9 @@ from coordinator.machine.commands import Found, Submit, encode
 from coordinator.machine.limits import Limits
 from coordinator.machine.machine import Machine
 from coordinator.machine.snapshot import MachineState, encode_state
+from coordinator.replicated.marks import PREFIX_BYTES
 from coordinator.replicated.mending import WRITTEN_S
+from coordinator.replicated.witnesses import Telling
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied
 from kv.model import Absent, Answer, Applied, Refused
 from tests.soundness import broken
@@ -194,11 +196,50 @@ def test_members_that_cannot_lead_do_not_hand_the_leadership_to_each_other_for_e
                 c.files[name].spoil()
             c.shared.elect("c")
             await until(lambda: c.shared.leader == "a")
-            for name in "bc":
-                await until(lambda name=name: c[name].status().counts["store_installs"] == 1)
+            fetched = [c["b"], c["c"]]
+            await until(lambda: all(m.status().counts["store_installs"] == 1 for m in fetched))
             await answer(await c.lead("b"), put("op2"))
             await c.level()
             assert c.rows("a") == c.rows("b") == c.rows("c")
+
+    run(story)
+
+
+def test_what_was_undecided_ends_when_all_voters_agree_although_one_fetched_its_state() -> None:
+    async def story() -> None:
+        async with own_cluster("ab") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            assert a.own is not None
+            assert c["b"].own is not None
+            c["b"].own.keeping.witness = False  # an operator replaced the member that differed
+            a.own.condition.undecided = "the members' contents differ"
+            await until(lambda: a.refusal is None)
+            await answer(a, put("op2"))
+
+    run(story)
+
+
+def test_what_is_undecided_is_not_decided_by_rows_before_the_difference() -> None:
+    async def story() -> None:
+        async with own_cluster("ab") as c:
+            a = await c.lead("a")
+            for n in range(3):
+                await answer(a, put(f"op{n}"))
+            assert a.own is not None
+            raft, contents, marks = c.shared.members["a"].status(), a.own.contents, a.own.marks
+            contents.look(raft, [Telling("b", 3, b"another!", voter=True, witness=True)])
+            assert a.refusal == "own_store_undecided"
+            a.machine.book.term += 1  # in a new term everything is told anew
+            older = marks.at(2)
+            assert older is not None
+            contents.look(raft, [Telling("b", 2, older[:PREFIX_BYTES], voter=True, witness=True)])
+            assert a.refusal == "own_store_undecided"
+            newer = marks.at(3)
+            assert newer is not None
+            contents.look(raft, [Telling("b", 3, newer[:PREFIX_BYTES], voter=True, witness=True)])
+            assert a.refusal is None
 
     run(story)
 
