@@ -107,6 +107,7 @@ class MemberTables(MemoryDatabase):
         self._marks = [mark for mark in self._marks if mark.index <= index]
         last = self.head().last
         self._versions.forget_above(last)
+        self._floor = min(self._floor, last)
         kept = [each for each in self._recordings if each.revision <= last]
         self._recordings, self._operations = [], {}
         self._record(kept)

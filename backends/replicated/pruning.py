@@ -96,8 +96,9 @@ def cut_back(connection: sqlite3.Connection, index: int) -> Note:
     note = Note(history, index, term_at(connection), digest)
     connection.execute(
         # `durable` must never be a log index that comes again: noting it would write nothing then
-        f"UPDATE state SET ({NOTE}, floor) = (?1, ?2, ?3, ?4, ?5), durable = min(durable, ?2)",
-        (note.history, note.index, note.term, note.digest, floor),
+        f"""UPDATE state SET ({NOTE}, floor) = (?1, ?2, ?3, ?4, ?5), durable = min(durable, ?2),
+            walked = min(walked, ?6)""",
+        (note.history, note.index, note.term, note.digest, floor, end_of(last) if last else 0),
     )
     return note
 

@@ -36,6 +36,17 @@ def retention(
     return LocalRetention(index, floor, operations_before_ms, rows_max)
 
 
+async def test_what_is_made_anew_after_a_cut_is_pruned_again(member: MemberStore) -> None:
+    history = long_story()
+    settle(member, *history.steps)
+    end = history.steps[-1].note.index
+    first = sum(each.versions for each in await prune_all(member, retention(end, 55)))
+    member.cut_back(0)
+    settle(member, *history.steps)
+    again = sum(each.versions for each in await prune_all(member, retention(end, 55)))
+    assert again == first > 0
+
+
 async def test_pruning_keeps_what_the_dump_needs(member: MemberStore) -> None:
     history = long_story()
     settle(member, *history.steps)
