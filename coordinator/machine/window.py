@@ -55,7 +55,9 @@ class Window:
         """Change the bounds; entries that exceed them are forgotten, oldest first."""
         self._generation_max = max(1, entries_max // 2)
         self._known_ms = known_ms
-        if len(self) > entries_max:
+        # counted as a snapshot holds them: an op_id once in each generation, wherever it was cut
+        old = len(set().union(*self._parts[len(self._parts) - self._old :]))
+        if old + self._young_count > entries_max:
             kept = list(self.entries().items())[-self._generation_max :]
             self.restore(kept, ())
         elif self._young_count >= self._generation_max:

@@ -124,3 +124,23 @@ def test_captured_parts_never_change() -> None:
     assert count == 3000 == sum(len(part) for part in (*old, *young))
     old, young = window.capture()
     assert sum(len(part) for part in (*old, *young)) == 4500 == len(window)
+
+
+@pytest.mark.parametrize("entries_max", [1499, 1500, 1501])
+def test_a_lower_bound_forgets_the_same_whenever_snapshots_were_taken(entries_max: int) -> None:
+    plain, captured = Window(8000, 1000), Window(8000, 1000)
+    for window in plain, captured:
+        for n in range(1500):
+            window.record(Recorded(f"op{n}", b"h", Applied()), n, 0)
+        if window is captured:
+            window.capture()
+        window.record(Recorded("op0", b"h", Applied()), 1500, 2000)
+    restored = Window(8000, 1000)
+    old, young = captured.capture()
+    restored.restore(
+        (each for part in old for each in part.items()),
+        (each for part in young for each in part.items()),
+    )
+    for window in plain, captured, restored:
+        window.bound(entries_max, 1000)
+    assert plain.entries() == captured.entries() == restored.entries()
