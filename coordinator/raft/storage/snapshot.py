@@ -103,7 +103,8 @@ class SnapshotStore:
         secured: Callable[[], Awaitable[None]] | None = None,
     ) -> Coroutine[Any, Any, SnapshotHeader]:
         """Save a snapshot that was captured just now: await `secured`, encode it off the event
-        loop, write a spare file, sync it, rename it, and sync the directory.
+        loop, write a spare file, sync it, await `secured` again, rename the file, and sync the
+        directory.
 
         The log up to `index` may be dropped only after this has returned. Raises OSError and keeps
         the old snapshot if there is no room, or (ESTALE) if another snapshot was installed or the
@@ -142,10 +143,23 @@ class SnapshotStore:
             self._disk.remove_now(self._spare)
             raise
         file.close()
+        if secured is not None:
+            await self._secure_still(secured)
         if epoch != self._epoch:
             raise OSError(errno.ESTALE, "another snapshot took its place meanwhile")
         await self._put_in_place(self._spare, header, digest)
         return header
+
+    async def _secure_still(self, secured: Callable[[], Awaitable[None]]) -> None:
+        """Ask again, now that the snapshot is written: what it stands for may have been lost since.
+        Raises what `secured` raises, with the spare file removed.
+        """
+        try:
+            await secured()
+        except BaseException:
+            if self._disk.exists(self._spare):
+                self._disk.remove_now(self._spare)
+            raise
 
     def outgoing(self) -> Outgoing:
         """Open the snapshot in place for sending; a newer snapshot does not affect the transfer.

@@ -5,6 +5,7 @@ copy of it behind a snapshot.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -222,6 +223,33 @@ async def test_a_log_is_not_cut_before_the_store_is_durable() -> None:
         tape.insecure = False
         await asyncio.sleep(SAVE_AGAIN_S)
         await eventually(lambda: saved(leader) == 1 and leader._core.log.first_index > 1)
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_a_snapshot_whose_store_is_lost_while_it_is_written_is_not_put_in_place() -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        tape, disk = keeper(cluster, leader.id), cluster.disks[leader.id]
+        snapshot = tape.snapshot
+
+        def losing() -> Callable[[], bytes]:
+            encode = snapshot()
+
+            def encoded() -> bytes:
+                tape.insecure = True
+                return encode()
+
+            return encoded
+
+        tape.snapshot = losing  # type: ignore[method-assign]
+        expected = await fill(cluster, 120)
+        await eventually(lambda: leader.counts.get("snapshot_failures", 0) >= 1)
+        assert leader._core.log.first_index == 1
+        assert not {"snapshot", "snapshot.new"} & set(disk.names())
+        tape.snapshot, tape.insecure = snapshot, False  # type: ignore[method-assign]
+        await asyncio.sleep(SAVE_AGAIN_S)
+        await eventually(lambda: saved(leader) == 1)
         assert await cluster.agree() == expected
 
 
