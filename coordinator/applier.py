@@ -156,6 +156,15 @@ class Applier:
         except Exception as exc:  # noqa: BLE001 (as in apply)
             self._failure.die(exc)
 
+    def undo_told(self) -> None:
+        """Take back what the listeners were told past the restored state, because it was not what
+        the other members have (R3). It is told again as the log makes it.
+        """
+        machine, last = self._machine, self._machine.settled.revision
+        if last < self._feed.fed:
+            digest, time_ms = machine.settled.digest, machine.log_time_ms
+            self._feed.undo(Settled(last, last, digest, (), None, time_ms, last))
+
     def restored_in(self, term: int) -> None:
         """Count a stamp contained in a snapshot as applied: the member that made it had begun its
         term.

@@ -334,7 +334,10 @@ class Coordinator:
     async def install(self, snapshot: bytes, state: StateCopy | None) -> None:
         """Replace the state by another member's; see `log.Replica.install`."""
         if self.own is not None:
+            differed = self.own.condition.spoilt == "diverged"
             await self.own.keeping.install(snapshot, state, self._restore)
+            if differed:
+                self._applier.undo_told()
         elif state is not None:
             raise ValueError("this member has no store of its own")
         else:

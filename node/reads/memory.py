@@ -119,6 +119,8 @@ class MemoryTier:
         """Update the entries with a settled event whose versions are proved to be no older than
         `proved_at`; return the new entries of the changed keys.
         """
+        if event.undone_after is not None:
+            self.clear()
         if event.last <= event.previous:
             return []
         if event.versions is None:

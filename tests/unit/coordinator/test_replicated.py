@@ -19,7 +19,7 @@ from coordinator.replicated.mending import WRITTEN_S
 from coordinator.replicated.witnesses import Telling
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied
 from kv.model import Absent, Answer, Applied, Refused
-from kv.ports import StateCopy
+from kv.ports import Settled, StateCopy
 from tests.soundness import broken
 from tests.unit.coordinator.cluster import QUIET, answer, put
 from tests.unit.coordinator.own_cluster import own_cluster
@@ -169,6 +169,40 @@ def test_a_store_that_is_being_replaced_is_not_taken_for_a_damaged_one(
             c.shared.members["b"].fetch_snapshot()
             await until(lambda: b.own is not None and b.own.keeping.installs == 1)
             assert (b.own.condition.spoils, looks) == (spoils, 1)
+
+    run(story)
+
+
+@pytest.mark.parametrize("how", ["diverged", "set_aside"])
+def test_what_a_member_told_while_it_differed_is_undone(how: str) -> None:
+    async def story() -> None:
+        async with own_cluster("abc") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            for name in "abc":
+                await c.dump(name)
+            for n in range(2, 5):
+                await answer(a, put(f"op{n}"))
+            await c.level()
+            b, heard = c["b"], list[Settled]()
+            b.listen(heard.append)
+            assert b.own is not None
+            b.own.condition.spoil(
+                "diverged" if how == "diverged" else "set_aside", "a test says so"
+            )
+            install, dump = b.install, c.dumps["a"]
+
+            async def older(snapshot: bytes, state: StateCopy | None) -> None:
+                await install(dump.snapshot, state)
+                assert b.own is not None
+                assert not b.own.condition.caught_up
+
+            b.install = older  # type: ignore[method-assign]
+            c.shared.members["b"].pump()
+            await until(lambda: b.status().counts["store_installs"] == 1)
+            undone = [(event.last, event.undone_after) for event in heard]
+            assert undone == ([(1, 1)] if how == "diverged" else [])
 
     run(story)
 

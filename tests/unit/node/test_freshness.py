@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.model import Entry, Head, Version
+from kv.ports import Settled
 from node.judging.freshness import age_s, entry_holds, snapshot_serves
+from node.reads.memory import MemoryTier
 
 KEYS = (b"a", b"b", b"c")
 
@@ -65,3 +67,12 @@ def test_ages_are_bounds() -> None:
     assert age_s(10.0, False, 9.5, None) is None
     assert age_s(10.0, True, None, None) is None
     assert age_s(10.0, True, 11.0, None) == 0.0
+
+
+def test_nothing_told_before_is_kept_once_some_of_it_is_undone() -> None:
+    memory = MemoryTier(10_000, 1)
+    memory.keep(Entry(b"a", Version(b"a", 3, b"wrong"), 9), None)
+    assert memory.settled(Settled(9, 9, b"", (), None, 0), None) == []
+    assert memory.get(b"a") is not None
+    assert memory.settled(Settled(5, 5, b"", (), None, 0, 5), None) == []
+    assert memory.get(b"a") is None
