@@ -16,6 +16,7 @@ from coordinator.raft.core.following.transfer import REFUSED_PAUSE_S
 from coordinator.raft.core.leading.progress import PARK_S
 from coordinator.raft.member import Member
 from coordinator.raft.storage.snapshot_format import decode
+from coordinator.raft.storage.snapshot_stream import Incoming
 from kv.errors import BackendUnavailable
 from kv.ports import StateCopy
 from tests.unit.raft.cluster import FAST, Cluster, Tape, eventually, virtual
@@ -413,6 +414,44 @@ async def test_a_save_that_ends_while_a_state_is_fetched_does_not_cut_the_log() 
         assert member._core.log.first_index <= ends.index
         assert member.status().last == leader.status().last
         assert member.counts.get("snapshots_fetched", 0) == 1
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+async def test_what_was_applied_before_a_state_came_does_not_count_while_it_is_put_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Cluster(settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        bad = next(name for name in "ABC" if name != leader.id)
+        expected = await fill(cluster, 60)
+        await eventually(lambda: saved(leader) == 1)
+        expected += await fill(cluster, 20, 100)
+        await cluster.agree()
+        member, install, go_on = cluster.members[bad], Incoming.install, asyncio.Event()
+        position = member.applied
+
+        async def slow(incoming: Incoming) -> None:
+            await go_on.wait()
+            await install(incoming)
+
+        monkeypatch.setattr(Incoming, "install", slow)
+        restored = keeper(cluster, bad).restore
+        behind = asyncio.Event()
+
+        def restore(snapshot: bytes) -> None:
+            restored(snapshot)
+            behind.set()
+
+        monkeypatch.setattr(keeper(cluster, bad), "restore", restore)
+        member.fetch_snapshot()
+        await behind.wait()
+        await asyncio.sleep(0.1)
+        assert len(cluster.tapes[bad].commands) < len(expected)
+        with pytest.raises(TimeoutError):
+            await member.wait_applied(position, timeout_s=1)
+        go_on.set()
+        await member.wait_applied(position, timeout_s=10)
         await same_everywhere(cluster, expected)
 
 

@@ -103,6 +103,10 @@ class SnapshotReceiver:
         finally:
             if state is not None:
                 state.close()
+        if self._log.agrees(promised):
+            # The replica is there now, and may have been further: what it had applied above does
+            # not count for those who read before the snapshot is in place.
+            self._log.apply_to(promised)
         return ConfigurationHistory(configuration, found.header.index)
 
     def _on_loaded(
