@@ -94,7 +94,8 @@ class Writer:
         Raises OSError, which is final; returns early if the journal has failed.
         """
         await self._finish_write()
-        while self._group:
+        # What was given up leaves a gap: a later segment would say that it had been durable.
+        while self._group and not self.failed:
             segment, pieces = self._group.pop(0)
             self._begin_write(segment, b"".join(pieces))
             await self._finish_write()
