@@ -187,11 +187,15 @@ class RaftLog:
 
     def commit_to(self, index: int) -> None:
         """Note that all entries up to `index` are committed."""
-        journal = self._journal
         self._library.commit_index = index
-        # On the disk the commit index is a hint for the next start. Without the minimum it could
-        # name entries that a power cut took.
-        journal.setRaftCommitIndex(min(index, journal.synced_index))
+        self.keep_commit()
+
+    def keep_commit(self) -> None:
+        """Give the journal the commit index as a hint for the next start, as far as the entries are
+        on the disk: otherwise it could name entries that a power cut took.
+        """
+        journal = self._journal
+        journal.setRaftCommitIndex(min(self._library.commit_index, journal.synced_index))
 
     def load_commit(self, at_least: int) -> None:
         """Set the commit index from the hint on the disk, at least to the end of a snapshot."""

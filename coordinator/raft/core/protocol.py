@@ -226,6 +226,10 @@ class Core:
 
     def _on_synced(self, index: int) -> None:
         """Acknowledge to the leader, or as leader count our own disk, after a sync."""
+        # Entries may be committed before they are on our own disk. A member that is then stopped,
+        # and started where there is no quorum, has to know that they were: its own store holds what
+        # they made, and it serves nothing before its log has reached that (R5).
+        self.log.keep_commit()
         self.follower.on_synced()
         self.flush()
         if self.pysyncobj.leads:
