@@ -32,8 +32,8 @@ def answers_before_a_quorum() -> Patches:
 
 @bug("INV-2")
 def journal_is_not_synced() -> Patches:
-    """Most syncs of the Raft log are left out, so that its entries count as durable once
-    written. (If all were, members would come back without a log, and never vote again.)
+    """Most syncs of the Raft log are left out, so that its entries count as durable once written.
+    If all were, members would come back without a log, and never vote again.
     """
     right = real_disk.RealFile._sync
 
@@ -62,7 +62,7 @@ def evaluates_by_its_own_clock() -> Patches:
 @bug("R1")
 def forgets_unsynced_versions() -> Patches:
     """After a restart the log is applied again, but of the rows that the file had lost the versions
-    are not written anew. (A row that is missing altogether is noticed by the file itself.)
+    are not written anew. A row that is missing altogether is noticed by the file itself.
     """
     right = Settling._evaluate
 
