@@ -89,7 +89,10 @@ class WatchedFeed:
 
     def __call__(self, settled: Settled) -> None:
         world = self._node.world
-        lost = world.plan.loses and world.plan.replicated
+        lost = world.plan.replicated and (
+            # watchers are told: of a suffix that a quorum lost, or of contents that differed
+            world.plan.loses or settled.undone_after == settled.previous
+        )
         if self._last is not None and settled.previous != self._last and not lost:
             world.violate(
                 "INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}"
