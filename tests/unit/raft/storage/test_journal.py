@@ -352,6 +352,31 @@ def test_a_flush_finds_a_group_that_found_no_room(room: bool, waits: bool) -> No
     run(story)
 
 
+def test_nothing_is_written_behind_what_was_given_up() -> None:
+    """The next segment's header says that the one before was durable: without the piece that waited
+    for room that is not so, and the next start refuses the log.
+    """
+
+    async def story() -> None:
+        disk = sim()
+        journal = filled(disk, 3)
+        journal.on_fatal = lambda _: None
+        disk.capacity_bytes = sum(disk.size(name) for name in disk.names()) + 5
+        for index in range(4, 12):
+            journal.add(bytes([index]) * 60, index, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(0.2)
+        assert journal.waits_for_room
+        with pytest.raises(OSError, match="No space"):
+            journal.setCurrentTerm(4, None)
+        disk.capacity_bytes = None
+        await asyncio.sleep(5)
+        disk.crash()
+        assert opened(disk)[-1][1] == 3
+
+    run(story)
+
+
 def test_a_disk_that_stays_full_is_fatal() -> None:
     async def story() -> None:
         disk = sim()
