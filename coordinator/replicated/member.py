@@ -67,8 +67,8 @@ class OwnParts(NamedTuple):
     def counts(self) -> dict[str, int]:
         """Running totals, by the names of their metrics."""
         return {
-            "rows_settled": self.settling.rows,
-            "intents_settled": self.settling.intents,
+            "groups_committed": self.settling.rows,
+            "intents_committed": self.settling.intents,
             "rows_replayed": self.settling.replayed,
             "prefix_losses": self.settling.prefix_losses + self.mending.cuts,
             "store_installs": self.keeping.installs,
