@@ -63,7 +63,6 @@ CASES: Final = (
     OwnCase("R5: file and log are not compared", LOSES, ("r5_file_log",)),
     OwnCase("R5: it serves before its log has reached its file", LOSES, ("r5_head_wait",)),
     OwnCase("R5: a file of another history is taken", FILES, ("r5_history", "r5_dump_file")),
-    OwnCase("R6: a state in doubt is given away", LOSES, ("r6_sure",)),
     OwnCase("R6: the copy is older than its dump", COPIES, ("r6_copy_first", "r5_dump_file")),
     OwnCase("R6: the log is dropped for a fetched state", COPIES, ("r6_log_wiped",)),
     OwnCase("R8: pruned above the dump", RARE_DUMPS, ("r8_prune_dump",)),

@@ -143,36 +143,6 @@ def test_fetched_state_is_a_witness_once_the_others_agree() -> None:
     run(story)
 
 
-def test_a_store_that_is_being_replaced_is_not_taken_for_a_damaged_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def story() -> None:
-        async with own_cluster("ab") as c:
-            a = await c.lead("a")
-            await answer(a, put("op1"))
-            await c.level()
-            await c.dump("a")
-            b = c["b"]
-            assert b.own is not None
-            spoils, looks = b.own.condition.spoils, 0
-
-            async def slow(state: StateCopy) -> None:
-                nonlocal looks
-                c.files["b"].spoil()
-                await asyncio.sleep(2)  # the file is closed, and counts as damaged until it is open
-                looks += 1
-                c.files["b"].damage = ""
-                await install(state)
-
-            install = c.stores["b"].install
-            monkeypatch.setattr(c.stores["b"], "install", slow)
-            c.shared.members["b"].fetch_snapshot()
-            await until(lambda: b.own is not None and b.own.keeping.installs == 1)
-            assert (b.own.condition.spoils, looks) == (spoils, 1)
-
-    run(story)
-
-
 @pytest.mark.parametrize("how", ["diverged", "set_aside"])
 def test_what_a_member_told_while_it_differed_is_undone(how: str) -> None:
     async def story() -> None:
@@ -203,37 +173,6 @@ def test_what_a_member_told_while_it_differed_is_undone(how: str) -> None:
             await until(lambda: b.status().counts["store_installs"] == 1)
             undone = [(event.last, event.undone_after) for event in heard]
             assert undone == ([(1, 1)] if how == "diverged" else [])
-
-    run(story)
-
-
-def test_an_empty_file_is_not_put_aside() -> None:
-    async def story() -> None:
-        async with own_cluster("abc") as c:
-            a = await c.lead("a")
-            await answer(a, put("op1"))
-            await c.level()
-            for name in "ab":
-                await c.dump(name)
-            c.files["b"].spoil()
-            c.shared.depose()
-            b = c["b"]
-            await asyncio.sleep(1)
-            c.shared.pump()
-            await until(lambda: len(c.files["b"].aside) == 1)
-            for _ in range(3):
-                await c.stop("b")
-                b = await c.start("b")
-                await asyncio.sleep(1)
-                c.shared.pump()
-                await asyncio.sleep(1)
-            assert b.own is not None
-            assert b.own.condition.fetching
-            assert len(c.files["b"].aside) == 1
-            await c.lead("a")
-            await until(lambda: b.status().counts["store_installs"] == 1)
-            await c.level()
-            assert c.rows("a") == c.rows("b")
 
     run(story)
 
