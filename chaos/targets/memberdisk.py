@@ -69,7 +69,7 @@ class MemberDisk:
     """
 
     def __init__(self, library: Path, root: Path, side: Path) -> None:
-        self.library, self.root, self.side = library, root.absolute(), side.absolute()
+        self.preloaded, self.root, self.side = library, root.absolute(), side.absolute()
         self.side.mkdir(parents=True, exist_ok=True)
         self._control = self.side / "control"
         if not self._control.exists():
@@ -79,7 +79,7 @@ class MemberDisk:
     def environ(self) -> dict[str, str]:
         """Return the variables with which the node must be started."""
         return {
-            "LD_PRELOAD": str(self.library),
+            "LD_PRELOAD": str(self.preloaded),
             ROOT_VARIABLE: str(self.root),
             SIDE_VARIABLE: str(self.side),
         }
