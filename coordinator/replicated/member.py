@@ -70,7 +70,7 @@ class OwnParts(NamedTuple):
             "groups_committed": self.settling.rows,
             "intents_committed": self.settling.intents,
             "rows_replayed": self.settling.replayed,
-            "prefix_losses": self.settling.prefix_losses + self.mending.cuts,
+            "prefix_losses": self.settling.prefix_losses,
             "store_installs": self.keeping.installs,
             "store_refetches": self.mending.refetches,
             "store_set_aside": self.mending.set_aside,
@@ -114,15 +114,16 @@ def own_parts(
         entropy=entropy,
         members=members,
     )
+    settling = Settling(machine, own, condition, marks)
     cursors = OrderedCursors(machine, log, holds=broadcasts)
     return OwnParts(
         store=own,
         condition=condition,
         marks=marks,
-        settling=Settling(machine, own, condition, marks),
+        settling=settling,
         keeping=keeping,
         leading=leading,
-        mending=Mending(machine, own, log, clock, condition=condition, keeping=keeping),
+        mending=Mending(own, log, clock, condition=condition, keeping=keeping, settling=settling),
         cursors=cursors,
         contents=Contents(machine, marks, condition, keeping),
         pruning=Pruning(

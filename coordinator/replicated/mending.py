@@ -11,9 +11,9 @@ from typing import Final
 import structlog
 
 from coordinator.log import Log, RaftStatus
-from coordinator.machine.machine import Machine
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.keeping import Keeping
+from coordinator.replicated.settling import Settling
 from kv.errors import BackendUnavailable, KvError
 from kv.ports import Clock
 from kv.ports.member_store import MemberStore
@@ -36,22 +36,21 @@ class Mending:
 
     def __init__(
         self,
-        machine: Machine,
         own: MemberStore,
         log: Log,
         clock: Clock,
         *,
         condition: Condition,
         keeping: Keeping,
+        settling: Settling,
     ) -> None:
-        self._machine, self._own, self._log = machine, own, log
-        self._condition, self._keeping = condition, keeping
-        self._clock = clock
+        self._own, self._log, self._clock = own, log, clock
+        self._condition, self._keeping, self._settling = condition, keeping, settling
         self.held_since_s: float | None = None
         """The monotonic time since which nothing is applied; None: it is."""
         self._held, self._mended = asyncio.Event(), condition.replaced
-        self._beyond = self.cuts = 0
-        """How often in a row the log had not reached the file, and how often that was ended."""
+        self._beyond = 0
+        """How often in a row the log had not reached the file."""
         self._handed = 0
         """How often another member was asked to lead."""
         self.refetches = self.set_aside = self.holds = 0
@@ -111,10 +110,7 @@ class Mending:
         if self._beyond < BEYOND_LOOKS or self._own.unwritten_bytes:
             return
         with contextlib.suppress(BackendUnavailable):
-            self._own.cut_back(self._machine.book.index)
-            self._condition.caught_up = True
-            self.cuts += 1
-            _log.critical("file holds what no log has: cut back", to=self._machine.book.index)
+            self._settling.cut_to_applied("this leader's log ends before it")
 
     async def _drain(self) -> None:
         """Wait until what is settled is in the file, or a part of it if that may do."""

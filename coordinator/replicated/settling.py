@@ -114,6 +114,14 @@ class Settling:
         time_ms, last = self._machine.log_time_ms, after.revision
         return Settled(last, last, after.digest, (), None, time_ms, last)
 
+    def cut_to_applied(self, why: str) -> None:
+        """Cut the file back to what is applied here: no log has what is above (R12). Raises
+        BackendUnavailable.
+        """
+        self._cut_back(self._machine.book.index, why)
+        self._lost_after = self._machine.settled
+        self._condition.caught_up = True
+
     def _is_foreign(self) -> bool:
         """Return whether the file belongs to another history than the one that was just founded."""
         founded, history = self._machine.founded, self._own.note.history
@@ -163,9 +171,9 @@ class Settling:
         """Cut the file back to the newest command that it shares with the log: a quorum has lost
         what it had acknowledged (R12).
         """
+        self._own.cut_back(to)
         self.prefix_losses += 1
         _log.critical("file holds what the log has lost: cut back", to=to, why=why)
-        self._own.cut_back(to)
 
     def _take(self, row: LedgerRow) -> Settled:
         self.replayed += 1

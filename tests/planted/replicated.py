@@ -329,6 +329,18 @@ def r12_watchers() -> Patches:
     yield Settling, "lost", lost
 
 
+@fault("INV-6")
+def r12_cut_untold() -> Patches:
+    """Watchers do not hear of what a leader cuts off its file because no log has it."""
+    right = Settling.cut_to_applied
+
+    def cut_to_applied(self: Settling, why: str) -> None:
+        right(self, why)
+        self._lost_after = None
+
+    yield Settling, "cut_to_applied", cut_to_applied
+
+
 @fault("INV-1")
 def r12_cache_term() -> Patches:
     """Cache entries of a lost suffix are taken, once its revisions are given again."""

@@ -23,7 +23,7 @@ from coordinator.machine.evaluate import Needs
 from coordinator.machine.limits import Limits
 from coordinator.replicated.witnesses import Telling, judge
 from coordinator.settings import CoordinatorSettings
-from kv.errors import BackendUnavailable, InvariantViolated, NewerCommand
+from kv.errors import BackendUnavailable, InvariantViolated, NewerCommand, NotApplied
 from kv.model import Absent
 from kv.ports import Change, Facts, Settled
 from tests.planted import replicated
@@ -471,6 +471,27 @@ async def watchers_across_a_lost_suffix() -> set[str]:
         return set() if undone == [1] and newest == "kept" else {"INV-6"}
 
 
+async def watchers_of_a_leader_whose_log_takes_nothing() -> set[str]:
+    """A leader cannot commit its term's first command: what no log has is cut off its file."""
+    async with own_cluster("ab") as c:
+        a, told = await c.lead("a"), list[Settled]()
+        await answer(a, put("op1"))
+        before = len(c.shared.entries)
+        a.listen(told.append)
+        for n in range(3):
+            await answer(a, put(f"lost{n}"))
+        await c.level()
+        c.shared.filter = lambda member, command: NotApplied("no_quorum")
+        c.shared.elect("a", lose=len(c.shared.entries) - before)
+        await until(lambda: a.refusal is None, limit_s=20)
+        c.shared.filter = lambda member, command: None
+        await until(lambda: a.leading.taken_over, limit_s=20)
+        await answer(a, put("kept"))
+        undone = [event.undone_after for event in told if event.undone_after is not None]
+        newest = told[-1].records[-1].op_id if told[-1].records else ""
+        return set() if undone == [1] and newest == "kept" else {"INV-6"}
+
+
 async def cache_across_a_lost_suffix() -> set[str]:
     async with own_cluster("ab") as c:
         a = await c.lead("a")
@@ -540,6 +561,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (applied_log_that_is_overwritten, ("r12_reset",), "INV-1"),
     (applied_log_that_is_overwritten, ("r12_cut_back",), "INV-1"),
     (watchers_across_a_lost_suffix, ("r12_watchers",), "INV-6"),
+    (watchers_of_a_leader_whose_log_takes_nothing, ("r12_cut_untold",), "INV-6"),
     (cache_across_a_lost_suffix, ("r12_cache_term",), "INV-1"),
     (intent_before_the_history, ("r14_founded_first",), "R1"),
     (level_that_nobody_speaks, ("r14_speaks",), "R1"),
