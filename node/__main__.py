@@ -26,7 +26,7 @@ from cluster.directory import claim_node, locked
 from cluster.settings.loading import load, redacted
 from cluster.settings.node import NodeSettings
 from coordinator.consensus import Coordinator
-from coordinator.log import Log, PeerAddress, Replica
+from coordinator.log import Log, Replica
 from coordinator.raft.member import Member
 from coordinator.raft.sockets import TransportFactory
 from coordinator.raft.storage.real_disk import RealDisk
@@ -50,7 +50,13 @@ from node.startup.process import (
     take_port,
     tune_interpreter,
 )
-from node.startup.settings import coordinator_settings, raft_settings, server_settings
+from node.startup.settings import (
+    coordinator_settings,
+    first_members,
+    first_members_digest,
+    raft_settings,
+    server_settings,
+)
 from node.startup.store_wait import open_claimed, store_opened
 
 TRANSFER_TIMEOUT_S: Final = 2.0
@@ -167,7 +173,7 @@ def _member_of(
     def member(replica: Replica) -> Log:
         return Member(
             settings.node_id,
-            [PeerAddress(m.id, m.raft_address, m.voter) for m in settings.first_members],
+            first_members(settings),
             cluster=cluster,
             replica=replica,
             disk=disk,
@@ -196,6 +202,7 @@ def _coordinator_of(
         rng=new_rng(),
         settings=coordinator_settings(settings),
         entropy=os.urandom,
+        members=first_members_digest(settings),
         cluster=cluster,
     )
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from cluster.settings.node import NodeSettings
+from coordinator.log import PeerAddress
 from coordinator.machine.limits import Limits
+from coordinator.raft.core.rules.membership import first_digest
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.settings import CoordinatorSettings
 from node.settings import ServerSettings
@@ -19,6 +21,16 @@ KEEP_LOG_BYTES: Final = 128 << 20
 """Bytes of the log that stay behind a snapshot for an hour, so that a member that was away for less
 needs no copy of a store. A start reads them all.
 """
+
+
+def first_members(settings: NodeSettings) -> list[PeerAddress]:
+    """Return the first members of the cluster as this node was given them."""
+    return [PeerAddress(m.id, m.raft_address, m.voter) for m in settings.first_members]
+
+
+def first_members_digest(settings: NodeSettings) -> bytes:
+    """Return the digest of that list, with which a history is founded (R14)."""
+    return first_digest(first_members(settings), settings.node_id)
 
 
 def raft_settings(settings: NodeSettings) -> RaftSettings:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,10 @@ def test_a_store_server_that_does_not_answer_is_waited_for_and_named(tmp_path: P
         assert node.wait(30) is not None
 
 
+def says(url: str, what: str) -> bool:
+    return what in answer(url)[1]
+
+
 def answer(url: str) -> tuple[int, str]:
     """Return status and body; (0, "") when nobody answers."""
     try:
@@ -334,6 +339,42 @@ def test_two_nodes_do_not_share_a_directory(tmp_path: Path) -> None:
 def free_ports() -> dict[str, str]:
     port = free_base_port(1, 34000)
     return {"ACORDO_HTTP_PORT": str(port), "ACORDO_RAFT_ADDRESS": f"127.0.0.1:{port + 1000}"}
+
+
+def test_two_nodes_that_were_given_different_first_lists_are_told_so_by_name(
+    tmp_path: Path,
+) -> None:
+    port = free_base_port(4, 36000)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")}
+    raft = {f"n{n}": f"127.0.0.1:{port + 1000 + n}" for n in (1, 2, 3)}
+    urls = [f"http://127.0.0.1:{port + n}" for n in (1, 2)]
+    with contextlib.ExitStack() as stack:
+        for n, listed in ((1, ("n1", "n2")), (2, ("n1", "n2", "n3"))):
+            settings = {
+                "ACORDO_NODE_ID": f"n{n}",
+                "ACORDO_HTTP_PORT": str(port + n),
+                "ACORDO_RAFT_ADDRESS": raft[f"n{n}"],
+                "ACORDO_MEMBERS": ",".join(f"{id}={raft[id]}" for id in listed),
+                "ACORDO_DATA_DIR": str(tmp_path / f"n{n}"),
+            }
+            output = stack.enter_context((tmp_path / f"n{n}.log").open("wb"))
+            node = subprocess.Popen(
+                [sys.executable, "-m", "node"],
+                env=clean | settings,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+            )
+            stack.callback(node.wait, 30)
+            stack.callback(node.terminate)
+        told = "were given different lists of the first members"
+        for url in urls:
+            wait_until(partial(says, f"{url}/v1/cluster", told), f"{url} to say so")
+            conflict = json.loads(answer(f"{url}/v1/cluster")[1])["conflicts"][0]
+            assert "n1" in conflict and "n2" in conflict
+            status, said = answer(f"{url}/readyz?verbose")
+            assert (status, told in said) == (503, True)
 
 
 async def test_a_node_without_a_log_that_meets_a_cluster_which_began_otherwise_is_refused(
