@@ -102,6 +102,9 @@ test-hosts: $(READY)  ## do what docs/deploy.md says on hosts in network namespa
 test-bare: $(READY)  ## do what the README says in a container that has nothing: run, demo, test (T=path for a part)
 	$(PY) -m tests.docker.bare $(T_GIVEN)
 
+test-peers: $(READY)  ## run the suites that others wrote for etcd (KINDS=etcd: on which servers)
+	$(PY) -m tests.peers.suites $(if $(KINDS),--kinds $(KINDS))
+
 flaky: $(READY)  ## run what touches time, signals or processes N=50 times with both cores busy (T=path for a part)
 	$(PY) -m tests.flaky --rounds $(or $(N),50) $(T_GIVEN)
 
@@ -115,4 +118,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
-	evidence test-stack test-hosts test-bare flaky images lock clean
+	evidence test-stack test-hosts test-bare test-peers flaky images lock clean
