@@ -13,7 +13,6 @@ from backends.local.broadcast import LocalBroadcast
 from backends.local.cache import MemoryCache
 from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
-from backends.sqlite import SqliteStore
 from kv.errors import BadRequest
 from kv.ports import Broadcast, Cache, MemberStore, Store
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from backends.rabbitmq.async_writes import RabbitAsyncWrites
 
 STORE_FORMS: Final = {
-    "sqlite": "sqlite:///PATH",
     "memory": "memory://",
     "postgresql": "postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE",
     "postgres": "postgres://USER:PASSWORD@HOST[,HOST]/DATABASE",
@@ -41,21 +39,15 @@ BROADCAST_FORMS: Final = {
 
 
 def store(url: str) -> Store:
-    """Return the store of `sqlite:///PATH` (the rest is the path, taken literally), `memory://`, or
-    a server's URL.
-
-    Raises BadRequest("store_url").
+    """Return the store that all members share, of `memory://` or of a server's URL. Raises
+    BadRequest("store_url").
     """
-    match _scheme(url, "store", STORE_FORMS):
-        case "sqlite":
-            return SqliteStore(_sqlite_path(url))
-        case "memory":
-            _check_bare(url, "store", STORE_FORMS)
-            return MemoryStore(MemoryDatabase())
-        case _:
-            from backends.postgres.store import PostgresStore
+    if _scheme(url, "store", STORE_FORMS) == "memory":
+        _check_bare(url, "store", STORE_FORMS)
+        return MemoryStore(MemoryDatabase())
+    from backends.postgres.store import PostgresStore
 
-            return PostgresStore.from_url(url)
+    return PostgresStore.from_url(url)
 
 
 def own_store(path: Path) -> MemberStore:
@@ -115,18 +107,6 @@ def _check_bare(url: str, port: str, forms: Mapping[str, str]) -> None:
         raise BadRequest(
             f"{port}_url", f"{scheme}:// takes nothing behind it", allowed=_allowed(forms)
         )
-
-
-def _sqlite_path(url: str) -> str:
-    path = url.removeprefix("sqlite://")
-    if not path.startswith("/") or len(path) < 2 or path.endswith("/"):
-        raise BadRequest(
-            "store_url",
-            f"{url} names no file",
-            allowed="sqlite:///relative/file or sqlite:////absolute/file "
-            "(three slashes, then the path)",
-        )
-    return path[1:]
 
 
 def _allowed(forms: Mapping[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""The kinds of store by which API tests are run, and the one list of tests that a kind excuses."""
+"""The kinds of store by which API tests are run, and the one list of tests that a kind excuses.
+
+The shared one is a store in memory in the unit ring, and a PostgreSQL database in the e2e ring.
+"""
 
 from __future__ import annotations
 

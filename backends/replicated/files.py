@@ -7,8 +7,10 @@ It never looks into a file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import sqlite3
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,10 @@ ASIDE_MAX: Final = 2
 """The number of files kept that were put aside. An older one is deleted."""
 FREE_BYTES_MIN: Final = 4 * 1024 * 1024
 """A disk with less room counts as full: the log needs it."""
+_TO_BE_MENDED: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+)
+_SQLITE_TO_BE_MENDED: Final = frozenset({sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 
 
@@ -185,6 +191,21 @@ def check_room(path: str, size: int = 0) -> None:
             "own store",
             f"{path}: its disk is full or read-only ({free} bytes are left, {size} are wanted)",
         )
+
+
+def unusable(path: str, exc: Exception) -> BadRequest | BackendUnavailable:
+    """Return the error for a file that cannot be opened: BadRequest("bad_store") for a path that
+    somebody has to mend, because waiting would not help.
+    """
+    number = exc.errno if isinstance(exc, OSError) else None
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    if number not in _TO_BE_MENDED and code not in _SQLITE_TO_BE_MENDED:
+        return unavailable(path, exc)
+    return BadRequest(
+        "bad_store",
+        f"{path} cannot be opened: {exc}",
+        allowed="a file that this user may read and write, in a directory that is there",
+    )
 
 
 def unavailable(path: str, exc: Exception) -> BackendUnavailable:

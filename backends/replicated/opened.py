@@ -13,9 +13,9 @@ from typing import Final, Self, TypeVar
 import msgspec
 
 from backends.replicated import facts, files, opening, overlay, pruning, reads, schema, writes
+from backends.replicated.reader import ReaderThread
 from backends.replicated.rows import BACKEND
 from backends.replicated.writer import Writer, WriterThread
-from backends.sqlite_thread import SqliteThread
 from kv.errors import BackendUnavailable, InvariantViolated, StoreDamaged
 from kv.model import GENESIS, Head, LedgerRow
 from kv.ports import Facts, LocalRetention, Pruning, Step
@@ -48,7 +48,7 @@ class OpenedFile:
         self.thread = WriterThread(path, found.connection, term=found.term, due=found.due)
         self.writer = Writer(self.thread, found.note, self._goes_on)
         self._damaged = damaged
-        self._reader = SqliteThread("store-read", path, lambda: _reading(path, READER_CACHE_KIB))
+        self._reader = ReaderThread(path, lambda: _reading(path, READER_CACHE_KIB))
         self._facts = reading
         self._newest = facts.Newest()
 
@@ -170,7 +170,7 @@ class OpenedFile:
         """Run `body` on the reading thread. Raises BackendUnavailable."""
         try:
             return await self._reader.run(
-                lambda turn: _or_damaged(body, turn.connection), timeout_s=timeout_s
+                lambda connection: _or_damaged(body, connection), timeout_s=timeout_s
             )
         except BackendUnavailable as exc:
             if isinstance(exc.__cause__, sqlite3.Error) and opening.is_damage(exc.__cause__):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from backends.replicated import files, pruning, reads, rows, schema
+from backends.replicated import files, pruning, reads, rows, schema, writes
 from backends.replicated.schema import UnsoundFile
 from kv.errors import BackendUnavailable
 from kv.model import LedgerRow
@@ -44,13 +44,15 @@ class Found(NamedTuple):
 
 def open_file(path: str) -> Found:
     """Open the file for writing, or a new one if it is missing. Raises UnsoundFile if it is
-    damaged, BadRequest("foreign_store" | "newer_schema"), BackendUnavailable.
+    damaged, BadRequest("foreign_store" | "newer_schema" | "bad_store"), BackendUnavailable.
     """
     try:
         files.tidy(path)
         if not os.path.exists(path):
             schema.create(files.incoming(path))
             files.put_in_place(path)
+        with open(path, "r+b"):
+            pass  # a file that may only be read is named now, and not with the first write
         schema.identify(path)
         connection = schema.connect(path, cache_kib=WRITER_CACHE_KIB)
         try:
@@ -65,9 +67,9 @@ def open_file(path: str) -> Found:
     except sqlite3.Error as exc:
         if is_damage(exc):
             raise UnsoundFile(str(exc)) from exc
-        raise files.unavailable(path, exc) from exc
+        raise files.unusable(path, exc) from exc
     except OSError as exc:
-        raise files.unavailable(path, exc) from exc
+        raise files.unusable(path, exc) from exc
 
 
 def is_damage(exc: BaseException) -> bool:
@@ -83,6 +85,7 @@ def _look_into(path: str, connection: sqlite3.Connection) -> Found:
         raise BackendUnavailable(
             rows.BACKEND, f"{path}: cannot keep a write-ahead log here ({mode.decode()})"
         )
+    writes.check_syncs(path, connection)
     # what is in the write-ahead log belongs into the file before the file is measured
     complete = _checkpoint(connection)
     schema.check_tables(connection)

@@ -14,7 +14,7 @@ from kv.errors import BadRequest
 APPLICATION_ID: Final = 0x41434F4D
 """The letters ACOM, in the file's header."""
 SHARED_APPLICATION_ID: Final = 0x41434F52
-"""The one of the file that all nodes of a machine shared once."""
+"""The one of the file that all nodes of a machine shared once. Such a file is refused by name."""
 SCHEMA_VERSION: Final = 1
 SQLITE_VERSION_MIN: Final = (3, 37, 0)
 """Needed for STRICT tables."""
@@ -145,7 +145,12 @@ def identify(path: str) -> None:
             if application == SHARED_APPLICATION_ID
             else f"belongs to another application (id {application:#x})"
         )
-        raise BadRequest("foreign_store", f"{path} {what}", allowed="a member's own store")
+        way = "; `acordo dump` with that version, `acordo load` into a new directory"
+        raise BadRequest(
+            "foreign_store",
+            f"{path} {what}",
+            allowed="a member's own store" + (way if application == SHARED_APPLICATION_ID else ""),
+        )
     if version != SCHEMA_VERSION:
         raise BadRequest(
             "newer_schema",

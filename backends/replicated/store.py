@@ -59,7 +59,7 @@ class SqliteMemberStore:
         try:
             self._lock.take()
         except OSError as exc:
-            raise files.unavailable(self.path, exc) from exc
+            raise files.unusable(self.path, exc) from exc
         try:
             await self._open()
         except BaseException:

@@ -256,11 +256,16 @@ class Writer:
         else:
             if not self.trouble:
                 _log.error("store_does_not_write", file=self._thread.path, error=str(error))
-            self.trouble = str(error) or repr(error)
+            self.trouble = self._named(error)
             again = self._failed(error) if isinstance(error, Exception) else False
             if again and not self._given_up:
                 self._timer = self._loop.call_later(RETRY_S, self._write)
         self._end_round()
+
+    def _named(self, error: BaseException) -> str:
+        """Return what an error says, with the file that it is about."""
+        said, path = str(error) or repr(error), self._thread.path
+        return said if path in said else f"{path}: {said}"
 
     def _end_round(self) -> None:
         ended, self._round = self._round, self._loop.create_future()

@@ -13,14 +13,18 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from backends.replicated import rows
+from backends.replicated import rows, schema
 from backends.replicated.rows import Row, Rows
 from backends.replicated.schema import bucket
+from kv.errors import BackendUnavailable
 
 ROWS_MAX: Final = 512
 """The number of rows inserted by one statement: at each, the thread may lose the interpreter lock
 to a busy loop.
 """
+
+SYNCHRONOUS_FULL: Final = 2
+"""The answer to `PRAGMA synchronous` when each COMMIT is synced."""
 
 T = TypeVar("T")
 
@@ -45,6 +49,17 @@ def transaction(
         if durable:
             connection.execute("PRAGMA synchronous = NORMAL")
     return result
+
+
+def check_syncs(path: str, connection: sqlite3.Connection) -> None:
+    """Raise BackendUnavailable if a transaction that is to be durable would not be synced (R4)."""
+    connection.execute("PRAGMA synchronous = FULL")
+    found = schema.one(connection, "PRAGMA synchronous")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if found != SYNCHRONOUS_FULL:
+        raise BackendUnavailable(
+            rows.BACKEND, f"{path}: synchronous = FULL is not in force, but {found}"
+        )
 
 
 def write(connection: sqlite3.Connection, new: Rows, *, forget_due: bool) -> None:

@@ -1,4 +1,4 @@
-"""Hold the lock of an embedded store, as a backup or an operator's shell does."""
+"""Hold the lock of members' own files, as a backup or an operator's shell does."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LOCKED_TRIES: Final = 8
 
 @runtime_checkable
 class StoreFiles(Protocol):
-    """A target whose nodes share one SQLite file on this machine, or have one each."""
+    """A target whose nodes have a SQLite file each on this machine."""
 
     @property
     def store_files(self) -> dict[str, Path]:
-        """Return the paths of the files by what they are called: each node's, or the shared one."""
+        """Return the paths of the files by node."""
         ...
 
 
 class StoreBusy(Nemesis):
-    """Another process holds the write lock of the shared file, of one member's or of all members',
-    again and again, as a backup does.
+    """Another process holds the write lock of one member's file or of all members', again and
+    again, as a backup does.
     """
 
     name: ClassVar[str] = "store-busy"

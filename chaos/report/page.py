@@ -293,7 +293,7 @@ def _settings(result: RunResult) -> str:
         "seed": str(plan.seed),
         "target": plan.target,
         "nodes": str(plan.nodes) if plan.target == "local" else str(len(plan.target.split(","))),
-        "back ends": ", ".join(plan.servers) or "SQLite, in-process cache, no broker"
+        "back ends": ", ".join(plan.servers) or "own stores, in-process cache, no broker"
         if plan.target == "local"
         else "?",
         "workloads": ", ".join(plan.workloads),

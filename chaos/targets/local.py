@@ -238,9 +238,8 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
 
     @property
     def store_files(self) -> dict[str, Path]:
-        """Return the file of each node's own store that there is, or the one that all share."""
+        """Return the file of each node's own store that there is."""
         files = {node: self.data / member / STORE for node, member in self.ids.items()}
-        files["shared"] = self.data / STORE
         return {name: path for name, path in files.items() if path.exists()}
 
     def folder(self, node: str) -> Path:

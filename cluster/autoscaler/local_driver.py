@@ -18,7 +18,7 @@ from cluster.autoscaler.driver import STOP_WITHIN_S
 from cluster.directory import write_whole
 from cluster.local.layout import ClusterFile
 from cluster.ports import free_ports
-from cluster.settings.values import PREFIX
+from cluster.settings.values import PREFIX, REPLICATED
 from kv.errors import BadRequest
 
 
@@ -41,6 +41,12 @@ class LocalDriver:
             self.file = msgspec.json.decode(path.read_bytes(), type=ClusterFile)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise BadRequest("bad_directory", f"{path} cannot be read: {exc}") from exc
+        if self.file.store == "shared" and PREFIX + "STORE" not in self.settings:
+            raise BadRequest(
+                "bad_settings",
+                f"the nodes in {self.data.parent} share a store, and its file names none",
+                allowed="the ACORDO_STORE that they were started with",
+            )
         self.processes: dict[str, tuple[asyncio.subprocess.Process, str]] = {}
 
     async def running(self) -> frozenset[str]:
@@ -63,8 +69,9 @@ class LocalDriver:
             "DATA_DIR": str(folder),
             "STOP_WITH_STDIN": "true",
         }
-        file = f"sqlite:///{self.data.parent / 'store.sqlite'}"
-        shared = {"STORE": "replicated" if self.file.store == "replicated" else file}
+        shared: dict[str, str] = {}
+        if self.file.store == "replicated":
+            shared["STORE"] = REPLICATED
         if (self.data.parent / "secret").exists():
             shared["SECRET_FILE"] = str(self.data.parent / "secret")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}

@@ -1,7 +1,7 @@
 """Keep one node process alive: start it, watch it, wait for its end, start it again.
 
 A node that dies is started again with back-off. One whose `/livez` stays silent is killed first,
-because a stopped process may hold SQLite's write lock. A node that exits with EX_CONFIG (its
+because a stopped process may hold what the others wait for. A node that exits with EX_CONFIG (its
 settings or files are wrong) is never started again by itself.
 """
 

@@ -165,7 +165,8 @@ def _explained(
             given, said = os.environ[variable], variable
         else:
             given, said = in_file.get(variable, str(error["input"])), variable
+        why = f": {error['msg']}" if error["type"] == "gone" else ""
         lines.append(
-            f"{said}={hide_password(given)!r} is not allowed; allowed: {_allowed(cls, name)}"
+            f"{said}={hide_password(given)!r} is not allowed{why}; allowed: {_allowed(cls, name)}"
         )
     return lines

@@ -31,7 +31,7 @@ class SharedSettings(BaseSettings):
         "",
         "where versions and ledger are kept; empty or replicated: every member keeps its own copy, "
         "in its directory; else the store that all members share",
-        "replicated, sqlite:///PATH, postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE, cockroachdb://…",
+        "replicated, postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE, cockroachdb://…",
     )
     cache: Annotated[str, scheme(*CACHES)] = setting(
         "memory://",

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from kv.addresses import is_loopback
 
@@ -17,9 +18,18 @@ PREFIX: Final = "ACORDO_"
 
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252}[a-z0-9_])?")
-STORES: Final = ("sqlite", "postgresql", "cockroachdb")
+STORES: Final = ("postgresql", "cockroachdb")
 REPLICATED: Final = "replicated"
 """The store of which every member keeps its own copy."""
+SHARED_FILE: Final = "sqlite"
+"""The scheme of the store that version 0.1 had by default: one file, shared by all nodes of a
+machine.
+"""
+GONE: Final = (
+    "no nodes share a file any more. Leave ACORDO_STORE empty, and every member keeps its own copy."
+    " What is in the file comes over by `acordo dump` with version 0.1 and `acordo load` in the "
+    "new cluster: expiries are kept, op_ids and history are not"
+)
 CACHES: Final = ("memory", "redis", "rediss", "redis+sentinel")
 BROADCASTS: Final = ("local", "amqp", "amqps")
 
@@ -109,8 +119,10 @@ def scheme(*allowed: str) -> BeforeValidator:
 
 def store_of(given: str) -> str:
     """Return an empty string, `replicated`, or the URL of a shared store unchanged. Raises
-    ValueError.
+    ValueError, and PydanticCustomError("gone") for the file that nodes shared once.
     """
+    if urlsplit(given).scheme == SHARED_FILE:
+        raise PydanticCustomError("gone", "{why}", {"why": GONE})
     if given not in ("", REPLICATED) and urlsplit(given).scheme not in STORES:
         raise ValueError("no store")
     return given

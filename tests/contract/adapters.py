@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ from backends.memory.store import MemoryStore
 from backends.postgres.store import PostgresStore
 from backends.rabbitmq.broadcast import RabbitBroadcast, change_of
 from backends.redis import RedisCache
-from backends.sqlite import SqliteStore
 from kv.model import Reference
 from kv.ports import Broadcast, Cache, Change, Store
 from tests import services
@@ -38,11 +36,6 @@ CacheOpener: TypeAlias = Callable[[Path], AbstractAsyncContextManager[OpenCache]
 Hear: TypeAlias = Callable[[int], Awaitable[list[Change]]]
 """Wait for so many changes, and return them in the order in which they came."""
 BroadcastOpener: TypeAlias = Callable[[Path], AbstractAsyncContextManager[tuple[Broadcast, Hear]]]
-
-
-@asynccontextmanager
-async def sqlite_database(directory: Path) -> AsyncIterator[OpenStore]:
-    yield lambda: SqliteStore(str(directory / "store.sqlite"))
 
 
 @asynccontextmanager
@@ -131,15 +124,6 @@ async def flip(store: Store, key: bytes, revision: int) -> None:
     match store:
         case MemoryStore():
             store.database.damage(key, revision)
-        case SqliteStore():
-            connection = sqlite3.connect(store.path, isolation_level=None)
-            changed = connection.execute(
-                "UPDATE versions SET value = CAST(replace(value, 'b', 'c') AS BLOB) "
-                "WHERE key = ? AND id >> 10 = ?",
-                (key, revision),
-            )
-            assert changed.rowcount == 1
-            connection.close()
         case PostgresStore():
             rows = await store.connections.change(
                 """UPDATE acordo_versions SET value = overlay(value PLACING 'c'::bytea FROM 1)
@@ -158,10 +142,6 @@ async def flip_blob(store: Store, reference: Reference) -> None:
     match store:
         case MemoryStore():
             store.database.damage_blob(reference)
-        case SqliteStore():
-            connection = sqlite3.connect(store.path, isolation_level=None)
-            connection.execute("UPDATE blobs SET value = CAST(replace(value, 'b', 'c') AS BLOB)")
-            connection.close()
         case PostgresStore():
             statement = (
                 "UPDATE acordo_blobs SET value = overlay(value PLACING 'c'::bytea FROM 1) "
@@ -177,11 +157,6 @@ async def garble(store: Store) -> bool:
     is encoded.
     """
     match store:
-        case SqliteStore():
-            connection = sqlite3.connect(store.path, isolation_level=None)
-            connection.execute("UPDATE ledger SET body = substr(body, 1, 3) WHERE body IS NOT NULL")
-            connection.execute("UPDATE ops SET outcome = x'c1'")
-            connection.close()
         case PostgresStore():
             for statement in (
                 "UPDATE acordo_ledger SET body = substring(body FROM 1 FOR 3) "
@@ -196,12 +171,11 @@ async def garble(store: Store) -> bool:
 
 COCKROACH_URL = os.environ.get("ACORDO_TEST_COCKROACH_URL", "")
 STORES: dict[str, StoreOpener] = {
-    "sqlite": sqlite_database,
     "memory": memory_database,
     "postgres": postgres_database,
     **({"cockroach": cockroach_database} if COCKROACH_URL else {}),
 }
 CACHES: dict[str, CacheOpener] = {"memory": memory_cache, "redis": redis_cache}
 BROADCASTS: dict[str, BroadcastOpener] = {"local": local_broadcast, "rabbitmq": rabbit_broadcast}
-EXAMPLES: dict[str, int] = {"sqlite": 40, "memory": 150, "postgres": 8, "cockroach": 4}
+EXAMPLES: dict[str, int] = {"memory": 150, "postgres": 8, "cockroach": 4}
 """How many generated cases a property gets per store (default 20): a fresh database each."""

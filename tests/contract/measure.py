@@ -144,5 +144,5 @@ async def main(name: str, seconds: float) -> None:
 
 if __name__ == "__main__":
     uvloop.install()
-    chosen = sys.argv[1] if len(sys.argv) > 1 else "sqlite"
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "postgres"
     asyncio.run(main(chosen, float(sys.argv[2]) if len(sys.argv) > 2 else 5.0))

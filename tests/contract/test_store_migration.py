@@ -4,16 +4,11 @@ is checked.
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
-
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from backends.postgres import schema
 from backends.postgres.store import PostgresStore
-from backends.sqlite import SqliteStore
-from backends.sqlite_schema import MIGRATIONS
 from kv.errors import StoreDamaged
 from kv.model import Put, Version, value_hash
 from kv.ports import Store
@@ -39,31 +34,6 @@ async def holds_together(store: Store) -> None:
     assert facts.hashes == {b"k": value_hash(b"old"), b"m": reference.hash}
     await commit(store, [put("3", b"k", b"new")])
     assert (await store.read([b"k"], timeout_s=T)).versions == (Version(b"k", 3, b"new"),)
-
-
-async def test_a_file_of_schema_version_1(tmp_path: Path) -> None:
-    path = str(tmp_path / "store.sqlite")
-    async with SqliteStore(path) as store:
-        await fill(store)
-    connection = sqlite3.connect(path, isolation_level=None)
-    for column in (
-        "versions DROP COLUMN hash",
-        "state DROP COLUMN unhashed",
-        "blobs DROP COLUMN claims",
-    ):
-        connection.execute(f"ALTER TABLE {column}")
-    connection.execute("DROP TABLE identity")
-    connection.execute("PRAGMA user_version = 1")
-    connection.close()
-    async with SqliteStore(path) as store:
-        await holds_together(store)
-        connection = sqlite3.connect(path, isolation_level=None)
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
-        connection.execute("UPDATE versions SET hash = x''")
-        connection.close()
-        with pytest.raises(StoreDamaged):  # only what is older may have none
-            await store.read([b"k"], timeout_s=T)
-        assert (await store.read([b"k"], at=1, timeout_s=T)).versions == (Version(b"k", 1, b"old"),)
 
 
 async def test_tables_of_schema_version_1() -> None:

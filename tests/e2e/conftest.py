@@ -17,6 +17,7 @@ from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 from tests.kinds_of_store import excuse
+from tests.services import fresh_database
 
 Start: TypeAlias = Callable[..., AbstractAsyncContextManager[LocalCluster]]
 
@@ -27,12 +28,12 @@ WAIT_S = 60.0
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
     """Return a function that starts a cluster, ready to be used, and tells each node's log when the
-    test fails. The fixture's parameter is the kind of store.
+    test fails. The fixture's parameter is the kind of store; the shared one is a new database.
     """
     base_port = free_base_port(3, 21000 + os.getpid() % 900 * 10)
     shared = {}
     if getattr(request, "param", "replicated") == "shared":
-        shared["store"] = f"sqlite:///{tmp_path / 'shared.sqlite'}"
+        shared["store"] = fresh_database()
 
     @contextlib.asynccontextmanager
     async def started(

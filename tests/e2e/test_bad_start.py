@@ -16,10 +16,11 @@ import urllib.request
 from functools import partial
 from pathlib import Path
 
+import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from acordo import Client
-from backends import by_url
+from backends.replicated.schema import SHARED_APPLICATION_ID
 from cluster.directory import locked
 from cluster.local.process import EX_CONFIG, ROOT
 from cluster.local.supervision import NodeFailed
@@ -27,6 +28,7 @@ from cluster.ports import free_base_port
 from cluster.services.process import wait_until
 from kv.errors import BadRequest
 from tests.e2e.conftest import Start
+from tests.services import fresh_database
 
 
 async def broken(start: Start, **more: object) -> str:
@@ -84,71 +86,74 @@ async def test_a_corrupt_journal_is_named_refused_and_kept(start: Start, tmp_pat
 
 async def test_a_store_of_another_cluster_is_refused_and_kept(start: Start, tmp_path: Path) -> None:
     """Two clusters on one store would each acknowledge what the other overwrites."""
-    store = tmp_path / "store.sqlite"
-    url = f"sqlite:///{store}"
+    url = fresh_database()
     await filled(start, store=url)
-    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
-        (owner,) = connection.execute("SELECT cluster FROM identity").fetchone()
-        assert (
-            owner == json.loads((tmp_path / "data" / "n1" / "node.json").read_bytes())["cluster_id"]
-        )
-        connection.execute("UPDATE identity SET cluster = 'theirs'")
+    connection = await asyncpg.connect(url)
+    owner = await connection.fetchval("SELECT cluster FROM acordo_identity")
+    assert owner == json.loads((tmp_path / "data" / "n1" / "node.json").read_bytes())["cluster_id"]
+    await connection.execute("UPDATE acordo_identity SET cluster = 'theirs'")
     said = await broken(start, store=url)
     assert "is the store of cluster 'theirs'" in said
-    with contextlib.closing(sqlite3.connect(store)) as connection:
-        assert connection.execute("SELECT cluster FROM identity").fetchone() == ("theirs",)
+    assert await connection.fetchval("SELECT cluster FROM acordo_identity") == "theirs"
+    await connection.close()
 
 
-async def test_a_corrupt_store_is_named_refused_and_kept(start: Start, tmp_path: Path) -> None:
-    store = tmp_path / "store.sqlite"
-    url = f"sqlite:///{store}"
-    await filled(start, store=url)
-    for extra in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            store.with_name(store.name + extra).unlink()
-    content = b"this is no database" + store.read_bytes()[19:]
-    store.write_bytes(content)
-    said = await broken(start, store=url)
-    assert str(store) in said
-    assert store.read_bytes() == content
-
-
-async def test_a_store_of_another_application_is_refused(start: Start, tmp_path: Path) -> None:
-    other = tmp_path / "other.sqlite"
-    with contextlib.closing(sqlite3.connect(other)) as database:
-        database.execute("CREATE TABLE ledger (amount INTEGER)")
+def shared_file(path: Path) -> str:
+    """Make what nodes of version 0.1 shared; return its URL."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE ledger (seq INTEGER PRIMARY KEY)")
+        database.execute(f"PRAGMA application_id = {SHARED_APPLICATION_ID}")
         database.commit()
-    said = await broken(start, store=f"sqlite:///{other}")
-    assert "cannot start" in said
-    with contextlib.closing(sqlite3.connect(other)) as database:
-        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("ledger",)]
+    return f"sqlite:///{path}"
+
+
+def directory_of_version_0_1(data: Path) -> str:
+    """Make the directory of three nodes as version 0.1 left it; return its store's URL."""
+    for number in (1, 2, 3):
+        (data / f"n{number}" / "raft").mkdir(parents=True)
+        (data / f"n{number}" / "raft" / "journal.0000000001").write_bytes(b"entries")
+        node = {"format": 1, "cluster_id": "old", "node_id": f"n{number}"}
+        (data / f"n{number}" / "node.json").write_text(json.dumps(node))
+    cluster = {"format": 1, "cluster_id": "old", "nodes": 3, "base_port": 21000}
+    (data / "cluster.json").write_text(json.dumps(cluster))
+    return shared_file(data / "store.sqlite")
 
 
 async def test_a_directory_of_version_0_1_is_refused_with_the_way_over(
     start: Start, tmp_path: Path
 ) -> None:
     """The runner's, and that of a node alone: nothing in them is touched."""
-    await filled(start, store=f"sqlite:///{tmp_path / 'data' / 'store.sqlite'}")
-    for path in (tmp_path / "data").rglob("*.json"):
-        found = json.loads(path.read_bytes())
-        found.pop("store", None)  # as it was written then
-        path.write_text(json.dumps(found))
-    before = content_of(tmp_path / "data")
+    data = tmp_path / "data"
+    directory_of_version_0_1(data)
+    before = content_of(data)
     with pytest.raises(BadRequest) as caught:
         async with start():
             pass
-    assert (caught.value.code, str(tmp_path / "data") in caught.value.detail) == (
-        "other_store",
-        True,
-    )
-    said = run_node("--data-dir", str(tmp_path / "data" / "n1"), **free_ports())
+    assert (caught.value.code, str(data) in caught.value.detail) == ("other_store", True)
+    said = run_node("--data-dir", str(data / "n1"), **free_ports())
     for words in (caught.value.allowed or "", said.stderr):
         assert "`acordo dump` there, with version 0.1" in words
         assert "`acordo load`" in words
         assert "expiries are kept, op_ids and history are not" in words
     assert said.returncode == EX_CONFIG
-    assert str(tmp_path / "data" / "n1") in said.stderr
-    assert content_of(tmp_path / "data") == before
+    assert str(data / "n1") in said.stderr
+    assert content_of(data) == before
+
+
+@pytest.mark.parametrize("program", ["node", "cluster"])
+def test_a_file_that_all_nodes_share_is_refused_by_name(program: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    url = directory_of_version_0_1(data)
+    before = content_of(data)
+    if program == "node":
+        said = run_node("--store", url, "--data-dir", str(data / "n1"), **free_ports())
+    else:
+        said = run("cluster", "up", "--data", str(data), ACORDO_STORE=url)
+    assert said.returncode == EX_CONFIG
+    for words in (url, "no nodes share a file any more", "`acordo dump` with version 0.1",
+                  "`acordo load`", "op_ids and history are not"):  # fmt: skip
+        assert words in said.stderr, said.stderr
+    assert content_of(data) == before
 
 
 async def test_an_own_file_that_is_not_this_members_is_refused_by_name(
@@ -158,9 +163,7 @@ async def test_an_own_file_that_is_not_this_members_is_refused_by_name(
     await filled(start)
     file = tmp_path / "data" / "n1" / "store.sqlite"
     shared = tmp_path / "shared.sqlite"
-    made = by_url.store(f"sqlite:///{shared}")
-    async with made:
-        pass
+    shared_file(shared)
     other = tmp_path / "other.sqlite"
     with contextlib.closing(sqlite3.connect(other)) as database:
         database.execute("CREATE TABLE ledger (amount INTEGER)")
@@ -202,9 +205,13 @@ async def test_a_taken_port_is_named_before_anything_starts(start: Start, tmp_pa
 
 
 def run_node(*flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return run("node", *flags, **environ)
+
+
+def run(program: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")}
     return subprocess.run(
-        [sys.executable, "-m", "node", *flags],
+        [sys.executable, "-m", program, *arguments],
         env=clean | environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -299,34 +306,13 @@ def answer(url: str) -> tuple[int, str]:
         return 0, ""
 
 
-def test_a_store_in_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
-    store = tmp_path / "nowhere" / "store.sqlite"
-    said = run_node(
-        "--store", f"sqlite:///{store}", "--data-dir", str(tmp_path / "n1"), **free_ports()
-    )
-    assert said.returncode == EX_CONFIG, said.stderr
-    assert str(store) in said.stderr.splitlines()[-1]
-
-
 def test_a_store_or_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    (tmp_path / "store.sqlite").mkdir()
-    said = run_node(
-        "--store",
-        f"sqlite:///{tmp_path}/store.sqlite",
-        "--data-dir",
-        str(tmp_path / "n1"),
-        **free_ports(),
-    )
-    assert (said.returncode, f"{tmp_path}/store.sqlite" in said.stderr.splitlines()[-1]) == (
-        EX_CONFIG,
-        True,
-    ), said.stderr
-    (tmp_path / "n2" / "lock").mkdir(parents=True)
-    said = run_node("--data-dir", str(tmp_path / "n2"), **free_ports())
-    assert (said.returncode, f"{tmp_path}/n2/lock" in said.stderr.splitlines()[-1]) == (
-        EX_CONFIG,
-        True,
-    ), said.stderr
+    for name in ("store.sqlite", "store.sqlite.lock", "lock"):
+        data = tmp_path / name.replace(".", "-")
+        (data / name).mkdir(parents=True)
+        said = run_node("--data-dir", str(data), **free_ports())
+        last = said.stderr.splitlines()[-1]
+        assert (said.returncode, f"{data}/{name}" in last) == (EX_CONFIG, True), said.stderr
 
 
 def test_two_nodes_do_not_share_a_directory(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from acordo import AcordoError, Client, Level
 from cluster.local.process import EX_CONFIG, ROOT
 from cluster.ports import free_base_port
 from tests.e2e.conftest import until
+from tests.services import fresh_database, postgres
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -201,13 +202,12 @@ async def test_nodes_that_wait_for_a_person_are_left_alone(tmp_path: Path) -> No
     needs.
     """
     data = tmp_path / "data"
-    (store := tmp_path / "store").mkdir()
-    shared = ("--store", f"sqlite:///{store / 'store.sqlite'}")
-    await fill(data, *shared)
-    shutil.copytree(store, tmp_path / "backup")
-    await fill(data, *shared)
-    shutil.rmtree(store)
-    shutil.copytree(tmp_path / "backup", store)
+    store = fresh_database()
+    await fill(data, "--store", store)
+    name = store.rpartition("/")[2]
+    postgres().psql(f"CREATE DATABASE {name}_backup TEMPLATE {name}")
+    await fill(data, "--store", store)
+    shared = ("--store", f"{store}_backup")
     async with up(data, "--ready-timeout-s", "1", *shared) as cluster:
         await cluster.says("no quorum is ready after 1 s")
         await cluster.says("acordo adopt")

@@ -13,6 +13,7 @@ import pytest
 from acordo import BadRequest, Client
 from cluster.local.runner import LocalCluster
 from tests.e2e.conftest import Start, until
+from tests.services import fresh_database
 
 
 def damaged(raft: Path) -> None:
@@ -35,7 +36,7 @@ async def test_what_was_acknowledged_is_in_the_store_when_two_of_three_logs_are_
     start: Start, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    store = f"sqlite:///{data / 'store.sqlite'}"
+    store = fresh_database()
     async with start(store=store) as cluster:
         url = cluster.nodes["n1"].url
         for number in range(5):

@@ -1,42 +1,40 @@
-"""A node is ready only while a write could land: what is in its way is named, and gone when it is
-gone.
-"""
+"""What is in the way of a member's own file is named, and forgotten when it is gone."""
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from acordo import Client
 from tests.e2e.conftest import Start, until
 
 
 @pytest.mark.timeout(180)
-async def test_a_store_file_that_is_gone_makes_nodes_unready_though_nobody_writes(
+async def test_a_file_that_another_program_locks_is_named_and_written_once_it_may_be(
     start: Start, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """The descriptors go on reading what was removed: a leader would acknowledge into a file that
-    nobody can open.
-    """
-    store = f"sqlite:///{tmp_path / 'data' / 'store.sqlite'}"
-    async with start(nodes=1, store=store) as cluster:
+    """A backup, or somebody's shell: clients lose nothing, for the log has what is not written."""
+    async with start(nodes=1) as cluster:
         (node,) = cluster.nodes.values()
-        async with http.put(f"{node.url}/v1/kv/k", data=b"1") as answer:
-            assert answer.status == 201
-        (path,) = (tmp_path / "data").rglob("*.sqlite")
 
-        async def says(status: int, words: str) -> bool:
+        async def says(words: str) -> bool:
             async with http.get(f"{node.url}/readyz?verbose") as answer:
-                return answer.status == status and words in await answer.text()
+                return words in await answer.text()
 
-        path.rename(path.with_name("away"))
-        await until(lambda: says(503, f"{path} is gone"), "the file that is gone is named")
-        async with http.get(f"{node.url}/v1/kv/k") as answer:
-            assert (answer.status, await answer.read()) == (200, b"1"), "reads go on"
-        async with http.put(
-            f"{node.url}/v1/kv/k", data=b"2", headers={"Acordo-Timeout": "2"}
-        ) as answer:
-            assert answer.status in (503, 504), "and nothing is acknowledged"
-        path.with_name("away").rename(path)
-        await until(lambda: says(200, "[+]store ok"), "ready once it is back")
+        async with Client(node.url) as client:
+            with contextlib.closing(
+                sqlite3.connect(tmp_path / "data" / "n1" / "store.sqlite", isolation_level=None)
+            ) as other:
+                other.execute("BEGIN IMMEDIATE")
+                await client.put("k", b"2")
+                found = await client.get("k")
+                assert found is not None and found.value == b"2"
+                await until(lambda: says("locked"), "what is in the way is named")
+                other.execute("ROLLBACK")
+            await until(lambda: says("[+]own_store ok"), "well once it is away")
+            found = await client.get("k")
+            assert found is not None and found.value == b"2"

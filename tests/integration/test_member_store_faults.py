@@ -23,6 +23,7 @@ from tests.contract.groups import T, put
 from tests.contract.history import History, damaged_rows, everything, made_by, settle, story
 from tests.integration.member_store_process import endless
 
+PROCESS = (sys.executable, "-m", "tests.integration.member_store_process")
 KILLS = 12
 CUTS = 60
 
@@ -45,9 +46,8 @@ async def test_a_killed_process_leaves_a_prefix_with_all_that_was_written(tmp_pa
     grown = []
     for _ in range(KILLS):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.integration.member_store_process", path,
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+            *PROCESS, "write", path, stdout=asyncio.subprocess.PIPE
+        )
         assert process.stdout is not None
         assert await process.stdout.readline() == b"sound\n"
         said = [await process.stdout.readline() for _ in range(chance.randint(1, 40))]
@@ -175,7 +175,7 @@ async def test_two_processes_never_have_one_file(tmp_path: Path) -> None:
     async with SqliteMemberStore(path) as store:
         settle(store, *story().steps)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.integration.member_store_process", path,
+            *PROCESS, "write", path,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         _, told = await process.communicate()

@@ -13,24 +13,9 @@ from backends import by_url
 from backends.local.broadcast import LocalBroadcast
 from backends.local.cache import MemoryCache
 from backends.memory.store import MemoryStore
-from backends.sqlite import SqliteStore
 from kv.errors import BadRequest
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.mark.parametrize(
-    ("url", "path"),
-    [
-        ("sqlite:////var/lib/acordo/store.sqlite", "/var/lib/acordo/store.sqlite"),
-        ("sqlite:///out/store.sqlite", "out/store.sqlite"),
-        ("sqlite:////a b/100%?x#y.db", "/a b/100%?x#y.db"),
-    ],
-)
-def test_a_sqlite_url_carries_the_path_as_it_is(url: str, path: str) -> None:
-    store = by_url.store(url)
-    assert isinstance(store, SqliteStore)
-    assert store.path == path
 
 
 def test_embedded_adapters() -> None:
@@ -43,12 +28,9 @@ def test_embedded_adapters() -> None:
     ("make", "url", "code", "names"),
     [
         (by_url.store, "mysql://u:secret@h/db", "store_url", "postgresql://"),
-        (by_url.store, "", "store_url", "sqlite:///PATH"),
-        (by_url.store, "store.sqlite", "store_url", "sqlite:///PATH"),
-        (by_url.store, "sqlite:/x", "store_url", "sqlite:///PATH"),
-        (by_url.store, "sqlite://x", "store_url", "sqlite:////absolute/file"),
-        (by_url.store, "sqlite:///", "store_url", "sqlite:////absolute/file"),
-        (by_url.store, "sqlite:///dir/", "store_url", "sqlite:////absolute/file"),
+        (by_url.store, "", "store_url", "postgresql://"),
+        (by_url.store, "store.sqlite", "store_url", "postgresql://"),
+        (by_url.store, "sqlite:///x", "store_url", "postgresql://"),
         (by_url.store, "memory://host", "store_url", "memory://"),
         (by_url.store, "redis://h", "store_url", "cockroachdb://"),
         (by_url.cache, "memcached://u:secret@h", "cache_url", "redis+sentinel://"),

@@ -89,7 +89,9 @@ def test_members_are_read_with_observers() -> None:
             ("--members", "n1=127.0.0.1:1"),
             "members give n1 the address 127.0.0.1:1, not 127.0.0.1:9001",
         ),
-        (("--store", "mysql://h/d"), "allowed: replicated, sqlite:///PATH"),
+        (("--store", "mysql://h/d"), "allowed: replicated, postgresql://USER"),
+        (("--store", "sqlite:////a/store"), "`acordo dump` with version 0.1"),
+        (("--store", "sqlite:////a/store"), "no nodes share a file any more"),
         (("--store", "replicatd"), "allowed: replicated"),
         (("--store", "replicated", "--fsync", "off"), "fsync=off may lose acknowledged writes"),
         (("--store", "replicated", "--fsync", "interval"), "say unsafe_fsync=true"),
@@ -194,7 +196,7 @@ def test_a_password_is_hidden_whatever_it_holds(url: str, password: str) -> None
 
 def test_what_is_no_login_is_shown() -> None:
     for text in (
-        "sqlite:///a@b/c",
+        "file:///a@b/c",
         "http://h:80/x@y",
         "redis://h",
         "memory://",
