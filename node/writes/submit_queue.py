@@ -15,8 +15,10 @@ from kv.errors import KvError, NotApplied, OutcomeUnknown
 from kv.model import Answer, Cancel, Intent
 from kv.ports import Clock, Consensus
 
-SUBMITS_MAX: Final = 2
-"""Submits in flight at a time: while one is ordered and committed, the next one collects intents.
+SUBMITS_MAX: Final = 4
+"""Submits in flight at a time, at most. While one is ordered and committed, the next one collects
+intents, and begins before that only when it is full: each Submit costs every member a round, so few
+large ones take less than many small ones.
 """
 SUBMIT_INTENTS_MAX: Final = 512
 SUBMIT_BYTES_MAX: Final = 1024 * 1024
@@ -45,6 +47,7 @@ class SubmitQueue:
         self._out = 0
         """Submits in flight that still count towards SUBMITS_MAX."""
         self._pumping = False
+        self._waiting_bytes = 0
         self.submits_total = 0
         self.intents_total = 0
 
@@ -53,14 +56,22 @@ class SubmitQueue:
         event loop.
         """
         self.waiting.append(waiting)
-        if not self._pumping and self._out < SUBMITS_MAX:
+        self._waiting_bytes += waiting.size
+        if not self._pumping and self._may_submit():
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
+    def _may_submit(self) -> bool:
+        """Return whether queued intents may go: none is in flight, or they fill a Submit."""
+        if self._out == 0:
+            return bool(self.waiting)
+        full = len(self.waiting) >= SUBMIT_INTENTS_MAX or self._waiting_bytes >= SUBMIT_BYTES_MAX
+        return full and self._out < SUBMITS_MAX
+
     def _pump(self) -> None:
-        """Submit queued intents while fewer than SUBMITS_MAX Submits are in flight."""
+        """Submit queued intents as far as they may go now."""
         self._pumping = False
-        while self.waiting and self._out < SUBMITS_MAX:
+        while self._may_submit():
             group = self._next_group()
             if group:
                 self._submit(group)
@@ -72,6 +83,7 @@ class SubmitQueue:
             if group and size + self.waiting[0].size > SUBMIT_BYTES_MAX:
                 break
             waiting = self.waiting.popleft()
+            self._waiting_bytes -= waiting.size
             if waiting.result.done():
                 continue
             if waiting.deadline <= now:
@@ -112,7 +124,7 @@ class SubmitQueue:
     def release(self) -> None:
         """Free the place of a Submit, and start the next one if intents wait."""
         self._out -= 1
-        if self.waiting and not self._pumping:
+        if not self._pumping and self._may_submit():
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
