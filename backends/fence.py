@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from kv.errors import BadRequest, InvariantViolated, NotApplied, StoreDamaged
 from kv.model import (
+    FROM_KEY,
     KEY_BYTES_MAX,
     OPERATIONS_MAX,
     Group,
@@ -28,7 +29,7 @@ KEY_ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
 
 
 SCRUB_ROWS: Final = OPERATIONS_MAX + 1
-"""The number of versions scrubbed in one step: more than one revision can have, and at most
+"""The number of versions scrubbed in one step: more than one revision can have values, and at most
 8 MiB.
 """
 STAGED_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -165,6 +166,15 @@ def empty_row(
             allowed=f"at least {head.last}",
         )
     return LedgerRow(head.seq + 1, term, committer, head.last + 1, last, head.digest, log_time_ms)
+
+
+def bounds_of(key: bytes, end: bytes) -> tuple[bytes, bytes]:
+    """Return (start, end) such that start <= key < end holds for exactly the keys of a range as
+    `kv.model.Compare` names it.
+    """
+    if not end:
+        return key, key + b"\0"
+    return key, KEY_ABOVE_ALL if end == FROM_KEY else end
 
 
 def range_of(prefix: bytes, after: bytes) -> tuple[bytes, bytes]:

@@ -14,10 +14,8 @@ import msgspec
 
 from kv.model import Digest, LedgerRow, Reference, Version, value_hash
 
-_UNUSED: Final = ("", 0, 0, 0)
-"""The principal, lease, create_revision and version of a version: not used yet, and covered, so
-that using them needs no other digest.
-"""
+_PRINCIPAL: Final = ""
+"""Who made a version: not used yet, and covered, so that using it needs no other digest."""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -36,12 +34,21 @@ def content_digest(
     """Return the content digest after one more row. `hashes` are the value hashes of `versions`, in
     the same order.
 
-    It covers the row with its outcomes, and key, revision, value hash and expiry of every version.
+    It covers the row with its outcomes, and everything of every version, its value by its hash.
     """
     said = (
         (row.index, row.term, row.first, row.last, row.digest, row.log_time_ms, row.body),
         [
-            (version.key, version.revision, hash, version.expires_ms, *_UNUSED)
+            (
+                version.key,
+                version.revision,
+                hash,
+                version.expires_ms,
+                _PRINCIPAL,
+                version.lease,
+                version.create_revision,
+                version.version,
+            )
             for version, hash in zip(versions, hashes, strict=True)
         ],
     )

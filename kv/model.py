@@ -22,8 +22,18 @@ INLINE_BYTES_MAX: Final = 64 * 1024
 OP_ID_CHARS_MAX: Final = 128
 OPERATIONS_MAX: Final = 128
 """The maximal number of operations in one batch, and of guards + writes + otherwise + reads in one
-transaction.
+transaction, at every depth of nesting.
 """
+NESTING_MAX: Final = 4
+"""The maximal depth of nested transactions; one without any nested in it has depth 1."""
+RANGE_KEYS_MAX: Final = 10_000
+"""The maximal number of keys that the deletes of ranges of one intent remove, and that a guard on a
+range looks at. Beyond it the intent is refused with the reason `too_many_keys`.
+"""
+RANGE_VALUES_MAX: Final = 128
+"""The maximal number of keys whose values a guard on a range compares by order."""
+FROM_KEY: Final = b"\0"
+"""The end of a range that has none: all keys from its beginning on."""
 REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
 TTL_MS_MAX: Final = 10 * 366 * 24 * 3600 * 1000
 REVISION_MAX: Final = 2**53 - 1
@@ -76,6 +86,12 @@ class Version(_Frozen, frozen=True):
     """The log time from which the sweeper may delete the key. Until that delete commits the key is
     present.
     """
+    create_revision: int = 0
+    """The revision that made the key present, after it was absent; 0 for a tombstone."""
+    version: int = 0
+    """The number of puts since then, this one included; 0 for a tombstone."""
+    lease: int = 0
+    """The lease that the key ends with; 0: none."""
 
     @property
     def present(self) -> bool:
@@ -128,7 +144,24 @@ class Equals(_Frozen, frozen=True, tag="v"):
     hash: bytes
 
 
-Guard: TypeAlias = Absent | Exists | AtRevision | Equals
+class Compare(_Frozen, frozen=True, tag="c"):
+    """A guard that holds iff what `target` names stands in `relation` to `operand`, for every
+    present key of a range.
+
+    Where the range has no present key it is judged by a key whose numbers are all 0, and never
+    holds for a value. Values are compared as bytes, by order.
+    """
+
+    key: bytes
+    end: bytes
+    """Empty: `key` alone. FROM_KEY: all keys from `key` on. Else the first key behind the range."""
+    target: Literal["create", "mod", "version", "lease", "value"]
+    relation: Literal["=", "!=", "<", ">"]
+    operand: int | bytes
+    """Bytes for a value, else a number."""
+
+
+Guard: TypeAlias = Absent | Exists | AtRevision | Equals | Compare
 
 
 class Put(_Frozen, frozen=True, tag="p"):
@@ -147,22 +180,61 @@ class Delete(_Frozen, frozen=True, tag="d"):
     key: bytes
 
 
-Write: TypeAlias = Put | Delete
+class PutWith(_Frozen, frozen=True, tag="w"):
+    """A Put with a lease, or one that keeps what the key has. A type of its own, so that a plain
+    Put travels as before.
+    """
+
+    key: bytes
+    value: bytes | Reference
+    """Empty with `keep_value`."""
+    ttl_ms: int | None = None
+    lease: int = 0
+    keep_value: bool = False
+    """Keep the value. Where the key is absent the intent is refused for `key_absent`."""
+    keep_lease: bool = False
+    """Keep the lease; likewise."""
+
+
+class DeleteRange(_Frozen, frozen=True, tag="k"):
+    """A write that makes all keys of a range absent, RANGE_KEYS_MAX at most. `end` is as that of
+    `Compare`.
+    """
+
+    key: bytes
+    end: bytes
+
+
+class Nested(_Frozen, frozen=True, tag="n"):
+    """A transaction among the writes of another: `writes` if all `guards` hold, else `otherwise`.
+
+    Its guards see what those of the whole intent see: the state before any of its writes.
+    """
+
+    guards: tuple[Absent | Exists | AtRevision | Equals | Compare, ...]
+    writes: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...]
+    otherwise: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...] = ()
+
+
+KeyWrite: TypeAlias = Put | Delete | PutWith | DeleteRange
+"""A write that is not a transaction."""
+Write: TypeAlias = Put | Delete | PutWith | DeleteRange | Nested
 
 
 class Intent(_Frozen, frozen=True, tag="i"):
     """An operation that changes data: `writes` if all `guards` hold, else `otherwise`.
 
-    docs/DESIGN.md section 3 specifies how it takes effect. The keys within `writes` are distinct,
-    and so are those within `otherwise`.
+    docs/DESIGN.md section 3 specifies how it takes effect. No two puts that one path through its
+    branches takes have the same key, and none puts a key that a delete on the same path names
+    (`kv.branches.check`).
     """
 
     op_id: str
     deadline_ms: int
     """The log time after which it may no longer take effect. Not part of the body hash."""
-    guards: tuple[Absent | Exists | AtRevision | Equals, ...] = ()
-    writes: tuple[Put | Delete, ...] = ()
-    otherwise: tuple[Put | Delete, ...] | None = None
+    guards: tuple[Absent | Exists | AtRevision | Equals | Compare, ...] = ()
+    writes: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...] = ()
+    otherwise: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...] | None = None
     """None: a failed guard refuses the intent. A tuple, even an empty one: a failed guard makes the
     intent apply `otherwise` instead.
     """
@@ -181,8 +253,10 @@ class Intent(_Frozen, frozen=True, tag="i"):
 
     @property
     def touched(self) -> tuple[bytes, ...]:
-        """Every key that the intent may write."""
-        return tuple(w.key for w in self.writes) + tuple(w.key for w in self.otherwise or ())
+        """Every key that the intent names and may write; those in ranges that it deletes are not
+        named.
+        """
+        return _named(self.writes) + _named(self.otherwise or ())
 
 
 class Cancel(_Frozen, frozen=True, tag="c"):
@@ -206,6 +280,16 @@ Ordered: TypeAlias = Intent | Cancel
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
+def _named(writes: tuple[Write, ...]) -> tuple[bytes, ...]:
+    found: tuple[bytes, ...] = ()
+    for write in writes:
+        if isinstance(write, Nested):
+            found += _named(write.writes) + _named(write.otherwise)
+        elif not isinstance(write, DeleteRange):
+            found += (write.key,)
+    return found
+
+
 def roll(before: Digest, op_id: OpId, body_hash: bytes) -> Digest:
     """Return the digest after one more intent."""
     return hashlib.blake2b(_encode((op_id, body_hash)), digest_size=32, key=before).digest()
@@ -225,16 +309,24 @@ class Applied(_Frozen, frozen=True, tag="A"):
     branch: Literal["then", "otherwise"] = "then"
     seen: tuple[int, ...] = ()
     """For each of `Intent.reads`: the revision of the key as the guards saw it, 0 when absent."""
+    taken: tuple[bool, ...] = ()
+    """For each Nested on the path that was taken, in order (one that is nested comes right behind
+    the one that it is in): whether its guards held.
+    """
 
 
 class Refused(_Frozen, frozen=True, tag="R"):
-    """The outcome when a guard did not hold and there is no otherwise: no effect, ever."""
+    """The outcome when a guard did not hold and there is no otherwise, or when a write cannot be
+    done: no effect, ever.
+    """
 
     guard: int
-    """The index of the first guard that failed."""
+    """The index of the first guard that failed; -1: none of the guards, see `reason`."""
     current: int
     """The revision of that guard's key, 0 when absent."""
     seen: tuple[int, ...] = ()
+    reason: str = ""
+    """Why it was refused if not for a guard: too_many_keys, key_absent."""
 
 
 class Expired(_Frozen, frozen=True, tag="X"):
@@ -280,6 +372,10 @@ class Recorded(_Frozen, frozen=True):
     outcome: Applied | Refused | Expired | Again | Mismatch
     keys: tuple[bytes, ...] = ()
     """The keys that it changed: exactly those with a version at its revision."""
+    numbers: tuple[tuple[int, int, int], ...] = ()
+    """What a Settle says of each of `keys`: create_revision, version, lease. Empty in ledger rows,
+    because the versions themselves say it.
+    """
 
 
 class RecordedOperation(_Frozen, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 from backends.fence import (
     SCRUB_ROWS,
     STAGED_BYTES_MAX,
+    bounds_of,
     check_group,
     check_room,
     checked_blob,
@@ -46,6 +47,7 @@ from kv.ports import (
     Read,
     Retention,
     Scrubbed,
+    Span,
     TakenOver,
 )
 
@@ -109,12 +111,15 @@ class MemoryDatabase:
                     "memory", f"the value staged by {version.value.op_id} is gone: evaluate again"
                 )
         self._rows.append(row)
+        numbers: dict[tuple[int, bytes], tuple[int, int]] = {}
         for version in sorted(group.versions, key=lambda version: version.revision):
-            self._versions.insert(version)
+            numbered = self._versions.numbered(version)
+            numbers[version.revision, version.key] = (numbered.create_revision, numbered.version)
+            self._versions.insert(numbered)
         self._operations.update((operation.op_id, operation) for operation in group.operations)
         staged = {op_id for op_id, _ in self._blobs}
         self._recorded.update(recorded.op_id for recorded in row.body if recorded.op_id in staged)
-        return Appended()
+        return Appended(tuple(numbers[each.revision, each.key] for each in group.versions))
 
     def take_over(
         self, term: int, committer: str, log_time_ms: int, adopt_last: int | None
@@ -163,6 +168,7 @@ class MemoryDatabase:
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
         blobs: Sequence[tuple[str, bytes]],
+        spans: Sequence[Span] = (),
     ) -> Facts:
         operations = {
             op_id: self._operations[op_id] for op_id in op_ids if op_id in self._operations
@@ -179,7 +185,19 @@ class MemoryDatabase:
             if value is not None
         }
         missing = frozenset(blob for blob in blobs if blob not in self._blobs)
-        return Facts(self.head(), operations, versions, hashes, missing)
+        within = {span: self._within(span) for span in spans}
+        return Facts(self.head(), operations, versions, hashes, missing, within)
+
+    def _within(self, span: Span) -> tuple[Version, ...]:
+        """Return the present keys of a span."""
+        found: list[Version] = []
+        for key in self._versions.keys_between(*bounds_of(span.key, span.end)):
+            version = self._versions.newest(key, None)
+            if version is not None and version.present:
+                if len(found) == span.limit:
+                    break
+                found.append(version if span.whole else msgspec.structs.replace(version, value=b""))
+        return tuple(found)
 
     def read(self, keys: Sequence[bytes], at: int | None, settled: int) -> Read:
         self._check_floor(at)
@@ -264,7 +282,12 @@ class MemoryDatabase:
         return None if blob is None else checked_blob(blob.value, reference, "memory")
 
     def scrub(self, after: int) -> Scrubbed:
-        every = (version for version in self._versions.every() if version.revision > after)
+        # one revision has at most OPERATIONS_MAX values, but far more tombstones
+        every = (
+            version
+            for version in self._versions.every()
+            if version.revision > after and version.present
+        )
         found = _first(
             sorted(every, key=lambda version: (version.revision, version.key)), SCRUB_ROWS
         )

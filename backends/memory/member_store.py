@@ -25,6 +25,7 @@ from kv.ports import (
     Pruning,
     Read,
     Scrubbed,
+    Span,
     StateCopy,
     Step,
 )
@@ -141,9 +142,13 @@ class MemoryMemberStore:
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
         *,
+        spans: Sequence[Span] = (),
         recorded_since_ms: int,
     ) -> Facts:
-        return self._sound().facts_since(op_ids, keys, hashed, recorded_since_ms)
+        return self._sound().facts_since(op_ids, keys, hashed, spans, recorded_since_ms)
+
+    def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        return self._sound().numbers(keys)
 
     def row_at(self, index: int) -> LedgerRow | None:
         return self._sound().row_at(index)

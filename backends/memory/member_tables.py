@@ -16,7 +16,7 @@ from backends.memory.database import MemoryDatabase
 from kv.content import content_digest
 from kv.errors import InvariantViolated
 from kv.model import GENESIS_DIGEST, LedgerRow, RecordedOperation, Version
-from kv.ports import Facts, LocalRetention, Note, Pruning, Step
+from kv.ports import Facts, LocalRetention, Note, Pruning, Span, Step
 
 SCRUBBED_ROWS_MAX = 256
 """The number of ledger rows whose content is recomputed in one step."""
@@ -72,16 +72,26 @@ class MemberTables(MemoryDatabase):
         op_ids: Sequence[str],
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
+        spans: Sequence[Span],
         recorded_since_ms: int,
     ) -> Facts:
         """Return what `evaluate` needs; operations recorded before that log time are not known."""
-        facts = self.facts(op_ids, keys, hashed, ())
+        facts = self.facts(op_ids, keys, hashed, (), spans)
         known = {
             op_id: operation
             for op_id, operation in facts.operations.items()
             if operation.log_time_ms >= recorded_since_ms
         }
         return msgspec.structs.replace(facts, operations=known)
+
+    def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Return the create_revision and the version of the present ones of the keys."""
+        found = ((key, self._versions.newest(key, None)) for key in keys)
+        return {
+            key: (newest.create_revision, newest.version)
+            for key, newest in found
+            if newest is not None and newest.present
+        }
 
     def apply(self, step: Step) -> None:
         """Take the effects of one command. Raises InvariantViolated when it does not continue what

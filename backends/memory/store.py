@@ -36,6 +36,7 @@ from kv.ports import (
     Read,
     Retention,
     Scrubbed,
+    Span,
     TakenOver,
 )
 
@@ -71,10 +72,11 @@ class MemoryStore:
         hashed: Sequence[bytes],
         blobs: Sequence[tuple[str, bytes]],
         *,
+        spans: Sequence[Span] = (),
         timeout_s: float,
     ) -> Facts:
         return await self._read(
-            "facts", lambda: self.database.facts(op_ids, keys, hashed, blobs), timeout_s
+            "facts", lambda: self.database.facts(op_ids, keys, hashed, blobs, spans), timeout_s
         )
 
     async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Sequence
 
+from msgspec.structs import replace
+
 from kv.model import Reference, Version
 
 
@@ -36,6 +38,15 @@ class MemoryVersions:
             self.due.pop(key, None)
         else:
             self.due[key] = (version.expires_ms, version.revision)
+
+    def numbered(self, version: Version) -> Version:
+        """Return a version that is to be inserted with its create_revision and version."""
+        before = self.newest(version.key, None)
+        if not version.present:
+            return replace(version, create_revision=0, version=0)
+        if before is None or not before.present:
+            return replace(version, create_revision=version.revision, version=1)
+        return replace(version, create_revision=before.create_revision, version=before.version + 1)
 
     def newest(self, key: bytes, at: int | None) -> Version | None:
         """Return the newest version ≤ `at` (None: newest of all)."""

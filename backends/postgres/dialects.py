@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from typing import Final, TypeAlias
 
-from backends.postgres.sql import HEAD_ROW, POINT_ROWS, VALUE, VERSION_COLUMNS
+from backends.postgres.sql import HEAD_ROW, NUMBERS, POINT_ROWS, VALUE, VERSION_COLUMNS
 
 ASKED: Final = {
     "default_transaction_isolation": "serializable",
@@ -88,12 +88,14 @@ class Postgres:
     safe.
     """
 
-    _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires,
-            ''::text, v.key, {value}
-        FROM unnest({keys}::text[], {whole}::text[]) WITH ORDINALITY AS u(k, w, n)
+    _NEWEST: Final = f"""UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires,
+            {NUMBERS}, v.key, {{value}}
+        FROM unnest({{keys}}::text[], {{whole}}::text[]) WITH ORDINALITY AS u(k, w, n)
         CROSS JOIN LATERAL (
-            SELECT i.key, i.revision, i.kind, i.expires, i.value, i.hash FROM acordo_versions i
-            WHERE i.key = decode(u.k, 'base64') AND i.revision <= {upto}::int8
+            SELECT i.key, i.revision, i.kind, i.expires, i.value, i.hash, i.create_revision,
+                i.version, i.lease
+            FROM acordo_versions i
+            WHERE i.key = decode(u.k, 'base64') AND i.revision <= {{upto}}::int8
             ORDER BY i.revision DESC LIMIT 1) AS v)"""
     _READ: Final = POINT_ROWS + _NEWEST.format(
         value=VALUE.format(w="u.w"), keys="$3", whole="$4", upto="$2"

@@ -11,14 +11,14 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
-from backends.fence import SCRUB_ROWS, checked, hash_of, scrubbed
+from backends.fence import SCRUB_ROWS, bounds_of, checked, hash_of, scrubbed
 from backends.postgres import sql
 from backends.postgres.connections import Connections, Pool
 from backends.postgres.hosts import Connection
 from backends.postgres.rows import Snapshot, b64, head_of, operation_of, snapshot_of, version_of
 from kv.errors import StoreDamaged
 from kv.model import GENESIS, REVISION_MAX, RecordedOperation, Version
-from kv.ports import Facts, Listing, Read, Scrubbed
+from kv.ports import Facts, Listing, Read, Scrubbed, Span
 
 LIST_VALUES_MAX: Final = 128
 """The number of versions with values fetched by one statement of a listing: at most 8 MiB
@@ -37,6 +37,7 @@ async def facts(
     hashed: Sequence[bytes],
     blobs: Sequence[tuple[str, bytes]],
     *,
+    spans: Sequence[Span] = (),
     timeout_s: float,
 ) -> Facts:
     """Read what `evaluate` needs for one group; see the port's `facts`."""
@@ -48,12 +49,13 @@ async def facts(
     versions: dict[bytes, Version] = {}
     found: dict[bytes, bytes] = {}
     staged: set[tuple[str, bytes]] = set()
-    snapshots = await _looked_up(
+    snapshots, within = await _looked_up(
         connections,
         connections.writers,
         connections.dialect.facts,
         (list(op_ids), owners, hashes, REVISION_MAX),
         asked,
+        spans=spans,
         timeout_s=timeout_s,
     )
     for part, rows in snapshots:
@@ -71,7 +73,11 @@ async def facts(
                     version = versions[key] = _version(row, key, connections.name)
                     if version.present and wanted == sql.HASH:
                         found[key] = row["z"] or hash_of(version)
-    return Facts(head, operations, versions, found, frozenset(set(blobs) - staged))
+    name = connections.name
+    seen = {
+        span: tuple(_version(row, row["x"], name) for row in rows) for span, rows in within.items()
+    }
+    return Facts(head, operations, versions, found, frozenset(set(blobs) - staged), seen)
 
 
 async def read(
@@ -98,9 +104,10 @@ async def _read_once(
     asked = [(key, sql.WHOLE) for key in dict.fromkeys(keys)]
     first = (settled, REVISION_MAX if at is None else at)
     name, statement = connections.name, connections.dialect.read
-    for _, rows in await _looked_up(
+    snapshots, _ = await _looked_up(
         connections, connections.readers, statement, first, asked, timeout_s=timeout_s
-    ):
+    )
+    for _, rows in snapshots:
         snapshot = snapshot_of(rows, at)
         for row in rows:
             if row["n"] >= 0:
@@ -154,7 +161,7 @@ async def exact(
     rows = await connections.fetch(sql.EXACT, keys, revisions, timeout_s=timeout_s)
     name = connections.name
     found = {
-        (key, revision): checked(version_of(key, revision, *rest, store=name), kept, unhashed, name)
+        (key, revision): checked(version_of(key, revision, rest, store=name), kept, unhashed, name)
         for key, revision, *rest, kept, unhashed in rows
     }
     return tuple(found.get(asked) for asked in at)
@@ -164,10 +171,10 @@ async def scrub(connections: Connections, after: int, *, timeout_s: float) -> Sc
     """Check the next versions against their hashes; see the port's `scrub`."""
     found: list[tuple[Version | None, bytes, int, bytes]] = []
     rows = await connections.fetch(sql.SCRUB, after, SCRUB_ROWS, timeout_s=timeout_s)
-    for key, revision, kind, expires, value, kept, _ in rows:
+    for key, revision, *rest, kept, _ in rows:
         version: Version | None = None
         with contextlib.suppress(StoreDamaged):
-            version = version_of(key, revision, kind, expires, value, store=connections.name)
+            version = version_of(key, revision, rest, store=connections.name)
         found.append((version, key, revision, kept))
     return scrubbed(found, after, rows[0]["unhashed"] if rows else 0)
 
@@ -179,10 +186,11 @@ async def _looked_up(
     first: tuple[object, ...],
     asked: Asked,
     *,
+    spans: Sequence[Span] = (),
     timeout_s: float,
-) -> list[tuple[Asked, list[Any]]]:
-    """Look keys up in one snapshot, with one statement, or with a transaction of several statements
-    when there are many keys.
+) -> tuple[list[tuple[Asked, list[Any]]], dict[Span, list[Any]]]:
+    """Look keys up, and spans, in one snapshot: with one statement, or with a transaction of
+    several when there are many keys, or spans.
     """
     dialect = connections.dialect
     parts = list(_parts(asked, dialect.keys_max))
@@ -195,21 +203,32 @@ async def _looked_up(
         )
         return rows
 
-    async def body(connection: Connection, left_s: float) -> list[tuple[Asked, list[Any]]]:
-        if len(parts) == 1:
-            return [(parts[0], await one(connection, parts[0], left_s))]
+    async def within(connection: Connection, span: Span, left_s: float) -> list[Any]:
+        wanted = sql.WHOLE if span.whole else sql.BARE
+        bounds = bounds_of(span.key, span.end)
+        rows: list[Any] = await connection.fetch(
+            sql.SPAN, *bounds, span.limit, wanted, timeout=left_s
+        )
+        return rows
+
+    async def body(
+        connection: Connection, left_s: float
+    ) -> tuple[list[tuple[Asked, list[Any]]], dict[Span, list[Any]]]:
+        if len(parts) == 1 and not spans:
+            return [(parts[0], await one(connection, parts[0], left_s))], {}
         async with (
             asyncio.timeout(left_s),
             connection.transaction(isolation="serializable", readonly=True),
         ):
-            return [(part, await one(connection, part, left_s)) for part in parts]
+            found = [(part, await one(connection, part, left_s)) for part in parts]
+            return found, {span: await within(connection, span, left_s) for span in spans}
 
     return await connections.run(pool, body, timeout_s, writes=False)
 
 
 def _version(row: Any, key: bytes, store: str) -> Version:
     """Return the version in a row of the common shape."""
-    return version_of(key, row["a"], row["b"], row["c"], row["y"], store=store)
+    return version_of(key, row["a"], (row["b"], row["c"], row["t"], row["y"]), store=store)
 
 
 def _parts(items: list[T], size: int) -> Iterable[list[T]]:

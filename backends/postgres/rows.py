@@ -6,7 +6,7 @@ Pure, except that it raises: what cannot be decoded is StoreDamaged, never a gue
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -57,22 +57,23 @@ def operation_of(
     )
 
 
-def version_of(
-    key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None, *, store: str
-) -> Version:
-    """Return a version of the store named `store`; its value is empty if the statement did not read
-    it.
+def version_of(key: bytes, revision: int, row: Sequence[Any], *, store: str) -> Version:
+    """Return a version of the store named `store` from (kind, expires, numbers, value), the numbers
+    as sql.NUMBERS has them; its value is empty if the statement did not read it.
 
     Raises StoreDamaged.
     """
+    kind, expires, numbers, value = row
+    created, count, lease = map(int, numbers.split(":"))
     if kind == TOMBSTONE:
         return Version(key, revision, None, expires)
+    said = (expires, created or revision, count or 1, lease)
     if value is None:
-        return Version(key, revision, b"", expires)
+        return Version(key, revision, b"", *said)
     if kind != STAGED:
-        return Version(key, revision, value, expires)
+        return Version(key, revision, value, *said)
     try:
-        return Version(key, revision, _unpack_reference(value), expires)
+        return Version(key, revision, _unpack_reference(value), *said)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise StoreDamaged(store, key, revision) from exc
 

@@ -89,7 +89,14 @@ _HASHES: Final = (
         WHERE v.hash = ''::bytea AND v.kind > 0::int8) WHERE one = 1::int8""",
     "ALTER TABLE acordo_blobs ADD COLUMN IF NOT EXISTS claims int8 NOT NULL DEFAULT 1::int8",
 )
-MIGRATIONS: Final = (_VERSION_1, _IDENTITY, _HASHES)
+_NUMBERS: Final = (
+    # 0 and 0 in a version from before: it counts as the first of its key
+    """ALTER TABLE acordo_versions
+        ADD COLUMN IF NOT EXISTS create_revision int8 NOT NULL DEFAULT 0::int8""",
+    "ALTER TABLE acordo_versions ADD COLUMN IF NOT EXISTS version int8 NOT NULL DEFAULT 0::int8",
+    "ALTER TABLE acordo_versions ADD COLUMN IF NOT EXISTS lease int8 NOT NULL DEFAULT 0::int8",
+)
+MIGRATIONS: Final = (_VERSION_1, _IDENTITY, _HASHES, _NUMBERS)
 """The statements that lead from schema version n to n + 1, each repeatable. Never edited once
 released.
 """
@@ -106,6 +113,8 @@ def columns(version: int) -> dict[str, dict[str, str]]:
         if made := re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \(", statement):
             typed = re.findall(r"[(,]\s*(\w+) (int8|text|bytea)\b", statement)
             found[made[1]] = {name: _TYPES[kind] for name, kind in typed}
-        if added := re.match(r"ALTER TABLE (\w+) ADD COLUMN IF NOT EXISTS (\w+) (\w+)", statement):
+        if added := re.match(
+            r"ALTER TABLE (\w+)\s+ADD COLUMN IF NOT EXISTS (\w+) (\w+)", statement
+        ):
             found[added[1]][added[2]] = _TYPES[added[3]]
     return found

@@ -33,8 +33,8 @@ OPERATION: Final = -4
 """a: revision, b: log time, t: op_id, x: body hash, y: outcome."""
 STAGED: Final = -5
 """t: op_id, x: hash."""
-# From zero up, n is a version of the n-th requested key: a: revision, b: kind, c: expiry, x: key,
-# y: value, z: hash.
+# From zero up, n is a version of the n-th requested key: a: revision, b: kind, c: expiry,
+# t: create_revision, version and lease, x: key, y: value, z: hash.
 
 HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS c, committer AS t,
     digest AS x, NULL::bytea AS y, NULL::bytea AS z FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
@@ -43,7 +43,8 @@ POINT_ROWS: Final = f"""{HEAD_ROW}
         FROM acordo_ledger WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1)
     UNION ALL (SELECT (-3)::int8, GREATEST(s.floor, i.adopted), s.unhashed, 0::int8, ''::text,
         NULL::bytea, NULL::bytea, NULL::bytea FROM acordo_state s CROSS JOIN acordo_identity i)"""
-VERSION_COLUMNS: Final = "v.revision, v.kind, v.expires, ''::text, v.key"
+NUMBERS: Final = "v.create_revision::text || ':' || v.version::text || ':' || v.lease::text"
+VERSION_COLUMNS: Final = f"v.revision, v.kind, v.expires, {NUMBERS}, v.key"
 WHOLE, HASH, BARE = "1", "h", "0"
 """The parts of a version that a statement returns: its value; its hash (and the value only if there
 is no hash); neither.
@@ -64,13 +65,14 @@ LEDGER_FROM: Final = f"""SELECT {_LEDGER_COLUMNS} FROM acordo_ledger
 ROW_ENDING: Final = f"""SELECT {_LEDGER_COLUMNS} FROM acordo_ledger
     WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1"""
 
-EXACT: Final = """SELECT v.key, v.revision, v.kind, v.expires, v.value, v.hash,
+EXACT: Final = f"""SELECT v.key, v.revision, v.kind, v.expires, {NUMBERS}, v.value, v.hash,
         (SELECT s.unhashed FROM acordo_state s) AS unhashed FROM acordo_versions v
     WHERE (v.key, v.revision) IN (
         SELECT decode(u.k, 'base64'), u.r::int8 FROM unnest($1::text[], $2::text[]) AS u(k, r))"""
-SCRUB: Final = """SELECT v.key, v.revision, v.kind, v.expires, v.value, v.hash,
+SCRUB: Final = f"""SELECT v.key, v.revision, v.kind, v.expires, {NUMBERS}, v.value, v.hash,
         (SELECT s.unhashed FROM acordo_state s) AS unhashed FROM acordo_versions v
-    WHERE v.revision > $1::int8 ORDER BY v.revision, v.key LIMIT $2::int8"""
+    WHERE v.revision > $1::int8 AND (v.kind > 0::int8 OR v.hash <> ''::bytea)
+    ORDER BY v.revision, v.key LIMIT $2::int8"""
 OPERATIONS: Final = """SELECT op_id, body_hash, revision, outcome, log_time FROM acordo_ops
     WHERE op_id IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
 BLOB: Final = "SELECT value FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"
@@ -106,12 +108,23 @@ APPEND: Final = """WITH landed AS (
                 SELECT w.o, decode(w.h, 'base64') FROM unnest($13::text[], $14::text[]) AS w(o, h)))
     ON CONFLICT (seq) DO NOTHING RETURNING seq),
 made AS (
-    INSERT INTO acordo_versions (key, revision, kind, expires, staged, value, hash)
+    INSERT INTO acordo_versions (key, revision, kind, expires, staged, value, hash,
+        create_revision, version, lease)
     SELECT decode(u.k, 'base64'), u.r::int8, u.t::int8, u.e::int8, u.s, decode(u.v, 'base64'),
-        decode(u.h, 'base64')
-    FROM unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
-        $30::text[])
-        AS u(k, r, t, e, s, v, h), landed RETURNING revision),
+        decode(u.h, 'base64'),
+        CASE WHEN b.kind > 0::int8 AND b.create_revision > 0::int8 THEN b.create_revision
+            WHEN b.kind > 0::int8 THEN b.revision ELSE u.c::int8 END,
+        CASE WHEN b.kind > 0::int8 THEN GREATEST(b.version, 1::int8) + u.n::int8
+            ELSE u.n::int8 END,
+        u.l::int8
+    FROM landed CROSS JOIN unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
+        $20::text[], $30::text[], $31::text[], $32::text[], $33::text[], $34::text[])
+        AS u(k, r, t, e, s, v, h, f, c, n, l)
+        LEFT JOIN LATERAL (
+            SELECT i.kind, i.revision, i.create_revision, i.version FROM acordo_versions i
+            WHERE i.key = decode(u.k, 'base64') AND u.f = '1'
+            ORDER BY i.revision DESC LIMIT 1) AS b ON true
+    RETURNING key, revision, create_revision, version),
 recorded AS (
     INSERT INTO acordo_ops (op_id, body_hash, revision, outcome, log_time)
     SELECT u.o, decode(u.b, 'base64'), u.r::int8, decode(u.c, 'base64'), u.l::int8
@@ -130,8 +143,14 @@ expiring AS (
     WHERE u.e IS NOT NULL OR d.key IS NOT NULL
     ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires
         RETURNING revision)
-SELECT count(*)::int8 AS landed FROM landed"""
-"""Writes one group in one round trip: the ledger row first, and nothing else unless it landed."""
+SELECT (SELECT count(*)::int8 FROM landed) AS landed,
+    (SELECT array_agg(m.create_revision ORDER BY m.revision, m.key) FROM made m) AS created,
+    (SELECT array_agg(m.version ORDER BY m.revision, m.key) FROM made m) AS counts"""
+"""Writes one group in one round trip: the ledger row first, and nothing else unless it landed.
+
+$31 says of each version whether it follows what the key had before the group; $32 is then its
+create_revision if that is absent, and $33 what to add to the version.
+"""
 
 TAKE_OVER: Final = """WITH head AS (
     (SELECT seq, term, committer, last_rev, digest FROM acordo_ledger ORDER BY seq DESC LIMIT 1)
@@ -202,13 +221,25 @@ DROP_BLOB: Final = "DELETE FROM acordo_blobs WHERE op_id = $1::text AND hash = $
 DROP_DONE_DUE: Final = """DELETE FROM acordo_due WHERE expires IS NULL AND key IN (
     SELECT key FROM acordo_due WHERE expires IS NULL LIMIT $1::int8)"""
 
-_LISTED: Final = """UNION ALL (SELECT w.n, w.revision, w.kind, w.expires, ''::text, w.key, w.value,
-    w.hash FROM (
-        SELECT 0::int8 AS n, d.revision, d.kind, d.expires, d.key, {value} AS value, d.hash FROM (
-            SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value, v.hash
+_LISTED: Final = f"""UNION ALL (SELECT w.n, w.revision, w.kind, w.expires, w.numbers, w.key,
+    w.value, w.hash FROM (
+        SELECT 0::int8 AS n, d.revision, d.kind, d.expires, d.numbers, d.key, {{value}} AS value,
+            d.hash
+        FROM (
+            SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value, v.hash,
+                {NUMBERS} AS numbers
             FROM acordo_versions v
             WHERE v.key >= $2::bytea AND v.key < $3::bytea AND v.revision <= $4::int8
             ORDER BY v.key, v.revision DESC) AS d
         WHERE d.kind > 0::int8 ORDER BY d.key LIMIT $5::int8) AS w)"""
+SPAN: Final = f"""SELECT 0::int8 AS n, d.revision AS a, d.kind AS b, d.expires AS c,
+        d.numbers AS t, d.key AS x, (CASE WHEN $4::text = '1' THEN d.value END) AS y, d.hash AS z
+    FROM (
+        SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value, v.hash,
+            {NUMBERS} AS numbers
+        FROM acordo_versions v WHERE v.key >= $1::bytea AND v.key < $2::bytea
+        ORDER BY v.key, v.revision DESC) AS d
+    WHERE d.kind > 0::int8 ORDER BY d.key LIMIT $3::int8"""
+"""Selects the present keys of a span, at the newest state."""
 LIST: Final = POINT_ROWS + _LISTED.format(value="d.value")
 LIST_KEYS: Final = POINT_ROWS + _LISTED.format(value="NULL::bytea")

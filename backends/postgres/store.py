@@ -28,6 +28,7 @@ from kv.ports import (
     Read,
     Retention,
     Scrubbed,
+    Span,
     TakenOver,
 )
 
@@ -58,8 +59,9 @@ class PostgresStore:
         check_group(group)
         if outranks(group.base, group.row.term, group.row.committer):
             return Fenced(await self.head(timeout_s=timeout_s))
-        if await writes.append(self.connections, group, timeout_s=timeout_s):
-            return Appended()
+        numbers = await writes.append(self.connections, group, timeout_s=timeout_s)
+        if numbers is not None:
+            return Appended(numbers)
         head = await self.head(timeout_s=timeout_s)
         if head == group.base:
             raise BackendUnavailable(self.name, "a staged value is gone: evaluate again")
@@ -167,9 +169,12 @@ class PostgresStore:
         hashed: Sequence[bytes],
         blobs: Sequence[tuple[str, bytes]],
         *,
+        spans: Sequence[Span] = (),
         timeout_s: float,
     ) -> Facts:
-        return await reads.facts(self.connections, op_ids, keys, hashed, blobs, timeout_s=timeout_s)
+        return await reads.facts(
+            self.connections, op_ids, keys, hashed, blobs, spans=spans, timeout_s=timeout_s
+        )
 
     async def read(
         self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float

@@ -30,12 +30,19 @@ from kv.ports import Identity, Outranked, TakenOver
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
-async def append(connections: Connections, group: Group, *, timeout_s: float) -> bool:
-    """Return whether the group landed. If not, its base is not the head, or a staged value
-    is gone.
+async def append(
+    connections: Connections, group: Group, *, timeout_s: float
+) -> tuple[tuple[int, int], ...] | None:
+    """Return the create_revision and the version of each of the group's versions, if it landed. If
+    not, its base is not the head, or a staged value is gone: None.
     """
     rows = await connections.change(sql.APPEND, *_append_arguments(group), timeout_s=timeout_s)
-    return bool(rows[0]["landed"])
+    landed, created, counts = rows[0]
+    if not landed:
+        return None
+    places = sorted((version.revision, version.key) for version in group.versions)
+    numbers = dict(zip(places, zip(created or (), counts or (), strict=True), strict=True))
+    return tuple(numbers[version.revision, version.key] for version in group.versions)
 
 
 async def take_over(
@@ -105,7 +112,7 @@ async def unstage(connections: Connections, reference: Reference, *, timeout_s: 
 
 
 def _append_arguments(group: Group) -> list[object]:
-    """Return the parameters of `sql.APPEND`, $1 to $30."""
+    """Return the parameters of `sql.APPEND`, $1 to $34."""
     base = group.base
     return [
         *_row_arguments(group.row),
@@ -116,6 +123,7 @@ def _append_arguments(group: Group) -> list[object]:
         [recorded.op_id for recorded in group.row.body],
         *_expiry_arguments(group.versions),
         [b64(hash_of(v)) for v in group.versions],
+        *_number_arguments(group.versions),
     ]
 
 
@@ -141,6 +149,30 @@ def _version_arguments(versions: tuple[Version, ...]) -> list[object]:
         [None if v.expires_ms is None else str(v.expires_ms) for v in versions],
         [v.value.op_id if isinstance(v.value, Reference) else None for v in versions],
         [_stored(v) for v in versions],
+    ]
+
+
+def _number_arguments(versions: tuple[Version, ...]) -> list[object]:
+    """Return what numbers the versions: whether each follows what its key had before the group, its
+    create_revision if that was absent, and how many puts it is away; and the leases.
+    """
+    newest: dict[bytes, tuple[str, int, int]] = {}
+    said: list[tuple[str, int, int]] = []
+    for version in versions:  # those of one key come in order of revision
+        follows, created, count = newest.get(version.key, ("1", version.revision, 0))
+        if not version.present:
+            numbers = ("0", 0, 0)
+        elif count or follows == "1":
+            numbers = (follows, created, count + 1)
+        else:  # it was deleted in the group
+            numbers = ("0", version.revision, 1)
+        newest[version.key] = numbers
+        said.append(numbers)
+    return [
+        [follows for follows, _, _ in said],
+        [str(created) for _, created, _ in said],
+        [str(count) for _, _, count in said],
+        [str(version.lease) for version in versions],
     ]
 
 

@@ -18,7 +18,7 @@ from backends.replicated.rows import BACKEND
 from backends.replicated.writer import Writer, WriterThread
 from kv.errors import BackendUnavailable, InvariantViolated, StoreDamaged
 from kv.model import GENESIS, Head, LedgerRow
-from kv.ports import Facts, LocalRetention, Pruning, Step
+from kv.ports import Facts, LocalRetention, Pruning, Span, Step
 
 READER_CACHE_KIB: Final = 8 * 1024
 FACTS_CACHE_KIB: Final = 4 * 1024
@@ -94,6 +94,7 @@ class OpenedFile:
         op_ids: Sequence[str],
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
+        spans: Sequence[Span],
         recorded_since_ms: int,
     ) -> Facts:
         """Read what `evaluate` needs. Raises BackendUnavailable."""
@@ -103,9 +104,21 @@ class OpenedFile:
                 op_ids,
                 keys,
                 hashed,
-                recorded_since_ms,
+                spans=spans,
+                recorded_since_ms=recorded_since_ms,
             )
         )
+
+    def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Return the create_revision and the version of the present ones of the keys. Raises
+        BackendUnavailable.
+        """
+        found: dict[bytes, tuple[int, int]] = {}
+        elsewhere = self._newest.numbers(keys, found)
+        if elsewhere:
+            overlay = self.writer.overlay
+            self._now(lambda: facts.numbers(self._facts, overlay, elsewhere, found))
+        return found
 
     def row_at(self, index: int) -> LedgerRow | None:
         """Return the row of a log index. Raises BackendUnavailable."""

@@ -44,17 +44,22 @@ SCRUBBED_BYTES_MAX: Final = 8 * 1024 * 1024
 VERSION_BYTES: Final = 4096
 """What a version counts for besides its value: 2,000 of them are as much work as 8 MiB."""
 
+HEADER_BYTES_MAX: Final = 200
+"""What comes before a key in a packed listing is shorter."""
+
 T = TypeVar("T")
 
 # The connection releases the interpreter lock at every row that it steps to, and gets it back late
 # when the loop is busy. So many answers are returned as the columns of one row, each packed as
-# "id:kind:expires:n:hash value", where n is the length of the hash (|| keeps bytes as they are).
-_PACKED: Final = (
-    "id || ':' || kind || ':' || ifnull(expires, '') || ':' || length(hash) || ':' || hash"
-)
+# "id:kind:expires:create_revision:version:lease:n:hash value", where n is the length of the hash
+# (|| keeps bytes as they are).
+_PACKED: Final = """id || ':' || kind || ':' || ifnull(expires, '') || ':' || create_revision
+    || ':' || version || ':' || lease || ':' || length(hash) || ':' || hash"""
 _AS_OF: Final = "FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 1"
 NEWEST: Final = f"(SELECT {_PACKED} || ifnull(value, '') {_AS_OF})"
 NEWEST_BARE: Final = f"(SELECT {_PACKED} {_AS_OF})"
+NUMBERS: Final = f"(SELECT iif(kind > 0, create_revision || ':' || version, NULL) {_AS_OF})"
+"""The create_revision and the version of a present key."""
 EXACT: Final = (
     f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id >= ? AND id <= ?)"
 )
@@ -71,7 +76,8 @@ _KEYS: Final = """WITH RECURSIVE walk (key) AS (
         FROM walk WHERE walk.key IS NOT NULL
     )
     SELECT group_concat(packed, '') FROM (
-        SELECT v.id || ':' || v.kind || ':' || ifnull(v.expires, '') || ':' || length(walk.key)
+        SELECT v.id || ':' || v.kind || ':' || ifnull(v.expires, '') || ':' || v.create_revision
+            || ':' || v.version || ':' || v.lease || ':' || length(walk.key)
             || ':' || length(v.hash) || ':' || {length}
             || ':' || walk.key || v.hash || {value} AS packed
         FROM walk CROSS JOIN versions AS v
@@ -180,36 +186,46 @@ def listing(
 def _unpack_listing(packed: bytes, keys_only: bool) -> Iterator[Version]:
     place = 0
     while place < len(packed):
-        id_, kind, expires, *sizes, rest = packed[place : place + 120].split(b":", 6)
-        place += min(len(packed) - place, 120) - len(rest)
+        id_, kind, expires, created, count, lease, *sizes, rest = packed[
+            place : place + HEADER_BYTES_MAX
+        ].split(b":", 9)
+        place += min(len(packed) - place, HEADER_BYTES_MAX) - len(rest)
         parts = []
         for size in map(int, sizes):
             parts.append(packed[place : place + size])
             place += size
         key, kept, value = parts
         when = int(expires) if expires else None
+        row = (int(id_), int(kind), when, int(created), int(count), int(lease))
         if keys_only:
-            yield Version(key, int(id_) >> REVISION_SHIFT, b"", when)
+            yield rows.bare_version(key, row)
         else:
-            yield rows.version_of(key, (int(id_), int(kind), when, kept, value))
+            yield rows.version_of(key, (*row, kept, value))
 
 
 def version_in(key: bytes, packed: bytes | None) -> Version | None:
     """Return a version that was read with its value. Raises StoreDamaged."""
     if packed is None:
         return None
-    id_, kind, expires, hash_bytes, rest = packed.split(b":", 4)
-    size = int(hash_bytes)
-    when = int(expires) if expires else None
-    return rows.version_of(key, (int(id_), int(kind), when, rest[:size], rest[size:]))
+    row, kept, value = _unpack(packed)
+    return rows.version_of(key, (*row, kept, value))
 
 
 def bare_version_in(key: bytes, packed: bytes | None) -> tuple[Version | None, bytes]:
     """Return a version that was read without its value, and its hash."""
     if packed is None:
         return None, b""
-    id_, kind, expires, _, kept = packed.split(b":", 4)
-    return rows.bare_version(key, (int(id_), int(kind), int(expires) if expires else None)), kept
+    row, kept, _ = _unpack(packed)
+    return rows.bare_version(key, row), kept
+
+
+def _unpack(packed: bytes) -> tuple[rows.Row, bytes, bytes]:
+    """Return what _PACKED holds: the numbers, the hash, and the value behind them."""
+    id_, kind, expires, created, count, lease, hash_bytes, rest = packed.split(b":", 7)
+    size = int(hash_bytes)
+    when = int(expires) if expires else None
+    row = (int(id_), int(kind), when, int(created), int(count), int(lease))
+    return row, rest[:size], rest[size:]
 
 
 def operation_in(op_id: str, packed: bytes | None) -> RecordedOperation | None:
@@ -282,19 +298,19 @@ def _row(row: rows.Row | None) -> LedgerRow | None:
 
 def scrub(connection: sqlite3.Connection, after: int) -> Scrubbed:
     """Check the next versions against their hashes."""
-    sql = (
-        "SELECT id, key, kind, expires, hash, value FROM versions WHERE id > ? ORDER BY id LIMIT ?"
-    )
+    # one revision has at most OPERATIONS_MAX values, but far more tombstones, which are not read
+    sql = f"""SELECT {rows.VERSIONS} FROM versions WHERE id > ? AND (kind > 0 OR hash <> x'')
+        ORDER BY id LIMIT ?"""
     found: list[tuple[Version | None, bytes, int, bytes]] = []
     size = 0
     for id_, key, *row in connection.execute(sql, (end_of(after), SCRUB_ROWS)):
         if size > SCRUBBED_BYTES_MAX and id_ >> REVISION_SHIFT != found[-1][2]:
             return msgspec.structs.replace(scrubbed(found, after, 0), more=True)
-        size += len(row[3] or b"")
+        size += len(row[-1] or b"")
         version: Version | None = None
         with contextlib.suppress(StoreDamaged):
             version = rows.version_of(key, (id_, *row))
-        found.append((version, key, id_ >> REVISION_SHIFT, row[2]))
+        found.append((version, key, id_ >> REVISION_SHIFT, row[-2]))
     return scrubbed(found, after, 0)
 
 
@@ -337,12 +353,12 @@ def _is_sound(
     """Return whether a row and all that it made are what was written, as far as they are kept, and
     how many bytes of values were read.
     """
-    sql = "SELECT key, id, kind, expires, value FROM versions WHERE id > ? AND id <= ? ORDER BY id"
+    sql = f"SELECT {rows.VERSIONS} FROM versions WHERE id > ? AND id <= ? ORDER BY id"
     there = {}
     size = 0
     bounds = (end_of(row.first - 1), end_of(row.last))
-    for key, id_, kind, expires, value in connection.execute(sql, bounds).fetchall():
-        there[key, id_ >> REVISION_SHIFT] = (rows.bare_version(key, (id_, kind, expires)), value)
+    for id_, key, *said, _, value in connection.execute(sql, bounds).fetchall():
+        there[key, id_ >> REVISION_SHIFT] = (rows.bare_version(key, (id_, *said)), value)
         size += VERSION_BYTES + len(value or b"")
     said = [
         (key, revision)

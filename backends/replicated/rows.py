@@ -29,7 +29,10 @@ BACKEND: Final = "own store"
 """How errors call it."""
 LEDGER: Final = "seq, idx, term, first, last, log_time, digest, content, body"
 """The columns of the ledger, in the order that `ledger_row` takes them."""
-VERSIONS: Final = "id, key, kind, expires, hash, value"
+VERSIONS: Final = "id, key, kind, expires, create_revision, version, lease, hash, value"
+"""The columns of the versions, in the order that they are written in; a version is read from those
+but for the key.
+"""
 OPS: Final = "revision, op_id, log_time, body_hash, outcome"
 NOTE: Final = "history, idx, term, digest"
 
@@ -100,7 +103,10 @@ def _add_versions(versions: Sequence[Version], hashes: Sequence[bytes], rows: Ro
         revision = version.revision
         id_, key, value = revision << REVISION_SHIFT | place, version.key, version.value
         assert not isinstance(value, Reference)  # values travel in the log (R11)
-        add((id_, key, TOMBSTONE if value is None else INLINE, version.expires_ms, hash, value))
+        add((
+            id_, key, TOMBSTONE if value is None else INLINE, version.expires_ms,
+            version.create_revision, version.version, version.lease, hash, value,
+        ))  # fmt: skip
         if version.expires_ms is None:
             due[key] = None
         else:
@@ -123,20 +129,22 @@ def operation_of(op_id: str, row: Row) -> RecordedOperation:
 
 
 def version_of(key: bytes, row: Row) -> Version:
-    """Return a version from (id, kind, expires, hash, value), checked. Raises StoreDamaged."""
-    id_, kind, expires, hash, value = row
+    """Return a version from its columns but for the key, checked. Raises StoreDamaged."""
+    id_, kind, expires, created, count, lease, hash, value = row
     revision = id_ >> REVISION_SHIFT
     if kind == TOMBSTONE:
-        return Version(key, revision, None, expires)
+        return Version(key, revision, None, expires, created, count, lease)
     if value is None or value_hash(value) != hash:
         raise StoreDamaged(BACKEND, key, revision)
-    return Version(key, revision, value, expires)
+    return Version(key, revision, value, expires, created, count, lease)
 
 
 def bare_version(key: bytes, row: Row) -> Version:
-    """Return a version from (id, kind, expires), its value empty."""
-    id_, kind, expires = row
-    return Version(key, id_ >> REVISION_SHIFT, None if kind == TOMBSTONE else b"", expires)
+    """Return a version, its value empty, from (id, kind, expires, create_revision, version,
+    lease).
+    """
+    id_, kind, *rest = row
+    return Version(key, id_ >> REVISION_SHIFT, None if kind == TOMBSTONE else b"", *rest)
 
 
 def note_of(row: Row) -> Note:

@@ -15,12 +15,12 @@ APPLICATION_ID: Final = 0x41434F4D
 """The letters ACOM, in the file's header."""
 SHARED_APPLICATION_ID: Final = 0x41434F52
 """The one of the file that all nodes of a machine shared once. Such a file is refused by name."""
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SQLITE_VERSION_MIN: Final = (3, 37, 0)
 """Needed for STRICT tables."""
-REVISION_SHIFT: Final = 10
-"""versions.id = revision << 10 | number among that revision's versions. So ids order by revision,
-up to 2^63 - 1.
+REVISION_SHIFT: Final = 14
+"""versions.id = revision << 14 | number among that revision's versions, of which there are at most
+RANGE_KEYS_MAX + OPERATIONS_MAX. So ids order by revision, up to 2^63 - 1.
 """
 ID_MAX: Final = 2**63 - 1
 WAL_PAGES_MAX: Final = 4000
@@ -30,8 +30,7 @@ HEADER_BYTES: Final = 100
 """The size of the header of a SQLite file."""
 _MAGIC: Final = b"SQLite format 3\0"
 
-# What later features need has its columns from the start: principal, lease, create_revision and
-# version are not used yet.
+# What later features need has its column from the start: principal is not used yet.
 TABLES: Final = {
     "ledger": """CREATE TABLE ledger (
         seq INTEGER PRIMARY KEY, idx INTEGER NOT NULL, term INTEGER NOT NULL,
@@ -43,8 +42,7 @@ TABLES: Final = {
         id INTEGER PRIMARY KEY, key BLOB NOT NULL,
         kind INTEGER NOT NULL, -- 0 tombstone, 1 value
         expires INTEGER, hash BLOB NOT NULL, -- empty for a tombstone
-        lease INTEGER NOT NULL DEFAULT 0, create_revision INTEGER NOT NULL DEFAULT 0,
-        version INTEGER NOT NULL DEFAULT 0,
+        create_revision INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER NOT NULL,
         value BLOB
     ) STRICT""",
     # the newest versions that expire: derived, for the search for due ones

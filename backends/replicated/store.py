@@ -17,7 +17,7 @@ from backends.fence import range_of
 from backends.replicated import copies, files, overlay, reads
 from backends.replicated.opened import OpenedFile
 from backends.replicated.rows import BACKEND
-from backends.replicated.schema import REVISION_SHIFT, UnsoundFile, end_of
+from backends.replicated.schema import UnsoundFile, end_of
 from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Head, LedgerRow, RecordedOperation, Reference, Version
 from kv.ports import (
@@ -28,6 +28,7 @@ from kv.ports import (
     Pruning,
     Read,
     Scrubbed,
+    Span,
     StateCopy,
     Step,
 )
@@ -148,9 +149,13 @@ class SqliteMemberStore:
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
         *,
+        spans: Sequence[Span] = (),
         recorded_since_ms: int,
     ) -> Facts:
-        return self._sound().facts(op_ids, keys, hashed, recorded_since_ms)
+        return self._sound().facts(op_ids, keys, hashed, spans, recorded_since_ms)
+
+    def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        return self._sound().numbers(keys)
 
     def row_at(self, index: int) -> LedgerRow | None:
         return self._sound().row_at(index)
@@ -312,7 +317,7 @@ class SqliteMemberStore:
     async def versions(
         self, at: Sequence[tuple[bytes, int]], *, timeout_s: float
     ) -> tuple[Version | None, ...]:
-        ranges = [(key, revision << REVISION_SHIFT, end_of(revision)) for key, revision in at]
+        ranges = [(key, end_of(revision - 1) + 1, end_of(revision)) for key, revision in at]
         file = self._sound()
         view = file.writer.overlay.view
         _, (columns,) = await file.read(

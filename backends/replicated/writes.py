@@ -67,7 +67,7 @@ def write(connection: sqlite3.Connection, new: Rows, *, forget_due: bool) -> Non
     due already.
     """
     _insert(connection, f"ledger ({rows.LEDGER})", 9, new.ledger)
-    _insert(connection, f"versions ({rows.VERSIONS})", 6, new.versions)
+    _insert(connection, f"versions ({rows.VERSIONS})", 9, new.versions)
     _insert(connection, f"ops ({rows.OPS})", 5, new.operations)
     _insert(connection, "marks (idx, term, floor)", 3, new.marks)
     if forget_due and new.versions:

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
 from coordinator.backoff import Backoff
 from coordinator.commit.context import HANG_FACTOR, CommitContext
-from coordinator.machine.chain import group_on, mark_of, settle_of
-from coordinator.machine.evaluate import evaluate, needs, no_facts
+from coordinator.machine.chain import group_on, mark_of, settle_of_group
+from coordinator.machine.evaluate import evaluate
+from coordinator.machine.needs import Needs, needs, no_facts
 from coordinator.machine.pending import Mark, Pending
-from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown
-from kv.model import Group, Head, roll
-from kv.ports import Appended, Facts, Fenced
+from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown, StoreDamaged
+from kv.model import Group, Head, Reference, Version, roll
+from kv.ports import Appended, Facts, Fenced, Span
 
 _log = structlog.get_logger("acordo.committer")
 
@@ -90,7 +92,7 @@ class GroupCommitter:
             if ended == "unknown":
                 return
             head = group.row.head
-            self._committed(group)
+            self._committed(group, ended)
 
     def _settles_went_well(self) -> bool:
         """Remove the finished settles from the queue. Return False if one did not settle what it
@@ -144,11 +146,7 @@ class GroupCommitter:
         asks, store = needs(batch), self._context.store
         facts = no_facts(head)
         if not asks.nothing:
-            found = await store.asked(
-                store.port.facts(
-                    asks.op_ids, asks.keys, asks.hashed, asks.blobs, timeout_s=store.timeout_s
-                )
-            )
+            found = await store.asked(self._facts(asks))
             if found is None:
                 return "later"
             if not self._are_of(head, found):
@@ -164,13 +162,42 @@ class GroupCommitter:
             evaluation=evaluate(batch, facts, now_ms),
         )
 
+    async def _facts(self, asks: Needs) -> Facts:
+        store = self._context.store
+        found = await store.port.facts(
+            asks.op_ids,
+            asks.keys,
+            asks.hashed,
+            asks.blobs,
+            spans=asks.spans,
+            timeout_s=store.timeout_s,
+        )
+        spans = {span: await self._whole(span, found.spans[span]) for span in found.spans}
+        return replace(found, spans=spans) if spans else found
+
+    async def _whole(self, span: Span, versions: tuple[Version, ...]) -> tuple[Version, ...]:
+        """Return the versions with their large values, if values are compared."""
+        if not span.whole or span.limit <= 1:
+            return versions
+        store, whole = self._context.store, []
+        for version in versions:
+            value: bytes | Reference | None = version.value
+            if isinstance(value, Reference):
+                value = await store.port.blob(value, timeout_s=store.timeout_s)
+                if value is None:
+                    raise StoreDamaged(
+                        "store", version.key, version.revision, "a large value is not there"
+                    )
+            whole.append(replace(version, value=value))
+        return tuple(whole)
+
     def _are_of(self, head: Head, facts: Facts) -> bool:
         """Return whether the facts are the store's state at exactly the head that the group is
         built on.
         """
         return facts.head == head
 
-    async def _write(self, group: Group) -> Literal["committed", "unknown", "later"]:
+    async def _write(self, group: Group) -> Appended | Literal["unknown", "later"]:
         """Run the group's transaction. "later": nothing was changed; "unknown": taking over finds
         out.
         """
@@ -197,27 +224,27 @@ class GroupCommitter:
         assert isinstance(result, Appended)
         store.answered()
         self._batch_max = min(self._batch_max * 2, self._context.settings.group_intents_max)
-        return "committed"
+        return result
 
     def _failed(self, exc: Exception) -> None:
         self._batch_max = max(1, self._batch_max // 2)
         self._context.store.failed(exc)
 
-    def _committed(self, group: Group) -> None:
+    def _committed(self, group: Group, appended: Appended) -> None:
         """Answer the local clients of a committed group, and settle it on all members."""
         self.groups += 1
         self.intents += len(group.row.body)
         self._answer(group)
-        self._settle(group)
+        self._settle(group, appended)
 
     def _answer(self, group: Group) -> None:
         """Answer the clients that wait on this member (INV-2: only after COMMIT)."""
         self.answered = mark_of(group.row)
         self._context.member.committed(group.row.first, group.row.body)
 
-    def _settle(self, group: Group) -> None:
+    def _settle(self, group: Group, appended: Appended) -> None:
         """Propose the group's Settle to all members (INV-2: only after COMMIT)."""
-        through = self._context.proposer.propose(settle_of(group.row))
+        through = self._context.proposer.propose(settle_of_group(group, appended.numbers))
         gives_up_s = self._context.clock.monotonic() + self._context.settings.propose_timeout_s
         self._settles.append(_SettleOnItsWay(group.row.last, through, gives_up_s))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from coordinator.machine.commands import Settle
 from coordinator.machine.evaluate import Evaluation
 from coordinator.machine.pending import Mark, Pending
@@ -54,6 +56,27 @@ def group_on(
 def settle_of(row: LedgerRow, *, resolved: bool = False) -> Settle:
     """Return the Settle of a row with intents."""
     return Settle(row.first, row.last, row.digest, row.log_time_ms, row.body, resolved)
+
+
+def settle_of_group(group: Group, numbers: Sequence[tuple[int, int]]) -> Settle:
+    """Return the Settle of a group that was committed here; `numbers` are the create_revision and
+    the version of its versions, as the store numbered them.
+    """
+    if not numbers:
+        return settle_of(group.row)
+    said = {
+        (version.revision, version.key): (*each, version.lease)
+        for version, each in zip(group.versions, numbers, strict=True)
+    }
+    records = tuple(
+        [
+            replace(record, numbers=tuple([said[revision, key] for key in record.keys]))
+            if record.keys
+            else record
+            for revision, record in enumerate(group.row.body, group.row.first)
+        ]
+    )
+    return replace(settle_of(group.row), records=records)
 
 
 class RowStep(NamedTuple):

@@ -6,59 +6,48 @@ group is built on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from coordinator.machine.comparing import Numbers, stands
+from coordinator.machine.needs import deleted_span, is_by_order, span_of
 from coordinator.machine.pending import Pending
 from coordinator.machine.window import meets
+from kv.branches import every_write, taken, within
 from kv.model import (
-    GENESIS,
     NODE_OP_ID_PREFIX,
+    RANGE_KEYS_MAX,
     Absent,
     Again,
     Applied,
     AtRevision,
     Cancel,
+    Compare,
+    DeleteRange,
     Equals,
     Exists,
     Expired,
     Guard,
-    Head,
     Intent,
+    KeyWrite,
     Mismatch,
+    Nested,
     Outcome,
     Put,
+    PutWith,
     Recorded,
     RecordedOperation,
     Reference,
     Refused,
     Version,
+    Write,
     value_hash,
 )
-from kv.model import Write as KvWrite
-from kv.ports import Facts
+from kv.ports import Facts, Span
 
 _APPLIED: Final = Applied()
 _EXPIRED: Final = Expired()
 _MISMATCH: Final = Mismatch()
-
-
-class Needs(NamedTuple):
-    """What has to be read from the store before a group can be evaluated."""
-
-    op_ids: tuple[str, ...]
-    keys: tuple[bytes, ...]
-    hashed: tuple[bytes, ...]
-    blobs: tuple[tuple[str, bytes], ...]
-
-    @property
-    def nothing(self) -> bool:
-        """Whether the group can be evaluated without the store."""
-        return not (self.op_ids or self.keys or self.hashed or self.blobs)
-
-
-NOTHING: Final = Needs((), (), (), ())
-"""What a batch of plain Puts with nodes' op_ids needs."""
 
 
 class Evaluation(NamedTuple):
@@ -71,58 +60,16 @@ class Evaluation(NamedTuple):
     operations: tuple[RecordedOperation, ...]
 
 
-def no_facts(head: Head = GENESIS) -> Facts:
-    """Return the facts for a group that needs none."""
-    return Facts(head, {}, {}, {}, frozenset())
+class _Refusal(Exception):
+    """An intent that cannot be done, whatever its guards say. Its text is the reason."""
 
 
-def needs(batch: Sequence[Pending]) -> Needs:
-    """Return what to read from the store. A plain Put with a node's op_id needs nothing."""
-    for pending in batch:
-        if not _is_plain(pending.intent):
-            return _needs(batch)
-    return NOTHING
-
-
-def _is_plain(intent: Intent | Cancel) -> bool:
-    """Return whether an intent puts inline values whatever the store holds, with a node's op_id."""
-    if type(intent) is not Intent or intent.guards or intent.reads or intent.otherwise:
-        return False
-    for write in intent.writes:
-        if type(write) is not Put or type(write.value) is not bytes:
-            return False
-    return intent.op_id.startswith(NODE_OP_ID_PREFIX)
-
-
-def _needs(batch: Sequence[Pending]) -> Needs:
-    op_ids: dict[str, None] = {}
-    keys: dict[bytes, None] = {}
-    hashed: dict[bytes, None] = {}
-    blobs: dict[tuple[str, bytes], None] = {}
-    for pending in batch:
-        intent = pending.intent
-        if not intent.op_id.startswith(NODE_OP_ID_PREFIX):
-            op_ids[intent.op_id] = None
-        if type(intent) is Cancel:
-            continue
-        assert isinstance(intent, Intent)
-        for guard in intent.guards:
-            keys[guard.key] = None
-            if type(guard) is Equals:
-                hashed[guard.key] = None
-        for key in intent.reads:
-            keys[key] = None
-        for write in intent.writes + (intent.otherwise or ()):
-            if type(write) is not Put:
-                keys[write.key] = None
-            elif type(write.value) is not bytes:
-                assert isinstance(write.value, Reference)
-                blobs[write.value.op_id, write.value.hash] = None
-    return Needs(tuple(op_ids), tuple(keys), tuple(hashed), tuple(blobs))
-
-
-def evaluate_plain(batch: Sequence[Pending], now_ms: int) -> Evaluation:
-    """Return what `evaluate` would for a batch that needs `NOTHING`, for less."""
+def evaluate_plain(
+    batch: Sequence[Pending], now_ms: int, numbers: dict[bytes, Numbers]
+) -> Evaluation:
+    """Return what `evaluate` would for a batch that needs `NOTHING`, for less. `numbers` are the
+    create_revision and the version of those of its keys that are present; it is changed.
+    """
     records: list[Recorded] = []
     versions: list[Version] = []
     for pending in batch:
@@ -131,9 +78,17 @@ def evaluate_plain(batch: Sequence[Pending], now_ms: int) -> Evaluation:
         if pending.late or now_ms > intent.deadline_ms:
             records.append(Recorded(intent.op_id, pending.body_hash, _EXPIRED))
             continue
-        keys = tuple([write.key for write in intent.writes])
-        records.append(Recorded(intent.op_id, pending.body_hash, _APPLIED, keys))
-        add_versions(intent.writes, keys, revision, now_ms, versions)
+        keys = []
+        for write in intent.writes:
+            assert type(write) is Put
+            key, ttl = write.key, write.ttl_ms
+            before = numbers.get(key)
+            created, count = (revision, 1) if before is None else (before[0], before[1] + 1)
+            numbers[key] = (created, count)
+            expires_ms = None if ttl is None else now_ms + ttl
+            versions.append(Version(key, revision, write.value, expires_ms, created, count))
+            keys.append(key)
+        records.append(Recorded(intent.op_id, pending.body_hash, _APPLIED, tuple(keys)))
     return Evaluation(tuple(records), tuple(versions), ())
 
 
@@ -151,28 +106,28 @@ def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int) -> Evaluation:
 
 
 def add_versions(
-    writes: Sequence[KvWrite],
-    keys: Sequence[bytes],
-    revision: int,
-    log_time_ms: int,
-    into: list[Version],
-) -> None:
-    """Append the versions that an applied intent made: its puts, and its deletes of keys that were
-    present.
+    intent: Intent, record: Recorded, revision: int, log_time_ms: int, into: list[Version]
+) -> bool:
+    """Append the versions that an applied intent made: its puts, and tombstones of what it deleted.
+    Return False when they are only in the store, because a value was kept.
 
     A ttl counts from `log_time_ms`, the time of the ledger row: an intent that waits long for its
     commit loses none of its ttl.
     """
-    for write in writes:
-        if type(write) is Put:
-            ttl = write.ttl_ms
-            into.append(
-                Version(
-                    write.key, revision, write.value, None if ttl is None else log_time_ms + ttl
-                )
-            )
-        elif write.key in keys:
-            into.append(Version(write.key, revision, None))
+    assert type(record.outcome) is Applied
+    writes = taken(intent, record.outcome)
+    puts = {write.key: write for write in writes if type(write) is Put or type(write) is PutWith}
+    numbers = record.numbers or [(0, 0, 0)] * len(record.keys)
+    for key, (created, count, lease) in zip(record.keys, numbers, strict=True):
+        put = puts.get(key)
+        if put is None:
+            into.append(Version(key, revision, None))
+            continue
+        if type(put) is PutWith and put.keep_value:
+            return False
+        expires_ms = None if put.ttl_ms is None else log_time_ms + put.ttl_ms
+        into.append(Version(key, revision, put.value, expires_ms, created, count, lease))
+    return True
 
 
 class _Group:
@@ -186,6 +141,8 @@ class _Group:
         self._first: dict[str, RecordedOperation] = {}
         self._own: dict[bytes, Version] = {}
         """The newest version of each key that this group made."""
+        self._before = _versions_in(facts)
+        """The newest version of each key before the group, as far as it was asked for."""
 
     def add(self, pending: Pending) -> None:
         """Evaluate one more intent on top of those before it."""
@@ -227,12 +184,37 @@ class _Group:
             seen: tuple[int, ...] = (self._revision(reads[0]),)
         else:
             seen = tuple([self._revision(key) for key in reads])
+        try:
+            return self._effect(intent, pending, seen)
+        except _Refusal as refusal:
+            return Refused(-1, 0, seen, str(refusal)), ()
+
+    def _effect(
+        self, intent: Intent, pending: Pending, seen: tuple[int, ...]
+    ) -> tuple[Applied | Refused, tuple[bytes, ...]]:
+        """Take one of the branches. Raises _Refusal, having changed nothing."""
         for index, guard in enumerate(intent.guards):
             if not self._holds(guard):
                 if intent.otherwise is None:
                     return Refused(index, self._revision(guard.key), seen), ()
-                return Applied("otherwise", seen), self._write(intent.otherwise, pending)
-        return (Applied("then", seen) if seen else _APPLIED), self._write(intent.writes, pending)
+                choices = self._choices(intent.otherwise)
+                outcome = Applied("otherwise", seen, choices)
+                return outcome, self._write(taken(intent, outcome), pending)
+        choices = self._choices(intent.writes)
+        outcome = Applied("then", seen, choices) if seen or choices else _APPLIED
+        return outcome, self._write(taken(intent, outcome), pending)
+
+    def _choices(self, writes: Sequence[Write]) -> tuple[bool, ...]:
+        """Return whether the guards of each nested transaction hold, along the path so taken. All
+        see the state before the intent's writes.
+        """
+        found: list[bool] = []
+        for write in writes:
+            if type(write) is Nested:
+                held = all(self._holds(guard) for guard in write.guards)
+                found.append(held)
+                found.extend(self._choices(write.writes if held else write.otherwise))
+        return tuple(found)
 
     def _is_late(self, pending: Pending, intent: Intent) -> bool:
         """Return whether an intent was late when it was ordered, or is late now. Its client may
@@ -240,25 +222,74 @@ class _Group:
         """
         return pending.late or self._now_ms > intent.deadline_ms
 
-    def _write(self, writes: Sequence[KvWrite], pending: Pending) -> tuple[bytes, ...]:
+    def _write(self, writes: Sequence[KeyWrite], pending: Pending) -> tuple[bytes, ...]:
+        """Make the versions of a branch; return their keys. Raises _Refusal, having changed
+        nothing.
+        """
+        revision = pending.revision
         if len(writes) == 1 and type(write := writes[0]) is Put:  # as below, for most intents
-            ttl, key = write.ttl_ms, write.key
-            expires_ms = None if ttl is None else self._now_ms + ttl
-            version = self._own[key] = Version(key, pending.revision, write.value, expires_ms)
+            version = self._own[write.key] = self._put(write, revision)
             self.versions.append(version)
-            return (key,)
-        keys = tuple([w.key for w in writes if type(w) is Put or self._revision(w.key)])
-        before = len(self.versions)
-        add_versions(writes, keys, pending.revision, self._now_ms, self.versions)
-        own = self._own
-        for version in self.versions[before:]:
-            own[version.key] = version
-        return keys
+            return (write.key,)
+        made: dict[bytes, Version] = {}
+        deleted = 0
+        for each in writes:
+            if type(each) is DeleteRange:
+                for key in self._present(deleted_span(each)):
+                    made.setdefault(key, Version(key, revision, None))
+                    deleted += 1
+                if deleted > RANGE_KEYS_MAX:
+                    raise _Refusal("too_many_keys")
+            elif each.key in made:
+                continue  # which no client can ask for (kv.branches.check)
+            elif type(each) is Put or type(each) is PutWith:
+                made[each.key] = self._put(each, revision)
+            elif self._revision(each.key):
+                made[each.key] = Version(each.key, revision, None)
+        self.versions.extend(made.values())
+        self._own.update(made)
+        return tuple(made)
+
+    def _put(self, write: Put | PutWith, revision: int) -> Version:
+        """Return the version that a put makes. Raises _Refusal."""
+        key, value, ttl, lease = write.key, write.value, write.ttl_ms, 0
+        before = self._newest(key)
+        if type(write) is PutWith:
+            lease = write.lease
+            if write.keep_value or write.keep_lease:
+                if before is None:
+                    raise _Refusal("key_absent")
+                if write.keep_value:
+                    assert before.value is not None
+                    value = before.value
+                if write.keep_lease:
+                    lease = before.lease
+        expires_ms = None if ttl is None else self._now_ms + ttl
+        if before is None:
+            return Version(key, revision, value, expires_ms, revision, 1, lease)
+        created, count = before.create_revision, before.version + 1
+        return Version(key, revision, value, expires_ms, created, count, lease)
+
+    def _newest(self, key: bytes) -> Version | None:
+        """Return the newest version of a key as this group sees it now; None when absent. Its value
+        may be empty if nothing asks for it.
+        """
+        version = self._own.get(key) or self._before.get(key)
+        return version if version is not None and version.value is not None else None
 
     def _revision(self, key: bytes) -> int:
         """Return the revision of a key as this group sees it now, 0 when absent."""
-        version = self._own.get(key) or self._facts.versions.get(key)
-        return version.revision if version is not None and version.value is not None else 0
+        version = self._newest(key)
+        return 0 if version is None else version.revision
+
+    def _present(self, span: Span) -> Iterator[bytes]:
+        """Yield the keys of a span that are present now, in byte order. Raises _Refusal."""
+        before = self._facts.spans[span]
+        own = [key for key in self._own if within(key, span.key, span.end)]
+        keys = {version.key for version in before} | set(own)
+        if len(before) == span.limit:  # there may be more than were read
+            raise _Refusal("too_many_keys")
+        return (key for key in sorted(keys) if self._newest(key) is not None)
 
     def _hash(self, key: bytes) -> bytes | None:
         own = self._own.get(key)
@@ -269,6 +300,7 @@ class _Group:
         return own.value.hash if isinstance(own.value, Reference) else value_hash(own.value)
 
     def _holds(self, guard: Guard) -> bool:
+        """Return whether a guard holds. Raises _Refusal."""
         revision = self._revision(guard.key)
         match guard:
             case Absent():
@@ -279,14 +311,48 @@ class _Group:
                 return revision != 0 and revision in revisions
             case Equals(hash=expected):
                 return revision != 0 and self._hash(guard.key) == expected
+            case Compare():
+                return self._compares(guard)
+
+    def _compares(self, guard: Compare) -> bool:
+        if guard.target == "value" and not is_by_order(guard):
+            assert isinstance(guard.operand, bytes)
+            equal = self._hash(guard.key) == value_hash(guard.operand)
+            return self._revision(guard.key) != 0 and equal == (guard.relation == "=")
+        keys = self._present(span_of(guard)) if _has_span(guard) else iter((guard.key,))
+        found = [version for key in keys if (version := self._newest(key)) is not None]
+        if not found:
+            return stands(guard, None)
+        return all(stands(guard, version) for version in found)
 
     def _lacks_blob(self, intent: Intent) -> bool:
         return any(
-            type(write) is Put
+            isinstance(write, Put | PutWith)
             and isinstance(write.value, Reference)
             and (write.value.op_id, write.value.hash) in self._facts.missing
-            for write in intent.writes + (intent.otherwise or ())
+            for write in every_write(intent)
         )
+
+
+def _versions_in(facts: Facts) -> Mapping[bytes, Version]:
+    """Return the newest versions in the facts; those whose values are known count more."""
+    if not facts.spans:
+        return facts.versions
+    found: dict[bytes, Version] = {}
+    for span, versions in facts.spans.items():
+        if not span.whole:
+            found.update((version.key, version) for version in versions)
+    found.update(facts.versions)
+    for span in sorted(
+        facts.spans, key=lambda span: span.limit
+    ):  # what is compared by order comes last: it is no reference
+        if span.whole:
+            found.update((version.key, version) for version in facts.spans[span])
+    return found
+
+
+def _has_span(guard: Compare) -> bool:
+    return bool(guard.end) or is_by_order(guard)
 
 
 def _again(known: RecordedOperation, body_hash: bytes) -> Outcome:

@@ -38,14 +38,17 @@ from coordinator.machine.recent import Recent
 from coordinator.machine.snapshot import MachineState, flat
 from coordinator.machine.standing import given_up
 from coordinator.machine.window import Window
+from kv.branches import every_write
 from kv.model import (
     GENESIS_DIGEST,
     NODE_OP_ID_PREFIX,
     Answer,
     Applied,
     Cancel,
+    DeleteRange,
     Head,
     Intent,
+    Put,
     Recorded,
     Version,
     roll,
@@ -198,12 +201,21 @@ class Machine:
         """
         if type(intent) is not Intent:
             return
-        touch = self.recent.touch
-        for write in intent.writes:
-            touch(write.key, revision)
-        if intent.otherwise:
-            for write in intent.otherwise:
-                touch(write.key, revision)
+        if len(intent.writes) == 1 and type(write := intent.writes[0]) is Put:
+            self.recent.touch(write.key, revision)
+            if not intent.otherwise:
+                return
+        for each in every_write(intent):
+            if type(each) is DeleteRange:
+                self._touch_range(each, revision)
+            else:
+                self.recent.touch(each.key, revision)
+
+    def _touch_range(self, write: DeleteRange, revision: int) -> None:
+        """Raise `last` for a whole range: nobody knows yet which keys the delete will find there,
+        and an entry of any of them may be out of date from now on (INV-5).
+        """
+        self.recent.touch_range(write.key, write.end, revision)
 
     # --------------------------------------------------------------------------------------- Settle
 
@@ -265,9 +277,8 @@ class Machine:
             self._leave(pending)
             self.window.record(record, revision, log_time_ms)
             intent, outcome = pending.intent, record.outcome
-            if type(outcome) is Applied and type(intent) is Intent:
-                writes = intent.writes if outcome.branch == "then" else intent.otherwise or ()
-                add_versions(writes, record.keys, revision, log_time_ms, versions)
+            if made_here and type(outcome) is Applied and type(intent) is Intent:
+                made_here = add_versions(intent, record, revision, log_time_ms, versions)
         last = first + len(records) - 1
         self.settled = Mark(last, digest)
         self._pass_to(log_time_ms)
@@ -402,12 +413,13 @@ class Machine:
         versions: tuple[Version, ...] | None = None,
     ) -> Settled:
         """Settle everything that is pending with these outcomes: the member's own evaluation, which
-        made `versions` too, or (None) what its own store recorded of the same command.
+        made `versions` too, or (None) what its own store recorded of the same command: then the
+        versions, with their numbers, are in that store.
         """
         previous = self.settled.revision
         if versions is None:
             return self._settle_records(
-                previous + 1, self.digest, records, log_time_ms, made_here=True
+                previous + 1, self.digest, records, log_time_ms, made_here=False
             )
         record_outcome = self.window.record
         for revision, record in enumerate(records, previous + 1):
@@ -506,6 +518,7 @@ class Machine:
             window_old=old,
             window_young=young,
             last=self.recent.entries() if last else None,
+            ranges=self.recent.ranges if last else (),
             founded=self.founded,
             limits=self.limits,
             undone=self.undone,
@@ -524,7 +537,11 @@ class Machine:
         for entry in state.pending:
             self._enter(entry)
         self.window.restore(flat(state.window_old), flat(state.window_young))
-        self.recent.restore((state.last or {}).items(), self._floor_of(state))
+        self.recent.restore(
+            (state.last or {}).items(),
+            self._floor_of(state),
+            () if state.last is None else state.ranges,
+        )
 
     @staticmethod
     def _floor_of(state: MachineState) -> int:

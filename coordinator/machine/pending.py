@@ -9,10 +9,15 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kv.model import GENESIS_DIGEST, Cancel, Intent, Put
+from kv.branches import every_guard, every_write
+from kv.model import GENESIS_DIGEST, Cancel, Compare, Delete, DeleteRange, Intent, Put
 
 _FIXED_BYTES = 128
 """The weight of an intent besides its keys and values: op_id, hash, outcome and framing."""
+RANGE_BYTES = 64 * 1024
+"""What a delete of a range counts for, so that few of them are in one group: each may remove
+RANGE_KEYS_MAX keys, which its record names.
+"""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -57,16 +62,23 @@ def size_of(intent: Intent | Cancel) -> int:
         return _FIXED_BYTES
     assert isinstance(intent, Intent)
     total = _FIXED_BYTES
-    for write in intent.writes:
-        total += 64 + len(write.key)
-        if type(write) is Put and type(write.value) is bytes:
-            total += len(write.value)
-    if intent.otherwise:
-        for write in intent.otherwise:
-            total += 64 + len(write.key)
-            if type(write) is Put and type(write.value) is bytes:
-                total += len(write.value)
-    return total + 64 * (len(intent.guards) + len(intent.reads))
+    if len(intent.writes) == 1 and type(write := intent.writes[0]) is Put:  # for most intents
+        total += 64 + len(write.key) + (len(write.value) if type(write.value) is bytes else 0)
+        if not intent.otherwise and not intent.guards:
+            return total + 64 * len(intent.reads)
+    for each in every_write(intent):
+        total += 64 + len(each.key)
+        if isinstance(each, DeleteRange):
+            total += RANGE_BYTES
+        elif not isinstance(each, Delete) and type(each.value) is bytes:
+            total += len(each.value)
+    for guard in every_guard(intent):
+        total += 64 + (
+            len(guard.operand)
+            if isinstance(guard, Compare) and isinstance(guard.operand, bytes)
+            else 0
+        )
+    return total + 64 * len(intent.reads)
 
 
 def size_of_all(intents: Iterable[Intent | Cancel]) -> int:

@@ -48,6 +48,10 @@ class MachineState(msgspec.Struct, frozen=True, array_like=True):
     undone: UndoneRange = UndoneRange()
     book: Book | None = None
     """Where a replicated store's ledger ends; None: the history is a shared store's."""
+    ranges: tuple[tuple[bytes, bytes, int], ...] = ()
+    """The ranges that were touched as a whole: (begin, end, revision), oldest first. A snapshot
+    without `last` has none: its floor covers them.
+    """
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):

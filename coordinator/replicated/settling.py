@@ -15,16 +15,11 @@ from msgspec.structs import force_setattr
 from coordinator.log import Position
 from coordinator.machine.book import LEVEL
 from coordinator.machine.commands import Command, Found, Level, Submit
+from coordinator.machine.comparing import Numbers
 from coordinator.machine.effects import Effects
-from coordinator.machine.evaluate import (
-    NOTHING,
-    Evaluation,
-    Needs,
-    evaluate,
-    evaluate_plain,
-    needs,
-)
+from coordinator.machine.evaluate import Evaluation, evaluate, evaluate_plain
 from coordinator.machine.machine import Machine
+from coordinator.machine.needs import NOTHING, Needs, needs
 from coordinator.machine.pending import Mark, Pending
 from coordinator.replicated.comparing import Replayed, differs
 from coordinator.replicated.condition import Condition
@@ -240,9 +235,9 @@ class Settling:
 
     def _judge(self, batch: Sequence[Pending]) -> Evaluation:
         """Evaluate what a command ordered. Raises BackendUnavailable."""
-        asks = needs(batch)
+        asks = needs(batch, numbered=True)
         if asks is NOTHING:
-            return evaluate_plain(batch, self._now_ms())
+            return evaluate_plain(batch, self._now_ms(), self._numbers(batch))
         return evaluate(batch, self._facts(asks), self._now_ms())
 
     def _facts(self, asks: Needs) -> Facts:
@@ -250,8 +245,16 @@ class Settling:
         BackendUnavailable.
         """
         return self._own.facts(
-            asks.op_ids, asks.keys, asks.hashed, recorded_since_ms=self._known_since_ms()
+            asks.op_ids,
+            asks.keys,
+            asks.hashed,
+            spans=asks.spans,
+            recorded_since_ms=self._known_since_ms(),
         )
+
+    def _numbers(self, batch: Sequence[Pending]) -> dict[bytes, Numbers]:
+        """Read what plain puts need. Raises BackendUnavailable."""
+        return self._own.numbers([key for each in batch for key in each.intent.touched])
 
     def _known_since_ms(self) -> int:
         """Return the log time since which recorded op_ids are known, whatever was pruned (R2)."""

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from kv.model import GENESIS_DIGEST, Digest, Group, LedgerRow
-from kv.ports.store import Facts, Pruning, StoreReader
+from kv.ports.store import Facts, Pruning, Span, StoreReader
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True):
@@ -141,6 +141,7 @@ class MemberStore(StoreReader, Protocol):
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
         *,
+        spans: Sequence[Span] = (),
         recorded_since_ms: int,
     ) -> Facts:
         """Read what `evaluate` needs, from everything that was settled. Blocks for a few page reads
@@ -149,6 +150,12 @@ class MemberStore(StoreReader, Protocol):
         Operations recorded before `recorded_since_ms` are not known, whether or not they were
         pruned (R2). `missing` is empty. Raises BackendUnavailable: the file cannot be read, and
         nothing more may be applied.
+        """
+        ...
+
+    def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Return the create_revision and the version of those of the keys that are present, from
+        everything that was settled: all that plain puts ask for. Blocks and raises as `facts` does.
         """
         ...
 

@@ -6,7 +6,7 @@ Nothing here has behaviour: the contract suite checks what an adapter must do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -19,6 +19,19 @@ from kv.model import (
     Reference,
     Version,
 )
+
+
+class Span(NamedTuple):
+    """Present keys that `evaluate` has to see; `end` is as that of `kv.model.Compare`."""
+
+    key: bytes
+    end: bytes
+    limit: int
+    """The number of keys to return at most. Who asks for one more than allowed sees that there are
+    too many.
+    """
+    whole: bool
+    """Whether the values are wanted; without, they are empty."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -35,6 +48,8 @@ class Facts(msgspec.Struct, frozen=True):
     """value_hash of the newest version of each requested `hashed` key that is present."""
     missing: frozenset[tuple[str, bytes]]
     """(op_id, hash) of the requested blobs that are not staged."""
+    spans: Mapping[Span, tuple[Version, ...]] = msgspec.field(default_factory=dict)
+    """The present keys of each requested span, in byte order."""
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -61,6 +76,11 @@ class Listing(msgspec.Struct, frozen=True):
 
 class Appended(msgspec.Struct, frozen=True):
     """The result when the group is committed."""
+
+    numbers: tuple[tuple[int, int], ...] = ()
+    """The create_revision and version of each of the group's versions, as the store numbered them
+    in the same transaction: what the group says of them is not used.
+    """
 
 
 class Fenced(msgspec.Struct, frozen=True):
@@ -276,10 +296,11 @@ class Store(StoreReader, Protocol):
         hashed: Sequence[bytes],
         blobs: Sequence[tuple[str, bytes]],
         *,
+        spans: Sequence[Span] = (),
         timeout_s: float,
     ) -> Facts:
-        """Read what `evaluate` needs for one group. `hashed` is a subset of `keys` (those under an
-        Equals guard).
+        """Read what `evaluate` needs for one group. `hashed` is a subset of `keys` (those whose
+        value a guard compares).
         """
         ...
 

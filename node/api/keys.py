@@ -20,7 +20,6 @@ from kv.model import (
     Put,
     Refused,
     Version,
-    Write,
 )
 from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES
@@ -124,7 +123,7 @@ def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
 
 
 async def _written(
-    x: Exchange, op_id: str, write: Write, guards: tuple[Guard, ...]
+    x: Exchange, op_id: str, write: Put | Delete, guards: tuple[Guard, ...]
 ) -> web.Response:
     intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
     answer = await x.services.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)

@@ -22,7 +22,6 @@ from kv.model import (
     Guard,
     Intent,
     Put,
-    Write,
     value_hash,
 )
 from node.wire.byte_forms import Bytes, bytes_from, checked_value, key_from
@@ -170,14 +169,14 @@ def _guard(form: GuardForm) -> Guard:
     return AtRevision(key, found)
 
 
-def _writes(forms: Iterable[WriteForm], where: str) -> tuple[Write, ...]:
+def _writes(forms: Iterable[WriteForm], where: str) -> tuple[Put | Delete, ...]:
     writes = tuple(_write(form) for form in forms)
     if len({w.key for w in writes}) < len(writes):
         raise BadRequest("duplicate_key", f"a key stands twice in {where}", allowed="each key once")
     return writes
 
 
-def _write(form: WriteForm) -> Write:
+def _write(form: WriteForm) -> Put | Delete:
     if isinstance(form.delete, UnsetType):
         if isinstance(form.put, UnsetType) or isinstance(form.value, UnsetType):
             raise BadRequest(

@@ -11,8 +11,22 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
+from kv.branches import every_guard, every_write
 from kv.errors import BackendUnavailable, KvError
-from kv.model import INLINE_BYTES_MAX, Cancel, Intent, Put, Reference, Write
+from kv.model import (
+    INLINE_BYTES_MAX,
+    Cancel,
+    Compare,
+    Guard,
+    Intent,
+    Nested,
+    Put,
+    PutWith,
+    Reference,
+    Write,
+)
 from kv.ports import Clock, Consensus, Store
 from node.settings import ServerSettings
 
@@ -81,7 +95,7 @@ def to_stage(intent: Intent) -> list[bytes]:
 
     The choice depends on the values alone, so that a repeated attempt has the same body hash.
     """
-    values = [w.value for w in (*intent.writes, *(intent.otherwise or ())) if isinstance(w, Put)]
+    values = [w.value for w in every_write(intent) if isinstance(w, Put | PutWith)]
     inline = [value for value in values if isinstance(value, bytes)]
     left = sum(map(len, inline))
     if left <= INLINE_BYTES_MAX:
@@ -96,12 +110,19 @@ def to_stage(intent: Intent) -> list[bytes]:
 
 
 def _referring(writes: tuple[Write, ...], references: dict[bytes, Reference]) -> tuple[Write, ...]:
-    return tuple(
-        Put(w.key, references.get(w.value, w.value), w.ttl_ms)
-        if isinstance(w, Put) and isinstance(w.value, bytes)
-        else w
-        for w in writes
-    )
+    return tuple(_refers(write, references) for write in writes)
+
+
+def _refers(write: Write, references: dict[bytes, Reference]) -> Write:
+    if isinstance(write, Nested):
+        return Nested(
+            write.guards,
+            _referring(write.writes, references),
+            _referring(write.otherwise, references),
+        )
+    if isinstance(write, Put | PutWith) and isinstance(write.value, bytes):
+        return replace(write, value=references.get(write.value, write.value))
+    return write
 
 
 def inline_bytes(intent: Intent | Cancel) -> int:
@@ -109,10 +130,17 @@ def inline_bytes(intent: Intent | Cancel) -> int:
     if isinstance(intent, Cancel):
         return INTENT_OVERHEAD_BYTES
     size = (
-        INTENT_OVERHEAD_BYTES + sum(len(g.key) for g in intent.guards) + sum(map(len, intent.reads))
+        INTENT_OVERHEAD_BYTES
+        + sum(_guard_bytes(guard) for guard in every_guard(intent))
+        + sum(map(len, intent.reads))
     )
-    for write in (*intent.writes, *(intent.otherwise or ())):
+    for write in every_write(intent):
         size += len(write.key)
-        if isinstance(write, Put) and isinstance(write.value, bytes):
+        if isinstance(write, Put | PutWith) and isinstance(write.value, bytes):
             size += len(write.value)
     return size
+
+
+def _guard_bytes(guard: Guard) -> int:
+    operand = guard.operand if isinstance(guard, Compare) else b""
+    return len(guard.key) + (len(operand) if isinstance(operand, bytes) else 0)

@@ -45,6 +45,26 @@ def put(op_id: str, key: bytes, value: bytes | Reference, *, expires_ms: int | N
     return Step(op_id, (Put(key, value),), expires_ms=expires_ms)
 
 
+def first(
+    key: bytes, revision: int, value: bytes | Reference, expires_ms: int | None = None
+) -> Version:
+    """Return the version that the first put of a key makes."""
+    return Version(key, revision, value, expires_ms, revision, 1)
+
+
+def put_again(key: bytes, revision: int, value: bytes | Reference, count: int = 2) -> Version:
+    """Return the version that the count-th put of a key makes that came at revision 1."""
+    return Version(key, revision, value, None, 1, count)
+
+
+def numbered(group: Group, appended: Appended) -> tuple[Version, ...]:
+    """Return a group's versions as the store numbered them."""
+    return tuple(
+        msgspec.structs.replace(version, create_revision=created, version=count)
+        for version, (created, count) in zip(group.versions, appended.numbers, strict=True)
+    )
+
+
 def delete(op_id: str, key: bytes) -> Step:
     return Step(op_id, (Delete(key),))
 
@@ -70,12 +90,14 @@ def group(
         digest = roll(digest, step.op_id, ordered.body_hash)
         keys: tuple[bytes, ...] = ()
         if isinstance(step.outcome, Applied):
-            keys = tuple(write.key for write in step.writes)
+            writes = [write for write in step.writes if isinstance(write, Put | Delete)]
+            assert len(writes) == len(step.writes)
+            keys = tuple(write.key for write in writes)
             versions += [
                 Version(write.key, revision, write.value, step.expires_ms)
                 if isinstance(write, Put)
                 else Version(write.key, revision, None)
-                for write in step.writes
+                for write in writes
             ]
         body.append(Recorded(step.op_id, ordered.body_hash, step.outcome, keys))
         if not step.op_id.startswith("~"):
@@ -99,7 +121,7 @@ async def commit(
     committer: str = COMMITTER,
     log_time_ms: int = 1000,
 ) -> Group:
-    """Append the intents behind whatever the head is; return the group."""
+    """Append the intents behind whatever the head is; return the group, its versions numbered."""
     made = group(
         await store.head(timeout_s=T),
         steps,
@@ -107,8 +129,9 @@ async def commit(
         committer=committer,
         log_time_ms=log_time_ms,
     )
-    assert await store.append(made, timeout_s=T) == Appended()
-    return made
+    appended = await store.append(made, timeout_s=T)
+    assert isinstance(appended, Appended)
+    return msgspec.structs.replace(made, versions=numbered(made, appended))
 
 
 async def everything(store: Store) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from backends.memory.member_file import MemoryCopy, MemoryFile
 from backends.memory.member_store import MemoryMemberStore
 from backends.replicated import files, schema
 from backends.replicated.opened import OpenedFile
+from backends.replicated.schema import REVISION_SHIFT
 from backends.replicated.store import SqliteMemberStore
 from kv.ports import MemberStore, StateCopy
 
@@ -156,8 +157,8 @@ class SqliteDisk:
 
     def damage_version(self, store: MemberStore, key: bytes, revision: int) -> None:
         self._change(
-            "UPDATE versions SET value = CAST(value || 'x' AS BLOB) WHERE key = ? AND id >> 10 = ?",
-            (key, revision),
+            "UPDATE versions SET value = CAST(value || 'x' AS BLOB) WHERE key = ? AND id >> ? = ?",
+            (key, REVISION_SHIFT, revision),
         )
 
     def damage_row(self, store: MemberStore, seq: int) -> None:

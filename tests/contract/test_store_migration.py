@@ -10,9 +10,9 @@ import pytest
 from backends.postgres import schema
 from backends.postgres.store import PostgresStore
 from kv.errors import StoreDamaged
-from kv.model import Put, Version, value_hash
+from kv.model import Put, value_hash
 from kv.ports import Store
-from tests.contract.groups import Step, T, commit, put
+from tests.contract.groups import Step, T, commit, first, put, put_again
 from tests.services import fresh_database
 
 
@@ -25,15 +25,15 @@ async def holds_together(store: Store) -> None:
     """Read what is old, write something, and see that only that is held to its hash."""
     reference = await store.stage("big", b"b" * 70_000, timeout_s=T)
     assert (await store.read([b"k", b"m"], timeout_s=T)).versions == (
-        Version(b"k", 1, b"old"),
-        Version(b"m", 2, reference),
+        first(b"k", 1, b"old"),
+        first(b"m", 2, reference),
     )
     assert [v.key for v in (await store.list(b"", limit=9, timeout_s=T)).versions] == [b"k", b"m"]
-    assert (await store.versions([(b"k", 1)], timeout_s=T))[0] == Version(b"k", 1, b"old")
+    assert (await store.versions([(b"k", 1)], timeout_s=T))[0] == first(b"k", 1, b"old")
     facts = await store.facts([], [b"k", b"m"], [b"k", b"m"], [], timeout_s=T)
     assert facts.hashes == {b"k": value_hash(b"old"), b"m": reference.hash}
     await commit(store, [put("3", b"k", b"new")])
-    assert (await store.read([b"k"], timeout_s=T)).versions == (Version(b"k", 3, b"new"),)
+    assert (await store.read([b"k"], timeout_s=T)).versions == (put_again(b"k", 3, b"new"),)
 
 
 async def test_tables_of_schema_version_1() -> None:
@@ -45,6 +45,9 @@ async def test_tables_of_schema_version_1() -> None:
         "versions DROP COLUMN hash",
         "state DROP COLUMN unhashed",
         "blobs DROP COLUMN claims",
+        "versions DROP COLUMN create_revision",
+        "versions DROP COLUMN version",
+        "versions DROP COLUMN lease",
     ):
         await connection.execute(f"ALTER TABLE acordo_{column}")
     await connection.execute("DROP TABLE acordo_identity")
@@ -60,5 +63,5 @@ async def test_tables_of_schema_version_1() -> None:
         await connection.execute("UPDATE acordo_versions SET hash = ''")
         with pytest.raises(StoreDamaged):
             await store.read([b"k"], timeout_s=T)
-        assert (await store.read([b"k"], at=1, timeout_s=T)).versions == (Version(b"k", 1, b"old"),)
+        assert (await store.read([b"k"], at=1, timeout_s=T)).versions == (first(b"k", 1, b"old"),)
     await connection.close()

@@ -13,10 +13,21 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from kv.errors import Pruned
-from kv.model import Put, RecordedOperation, Reference, Refused, Version
+from kv.model import Put, RecordedOperation, Reference, Refused
 from kv.ports import Pruning, Retention, Store
 from tests.contract.adapters import EXAMPLES, STORES, StoreOpener
-from tests.contract.groups import COMMITTER, TERM, Step, T, cancel, commit, delete, put
+from tests.contract.groups import (
+    COMMITTER,
+    TERM,
+    Step,
+    T,
+    cancel,
+    commit,
+    delete,
+    first,
+    put,
+    put_again,
+)
 from tests.contract.naive import NaiveStore
 
 STEPS_MAX = 1000
@@ -49,7 +60,7 @@ async def test_superseded_versions_go_and_the_newest_stays(store: Store) -> None
     assert await kept(store, b"m", 11) == [11]
     for at in (8, 9, 10, 11):
         assert (await store.read([b"k"], at=at, timeout_s=T)).versions == (
-            Version(b"k", min(at, 10), b"%d" % (min(at, 10) - 1)),
+            put_again(b"k", min(at, 10), b"%d" % (min(at, 10) - 1), min(at, 10)),
         )
 
 
@@ -66,7 +77,7 @@ async def test_a_tombstone_goes_only_with_or_after_all_older_versions(store: Sto
         b"z"
     ]
     await commit(store, [put("e", b"k", b"3")])
-    assert (await store.read([b"k"], timeout_s=T)).versions == (Version(b"k", 5, b"3"),)
+    assert (await store.read([b"k"], timeout_s=T)).versions == (first(b"k", 5, b"3"),)
     await prune_all(store, Retention(5, 0))
     assert await kept(store, b"k", 5) == [5]
 
@@ -99,9 +110,9 @@ async def test_the_floor_never_falls_and_never_passes_the_head(store: Store) -> 
     assert (await prune_all(store, Retention(1, 0))).floor == 3
     assert (await prune_all(store, Retention(10**9, 0))).floor == 5
     assert await store.floor(timeout_s=T) == 5
-    assert (await store.read([b"k"], at=5, timeout_s=T)).versions == (Version(b"k", 5, b"1"),)
+    assert (await store.read([b"k"], at=5, timeout_s=T)).versions == (put_again(b"k", 5, b"1", 5),)
     await commit(store, [put("next", b"k", b"2")])
-    assert (await store.read([b"k"], at=5, timeout_s=T)).versions == (Version(b"k", 5, b"1"),)
+    assert (await store.read([b"k"], at=5, timeout_s=T)).versions == (put_again(b"k", 5, b"1", 5),)
 
 
 async def test_pruning_an_empty_store_does_nothing(store: Store) -> None:

@@ -11,9 +11,10 @@ import msgspec
 from backends.replicated import copies, facts, files, overlay, pruning, reads, rows, writer, writes
 from backends.replicated.overlay import Generation, Overlay, Place, View
 from backends.replicated.rows import Row, Rows
+from backends.replicated.schema import REVISION_SHIFT
 from backends.replicated.writer import Writer
 from kv.model import Version
-from kv.ports import Facts, LocalRetention, Pruning, Step
+from kv.ports import Facts, LocalRetention, Pruning, Span, Step
 from tests.planted.registry import Patches, fault
 
 
@@ -58,9 +59,11 @@ def file_known_for_ever() -> Patches:
         op_ids: Sequence[str],
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
+        *,
+        spans: Sequence[Span],
         recorded_since_ms: int,
     ) -> Facts:
-        return real(settled, op_ids, keys, hashed, 0)
+        return real(settled, op_ids, keys, hashed, spans=spans, recorded_since_ms=0)
 
     yield facts, "facts", known
 
@@ -257,8 +260,8 @@ def file_serves_damaged() -> Patches:
     """A value that is not what was written is served."""
 
     def version_of(key: bytes, row: Row) -> Version:
-        id_, kind, expires, _, value = row
-        return Version(key, id_ >> 10, value if kind else None, expires)
+        id_, kind, *said, _, value = row
+        return Version(key, id_ >> REVISION_SHIFT, value if kind else None, *said)
 
     yield rows, "version_of", version_of
 

@@ -19,7 +19,7 @@ from coordinator.clients.waits import Waits
 from coordinator.logtime import LogTime
 from coordinator.machine import evaluate as evaluation
 from coordinator.machine.window import Known, Window
-from kv.model import Again, Answer, AtRevision, Recorded, Version
+from kv.model import Again, Answer, AtRevision, Delete, Recorded, Version
 from kv.ports import Change, Read
 from node.reads import fetches as fetching
 from node.reads import reads as reading
@@ -283,12 +283,12 @@ def delete_of_nothing_counts() -> Patches:
     """A delete of an absent key says that there was one."""
 
     def write(self: Any, writes: Sequence[Any], pending: Any) -> tuple[bytes, ...]:
-        keys = tuple(w.key for w in writes)
-        before = len(self.versions)
-        evaluation.add_versions(writes, keys, pending.revision, pending.ordered_ms, self.versions)
-        for version in self.versions[before:]:
-            self._own[version.key] = version
-        return keys
+        for each in writes:
+            deleted = Version(each.key, pending.revision, None)
+            version = deleted if type(each) is Delete else self._put(each, pending.revision)
+            self._own[each.key] = version
+            self.versions.append(version)
+        return tuple(each.key for each in writes)
 
     yield evaluation._Group, "_write", write
 

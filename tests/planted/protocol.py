@@ -29,7 +29,7 @@ from coordinator.machine.pending import Mark, Pending
 from coordinator.machine.recent import Recent
 from coordinator.machine.snapshot import MachineState
 from kv.model import Group, Head, Intent, Recorded, RecordedOperation
-from kv.ports import Facts, Settled, TakenOver
+from kv.ports import Appended, Facts, Settled, TakenOver
 from tests.planted import store
 from tests.planted.registry import Patches, fault
 
@@ -405,10 +405,10 @@ def settle_committed() -> Patches:
     right = GroupCommitter._write
 
     async def write(self: GroupCommitter, group: Group) -> Any:
-        self._settle(group)
+        self._settle(group, Appended())
         return await right(self, group)
 
-    def committed(self: GroupCommitter, group: Group) -> None:
+    def committed(self: GroupCommitter, group: Group, appended: Appended) -> None:
         self._answer(group)
 
     yield GroupCommitter, "_write", write

@@ -7,10 +7,11 @@ keeps has to be what stands here, row by row. A log whose suffix a quorum lost h
 from __future__ import annotations
 
 import asyncio
+import operator
 from bisect import bisect_right
 from collections import ChainMap
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -20,11 +21,15 @@ from kv.content import content_digest, hash_of
 from kv.model import (
     GENESIS_DIGEST,
     NODE_OP_ID_PREFIX,
+    RANGE_KEYS_MAX,
+    RANGE_VALUES_MAX,
     Absent,
     Again,
     Applied,
     AtRevision,
     Cancel,
+    Compare,
+    DeleteRange,
     Equals,
     Exists,
     Expired,
@@ -33,8 +38,10 @@ from kv.model import (
     Intent,
     LedgerRow,
     Mismatch,
+    Nested,
     Outcome,
     Put,
+    PutWith,
     Recorded,
     RecordedOperation,
     Refused,
@@ -117,6 +124,10 @@ class Broken(Exception):
     """What a member made of a command is not what the command says."""
 
 
+class _Refusal(Exception):
+    """An intent that cannot be done."""
+
+
 class Evaluator:
     """One command on what was made before it."""
 
@@ -163,18 +174,36 @@ class Evaluator:
         if isinstance(intent, Cancel) or not dated or self._now_ms > intent.deadline_ms:
             return Expired(), ()
         seen = tuple(self._at(key) for key in intent.reads)
-        for number, guard in enumerate(intent.guards):
-            if not self._holds(guard):
-                if intent.otherwise is None:
-                    return Refused(number, self._at(guard.key), seen), ()
-                return Applied("otherwise", seen), self._write(intent.otherwise)
-        return Applied("then", seen), self._write(intent.writes)
+        try:
+            branch: Literal["then", "otherwise"] = "then"
+            for number, guard in enumerate(intent.guards):
+                if not self._holds(guard):
+                    if intent.otherwise is None:
+                        return Refused(number, self._at(guard.key), seen), ()
+                    branch = "otherwise"
+                    break
+            writes = intent.writes if branch == "then" else intent.otherwise or ()
+            path, taken = self._path(writes)
+            return Applied(branch, seen, taken), self._write(path)
+        except _Refusal as refusal:
+            return Refused(-1, 0, seen, str(refusal)), ()
 
     def _at(self, key: bytes) -> int:
         version = self._keys.get(key)
         return version.revision if version is not None and version.present else 0
 
+    def _there(self, key: bytes, end: bytes) -> list[Version]:
+        """Return what is present in a range."""
+        return [
+            version
+            for there, version in sorted(self._keys.items())
+            if version.present
+            and (there == key if not end else key <= there and (end == b"\0" or there < end))
+        ]
+
     def _holds(self, guard: Any) -> bool:
+        if isinstance(guard, Compare):
+            return self._compares(guard)
         at = self._at(guard.key)
         match guard:
             case Absent():
@@ -189,18 +218,68 @@ class Evaluator:
             case _:
                 raise TypeError(guard)
 
-    def _write(self, writes: tuple[Any, ...]) -> tuple[bytes, ...]:
-        made: list[Version] = []
+    def _compares(self, guard: Compare) -> bool:
+        there = self._there(guard.key, guard.end)
+        by_order = guard.target == "value" and (guard.end or guard.relation in "<>")
+        if len(there) > (RANGE_VALUES_MAX if by_order else RANGE_KEYS_MAX):
+            raise _Refusal("too_many_keys")
+        if not there:
+            if guard.target == "value":
+                return False
+            there = [Version(guard.key, 0, None)]
+        relation = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
+        names = {"create": "create_revision", "mod": "revision"}
+        field = names.get(guard.target, guard.target)
+        holds = relation[guard.relation]
+        return all(holds(getattr(version, field), guard.operand) for version in there)
+
+    def _path(self, writes: tuple[Any, ...]) -> tuple[list[Any], tuple[bool, ...]]:
+        """Return the writes on the path that is taken, and the branches."""
+        path: list[Any] = []
+        taken: tuple[bool, ...] = ()
         for write in writes:
-            if isinstance(write, Put):
-                ends_ms = None if write.ttl_ms is None else self._now_ms + write.ttl_ms
-                made.append(Version(write.key, self.revision, write.value, ends_ms))
+            if isinstance(write, Nested):
+                held = all(self._holds(guard) for guard in write.guards)
+                inner, more = self._path(write.writes if held else write.otherwise)
+                path += inner
+                taken += (held, *more)
+            else:
+                path.append(write)
+        return path, taken
+
+    def _write(self, writes: list[Any]) -> tuple[bytes, ...]:
+        made: dict[bytes, Version] = {}
+        deleted = 0
+        for write in writes:
+            if isinstance(write, DeleteRange):
+                there = self._there(write.key, write.end)
+                deleted += len(there)
+                if deleted > RANGE_KEYS_MAX:
+                    raise _Refusal("too_many_keys")
+                for version in there:
+                    made.setdefault(version.key, Version(version.key, self.revision, None))
+            elif isinstance(write, Put | PutWith):
+                made[write.key] = self._put(write)
             elif self._at(write.key):
-                made.append(Version(write.key, self.revision, None))
-        for version in made:
-            self._keys[version.key] = version
-        self.versions += made
-        return tuple(version.key for version in made)
+                made[write.key] = Version(write.key, self.revision, None)
+        self._keys.update(made)
+        self.versions += made.values()
+        return tuple(made)
+
+    def _put(self, write: Any) -> Version:
+        before = self._keys.get(write.key)
+        if before is None or not before.present:
+            before = None
+        value, lease = write.value, 0
+        if isinstance(write, PutWith):
+            if before is None and (write.keep_value or write.keep_lease):
+                raise _Refusal("key_absent")
+            value = before.value if before is not None and write.keep_value else value
+            lease = before.lease if before is not None and write.keep_lease else write.lease
+        ends_ms = None if write.ttl_ms is None else self._now_ms + write.ttl_ms
+        created = self.revision if before is None else before.create_revision
+        count = 1 if before is None else before.version + 1
+        return Version(write.key, self.revision, value, ends_ms, created, count, lease)
 
 
 def make(

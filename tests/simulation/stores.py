@@ -10,6 +10,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from backends.memory.database import MemoryDatabase
 from backends.memory.faults import AnswerLost, Fails, Fate, Lands
 from backends.memory.store import MemoryStore
@@ -57,10 +59,23 @@ class SimDatabase(MemoryDatabase):
             self.landed[revision] = row
             self.landed_s[revision] = now
         for version in group.versions:
-            self.history.setdefault(version.key, []).append(version)
+            self._remember(version)
         self._world.times.landed(group)
         self.rows_ever.append(row)
         self._world.say("landed", first=row.first, last=row.last, term=row.term, by=row.committer)
+
+    def _remember(self, version: Version) -> None:
+        """Keep a version with the numbers that it has to have."""
+        history = self.history.setdefault(version.key, [])
+        puts = 0
+        created = version.revision
+        for before in reversed(history):
+            if not before.present:
+                break
+            puts, created = puts + 1, before.revision
+        if version.present:
+            version = msgspec.structs.replace(version, create_revision=created, version=puts + 1)
+        history.append(version)
 
     def take_over(
         self, term: int, committer: str, log_time_ms: int, adopt_last: int | None

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from coordinator.commit.leadership import LeadersPart
 from coordinator.consensus import Coordinator
 from coordinator.log import Position, RaftStatus
@@ -111,7 +113,8 @@ class WatchedFeed:
             return
         for revision, record in enumerate(settled.records, settled.previous + 1):
             row = world.landed.landed.get(revision)
-            if row is None or row.body[revision - row.first] != record:
+            bare = msgspec.structs.replace(record, numbers=())  # which only a Settle carries
+            if row is None or row.body[revision - row.first] != bare:
                 world.violate(
                     "INV-6 (watch)",
                     f"{self._node.name} tells {record.op_id}@{revision}, not in the ledger",

@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from coordinator.machine.chain import group_on, settle_of
 from coordinator.machine.commands import Submit, decode, encode
-from coordinator.machine.evaluate import evaluate, needs, no_facts
+from coordinator.machine.evaluate import evaluate
 from coordinator.machine.machine import Machine
+from coordinator.machine.needs import needs, no_facts
 from coordinator.machine.pending import Pending
 from coordinator.machine.snapshot import encode_state
 from kv.model import GENESIS, Group, Head, Intent, Put

@@ -304,7 +304,7 @@ def test_listeners_get_every_settled_group_with_its_versions() -> None:
             await answer(a, put("op1", ttl_ms=1000))
             await c.settled()
             ordered_ms = heard[0].versions[0].expires_ms - 1000  # type: ignore[index, operator]
-            assert heard[0].versions == (Version(b"k", 1, b"v", ordered_ms + 1000),)
+            assert heard[0].versions == (Version(b"k", 1, b"v", ordered_ms + 1000, 1, 1),)
             assert (heard[0].previous, heard[0].last, heard[0].digest) == (0, 1, b.settled.digest)
             stored = c.database.versions([(b"k", 1)])
             assert heard[0].versions == stored

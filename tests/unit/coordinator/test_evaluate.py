@@ -4,19 +4,13 @@ one at a time.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.machine.evaluate import (
-    NOTHING,
-    Evaluation,
-    add_versions,
-    evaluate,
-    evaluate_plain,
-    needs,
-    no_facts,
-)
+from coordinator.machine.evaluate import Evaluation, add_versions, evaluate, evaluate_plain
+from coordinator.machine.needs import NOTHING, needs, no_facts
 from coordinator.machine.pending import Pending, size_of
 from kv.model import (
     GENESIS,
@@ -111,7 +105,7 @@ def test_guard(guard: Guard, now: Version | None, holds: bool) -> None:
     current = now.revision if now and now.present else 0
     expected = Applied("then", (current,)) if holds else Refused(0, current, (current,))
     assert ended.records[0].outcome == expected
-    assert ended.versions == ((Version(b"x", 10, b"1"),) if holds else ())
+    assert ended.versions == ((Version(b"x", 10, b"1", None, 10, 1),) if holds else ())
     assert ended.records[0].keys == ((b"x",) if holds else ())
     # The same guard after a Put or Delete in the same group sees that, not the facts.
     before: Ordered = Intent("~p", FAR, writes=(Put(b"k", b"three"),))
@@ -127,7 +121,7 @@ def test_otherwise_is_written_when_a_guard_fails_and_its_index_is_not_told() -> 
     intent = Intent("a", FAR, (Exists(b"k"),), (Put(b"x", b"1"),), (Put(b"y", b"2"),), (b"x",))
     ended = evaluate(group(intent), facts(), NOW)
     assert ended.records[0].outcome == Applied("otherwise", (0,))
-    assert ended.versions == (Version(b"y", 10, b"2"),)
+    assert ended.versions == (Version(b"y", 10, b"2", None, 10, 1),)
     empty = evaluate(group(Intent("b", FAR, (Exists(b"k"),), (Put(b"x", b"1"),), ())), facts(), NOW)
     assert empty.records[0].outcome == Applied("otherwise")
     assert empty.versions == ()
@@ -147,7 +141,7 @@ def test_deleting_an_absent_key_writes_nothing() -> None:
     assert ended.records[0].keys == (b"x",)
     present = evaluate(group(delete), facts(PRESENT), NOW)
     assert present.records[0].keys == (b"k", b"x")
-    assert present.versions == (Version(b"k", 10, None), Version(b"x", 10, b"1"))
+    assert present.versions == (Version(b"k", 10, None), Version(b"x", 10, b"1", None, 10, 1))
     twice = evaluate(group(delete, Intent("b", FAR, writes=(Delete(b"k"),))), facts(PRESENT), NOW)
     assert twice.records[1].keys == ()
 
@@ -331,12 +325,13 @@ def test_versions_can_be_made_again_from_intent_and_record(
     again: list[Version] = []
     for entry, record in zip(entries, ended.records, strict=True):
         if isinstance(record.outcome, Applied) and isinstance(entry.intent, Intent):
-            branch = (
-                entry.intent.writes
-                if record.outcome.branch == "then"
-                else entry.intent.otherwise or ()
+            numbers = tuple(
+                (version.create_revision, version.version, version.lease)
+                for version in ended.versions
+                if version.revision == entry.revision
             )
-            add_versions(branch, record.keys, entry.revision, NOW, again)
+            told = msgspec.structs.replace(record, numbers=numbers)
+            assert add_versions(entry.intent, told, entry.revision, NOW, again)
     assert tuple(again) == ended.versions
     said = [
         (entry.revision, key)
@@ -368,7 +363,7 @@ def test_what_needs_nothing_is_evaluated_for_less_and_alike(
 ) -> None:
     batch = [pending(7 + n, intent, late=late) for n, (intent, late) in enumerate(intents)]
     assert needs(batch) is NOTHING
-    assert evaluate_plain(batch, NOW) == evaluate(batch, no_facts(), NOW)
+    assert evaluate_plain(batch, NOW, {}) == evaluate(batch, no_facts(), NOW)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from coordinator.background.publisher import CURSOR
 from coordinator.consensus import Coordinator
 from coordinator.log import Position
 from coordinator.machine.commands import Amend, Cursor, Level, Submit, encode
-from coordinator.machine.evaluate import Needs
 from coordinator.machine.limits import Limits
+from coordinator.machine.needs import Needs
 from coordinator.replicated.witnesses import Telling, judge
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, InvariantViolated, NewerCommand, NotApplied

@@ -20,9 +20,10 @@ from backends.memory.faults import AnswerLost
 from coordinator.consensus import Coordinator
 from coordinator.machine.chain import group_on, mark_of, settle_of
 from coordinator.machine.commands import Adopt, Command, Found, Rebase, Settle, Submit, decode
-from coordinator.machine.evaluate import evaluate, needs
+from coordinator.machine.evaluate import evaluate
 from coordinator.machine.limits import Limits
 from coordinator.machine.machine import Machine
+from coordinator.machine.needs import needs
 from coordinator.machine.pending import Mark
 from coordinator.machine.snapshot import decode_state, encode_state
 from kv.errors import NotApplied

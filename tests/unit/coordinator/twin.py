@@ -14,7 +14,6 @@ from kv.model import (
     Answer,
     Applied,
     Cancel,
-    Delete,
     Expired,
     Intent,
     LedgerRow,
@@ -154,12 +153,16 @@ class Twin:
             self.record(record, self.settled, log_time)
             if isinstance(ordered.intent, Intent) and isinstance(record.outcome, Applied):
                 then = record.outcome.branch == "then"
-                for write in (ordered.intent.writes if then else ordered.intent.otherwise) or ():
-                    if isinstance(write, Delete) and write.key in record.keys:
-                        versions.append(Version(write.key, self.settled, None))
-                    if isinstance(write, Put):
-                        expires = None if write.ttl_ms is None else log_time + write.ttl_ms
-                        versions.append(Version(write.key, self.settled, write.value, expires))
+                writes = (ordered.intent.writes if then else ordered.intent.otherwise) or ()
+                puts = {write.key: write for write in writes if isinstance(write, Put)}
+                numbers = record.numbers or ((0, 0, 0),) * len(record.keys)
+                for key, said in zip(record.keys, numbers, strict=True):
+                    if key not in puts:
+                        versions.append(Version(key, self.settled, None))
+                        continue
+                    put = puts[key]
+                    expires = None if put.ttl_ms is None else log_time + put.ttl_ms
+                    versions.append(Version(key, self.settled, put.value, expires, *said))
         self.settled_digest = digest
         self.now = max(self.now, log_time)
         return previous, self.settled, digest, records, versions if here else None, log_time

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from backends.memory.database import MemoryDatabase
+from coordinator.machine.comparing import stands
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from kv.model import (
     Absent,
@@ -21,6 +22,7 @@ from kv.model import (
     Applied,
     AtRevision,
     Cancel,
+    Compare,
     Delete,
     Equals,
     Exists,
@@ -284,6 +286,7 @@ class FakeConsensus:
             if isinstance(outcome, Applied) and isinstance(intent, Intent):
                 writes = intent.writes if outcome.branch == "then" else intent.otherwise or ()
                 for write in writes:
+                    assert isinstance(write, Put | Delete)
                     version = self._version(write, revision, versions, now)
                     if version is not None:
                         versions[write.key] = version
@@ -395,6 +398,8 @@ def _holds(guard: Guard, version: Version | None) -> bool:
             return version is not None
         case AtRevision(revisions=revisions):
             return version is not None and version.revision in revisions
+        case Compare():
+            return stands(guard, version)
         case Equals(hash=wanted):
             if version is None or version.value is None:
                 return False
