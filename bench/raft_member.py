@@ -102,6 +102,8 @@ class IdleReplica:
         """Capture nothing."""
         return lambda: b""
 
+    keeps_store = False
+
     @property
     def takes_more(self) -> bool:
         """Take everything."""

@@ -313,6 +313,11 @@ class Coordinator:
         return self._applier.capture()
 
     @property
+    def keeps_store(self) -> bool:
+        """Whether this member has a store of its own; see `log.Replica.keeps_store`."""
+        return self.own is not None
+
+    @property
     def takes_more(self) -> bool:
         """Whether commands may be applied: with a shared store, always."""
         return self.own is None or self.own.mending.takes_more

@@ -89,6 +89,13 @@ class Replica(Protocol):
     """
 
     @property
+    def keeps_store(self) -> bool:
+        """Say whether this replica has a store of its own, without which a snapshot is of no use.
+        It never changes.
+        """
+        ...
+
+    @property
     def takes_more(self) -> bool:
         """Say whether `apply` may be called now. While it is False the log applies nothing, and it
         looks again when `Log.resume` is called.
@@ -228,8 +235,11 @@ class Log(Protocol):
         """Look again whether the replica takes more commands."""
         ...
 
-    def replay(self) -> None:
-        """Reset the replica, and rebuild it from the local snapshot and log."""
+    def replay(self) -> bool:
+        """Reset the replica, and rebuild it from the local snapshot and log. Return False, with the
+        replica as it is, while another state is being put in its place, or if that must come from
+        another member.
+        """
         ...
 
     def fetch_snapshot(self) -> None:

@@ -33,6 +33,8 @@ class InMemory:
 class SharedKind:
     """A replica that always takes more, with nothing to make durable and nothing to attach."""
 
+    keeps_store = False
+
     @property
     def takes_more(self) -> bool:
         return True

@@ -192,12 +192,12 @@ class Member:
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in (tasks := list(self._tasks)):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         self._core.leader.close()
+        self._core.giving.close()
         self._proposals.close()
         self._reads.close()
         for _, future in self._applied_waiters:
@@ -205,8 +205,7 @@ class Member:
         self._administration.close()
         if self._transport is not None:
             await self._transport.aclose()
-        if self._journal is not None:
-            await self._journal.aclose()
+        await self._journal.aclose()
 
     def _fail(self, exc: BaseException) -> None:
         """Stop this member for good because of a bug or a failed disk, and call `on_fatal`."""
@@ -353,6 +352,7 @@ class Member:
         return (
             *(f"two processes use the id {member}; stop one of them" for member in duplicate_ids),
             *self._peer_check.conflicts,
+            *self._core.pull.troubles,
         )
 
     @property
@@ -366,12 +366,12 @@ class Member:
         """Look again whether the replica takes more commands."""
         self.wake()
 
-    def replay(self) -> None:
+    def replay(self) -> bool:
         """Rebuild the replica from this member's own snapshot and log."""
-        self._core.rebuild.replay()
+        return self._core.rebuild.replay()
 
     def fetch_snapshot(self) -> None:
-        """Rebuild the replica from the leader's snapshot."""
+        """Rebuild the replica from another member's snapshot."""
         self._core.transfer.fetch()
         self.wake()
 

@@ -41,7 +41,14 @@ class Notes:
         if now - self._sent_at >= NOTE_PERIOD_S or situation != self._sent_in:
             self._sent_at, self._sent_in = now, situation
             note = bytes(self._note())[:NOTE_BYTES_MAX]
-            self._core.broadcast({"type": "note", "note": note, "term": self._core.term})
+            self._core.broadcast(
+                {
+                    "type": "note",
+                    "note": note,
+                    "term": self._core.term,
+                    "load": self._core.giving.load,
+                }
+            )
 
     def _situation(self) -> tuple[object, ...]:
         """Return the term, the leader and the connected peers: a change makes a note due."""
@@ -52,6 +59,7 @@ class Notes:
 
     def _on_note(self, node: Node, message: dict[str, Any]) -> None:
         self._newest[node.id] = message["note"], message["term"], self._core.now()
+        self._core.pull.note_load(node.id, message["load"])
 
     def peer(self, member: PeerAddress) -> PeerStatus:
         """Return the status of a member, as far as this member knows it."""
@@ -78,10 +86,28 @@ class Notes:
             address=member.address,
             voter=member.voter,
             role=role,
-            match=core.match(member.id),
-            last_seen_s=core.last_seen_s(member.id),
+            match=self._match(member.id),
+            last_seen_s=self._last_seen_s(member.id),
             note=note,
             note_term=term,
             note_age_s=max(0.0, core.now() - came_s),
             trouble=core.roster.trouble(member.id),
         )
+
+    def _match(self, member: str) -> int | None:
+        """Return up to which index a member is known to hold our log; None if we do not lead."""
+        core = self._core
+        node, library = core.roster.node(member), core.pysyncobj
+        return library.match_index.get(node) if node is not None and library.leads else None
+
+    def _last_seen_s(self, member: str) -> float | None:
+        """Return the seconds since a member answered us as leader, else since it sent anything."""
+        core = self._core
+        node, library = core.roster.node(member), core.pysyncobj
+        if node is None:  # its connection was dropped, and the entry that removed it was cut off
+            return None
+        seen = library.last_response.get(node) if library.leads else None
+        if seen is not None:
+            return max(0.0, core.now() - seen)
+        ask = getattr(library.transport, "last_seen_s", None)
+        return None if ask is None else ask(node)

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from pysyncobj.node import Node
 
-from coordinator.raft.core.messages import ALL
+from coordinator.raft.core.messages import ALL, STATE_APART, STATE_ASKS
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.net.connection import TransportLimits
 from coordinator.raft.net.peer_identity import PeerIdentity
@@ -81,6 +81,8 @@ def over_sockets(
             on_fatal=on_fatal,
             limits=limits or TransportLimits(retry_max_s=REDIAL_S_MAX),
             routes=routes,
+            apart=STATE_APART,
+            asks=STATE_ASKS,
         )
 
     return make

@@ -146,8 +146,7 @@ class Mending:
         if not condition.fetching:
             await self._put_aside()
         if whole:
-            condition.mended()
-            self._log.replay()
+            await self._replay()
             return
         self.refetches += 1
         condition.fetching = True
@@ -156,6 +155,16 @@ class Mending:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(AGAIN_S):
                 await self._mended.wait()
+
+    async def _replay(self) -> None:
+        """Make the state anew from the log. The machine begins again before the empty file is in
+        use: a machine that is ahead of its file would miss there what it has ordered.
+        """
+        while not self._log.replay():
+            await asyncio.sleep(LOOK_S)  # the log is putting another member's state in place
+            if self._condition.spoilt is None:
+                return  # it is there
+        self._condition.mended()
 
     async def _put_aside(self) -> None:
         try:

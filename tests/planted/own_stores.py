@@ -14,6 +14,8 @@ from coordinator.raft.core.compaction import Compaction
 from coordinator.raft.core.eligibility import Eligibility
 from coordinator.raft.core.following.snapshot_receiver import SnapshotReceiver
 from coordinator.raft.storage.snapshot import SnapshotStore
+from coordinator.raft.storage.snapshot_format import Snapshot, decode
+from coordinator.raft.storage.snapshot_stream import Incoming
 from kv.ports import StateCopy
 from tests.planted.registry import Patches, fault
 
@@ -80,6 +82,16 @@ def r6_log_cut() -> Patches:
         return self._log.last_index, 0
 
     yield Compaction, "_needed_by_transfers", needed
+
+
+@fault("R6")
+def r6_unverified() -> Patches:
+    """A state is put in place as it has arrived, whatever its digest."""
+
+    def verify_now(self: Incoming, id: bytes, dump_bytes: int) -> Snapshot:
+        return decode(self._disk.load_now(self._name)[: dump_bytes or None])
+
+    yield Incoming, "_verify_now", verify_now
 
 
 @fault("R13")

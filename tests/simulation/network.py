@@ -17,7 +17,7 @@ from typing import Any
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from coordinator.raft.core.messages import ALL
+from coordinator.raft.core.messages import ALL, STATE_APART
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.net.peer_identity import PeerIdentity
 from tests.simulation.loop import Process
@@ -31,6 +31,7 @@ DEAD_S = 1.5
 RETRY_S = (0.02, 0.2)
 READS = ("read_request", "read_response")
 PINGS = ("read_ping", "read_pong")
+COUNTED = ("messages", "breaks", "ghosts", "doubles", "hints", "spoilt")
 APART = " apart"
 """They may have a connection of their own, as with a transport that opens several."""
 NO_GHOST = ("apply_command", "ask", "answer")
@@ -83,8 +84,10 @@ class Network:
         """A direction is cut just before it would carry such a message."""
         self.loss = 0.0
         """Share of messages at which their connection breaks."""
+        self.spoils: dict[str, None] = {}
+        """Members that give states with a wrong bit in each chunk: their memory is bad."""
         self.connections: dict[tuple[str, str], Connection] = {}
-        self.counts = {"messages": 0, "breaks": 0, "ghosts": 0, "doubles": 0, "hints": 0}
+        self.counts = dict.fromkeys(COUNTED, 0)
         self._numbers = 0
 
     # --------------------------------------------------------------------------------------- faults
@@ -130,6 +133,7 @@ class Network:
         self.slow.clear()
         self.lag_s.clear()
         self.loss, self.delay_s = 0.0, DELAY_S
+        self.spoils.clear()
         self.pings_apart, self.stops = False, None
         for pair, connection in list(self.connections.items()):
             self._release(connection, *pair)
@@ -231,6 +235,10 @@ class Network:
         if connection is None:
             return False
         self.counts["messages"] += 1
+        if source in self.spoils and message["type"] == "state_chunk" and message["content"]:
+            self.counts["spoilt"] += 1
+            *right, last = message["content"]
+            message = {**message, "content": bytes([*right, last ^ 1])}
         raw = self.codec_of(source).encode(message)
         if source in self.upgraded and self.rng.random() < 0.05:
             self.counts["hints"] += 1
@@ -250,6 +258,8 @@ class Network:
         return True
 
     def _goes_apart(self, kind: str) -> bool:
+        if kind in STATE_APART:  # on a connection of their own
+            return True
         return (self.reads_apart and kind in READS) or (self.pings_apart and kind in PINGS)
 
     def _carry(

@@ -236,7 +236,7 @@ async def _leave_behind(world: World, rng: random.Random, node: SimNode) -> None
 async def _strike(world: World, rng: random.Random, node: SimNode) -> None:
     leader = world.leader()
     others = [other for other in world.serving if other is not node]
-    kind = rng.choice(("receiver", "source", "lead", "cut", "full", "save"))
+    kind = rng.choice(("receiver", "source", "lead", "cut", "full", "save", "spoil"))
     world.say("strikes a copy", what=kind)
     match kind:
         case "receiver":
@@ -258,6 +258,11 @@ async def _strike(world: World, rng: random.Random, node: SimNode) -> None:
             moments.cut(world, [node], others, one_way=rng.random() < 0.3)
             await asyncio.sleep(rng.uniform(0.05, 1.0))
             moments.join(world, [node], others)
+        case "spoil" if others:
+            source = rng.choice(others)
+            world.network.spoils[source.name] = None
+            await asyncio.sleep(rng.uniform(0.1, 2.0))
+            world.network.spoils.pop(source.name, None)
         case "full":
             node.disk.capacity_bytes = 0
             node.file.refuse_writes("No space left on device")

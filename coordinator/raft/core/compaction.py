@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from coordinator.log import Position
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.following.transfer import Transfer
+from coordinator.raft.core.giving import Giving
 from coordinator.raft.core.leading.leader import Leader
 from coordinator.raft.core.rules.membership import encode
 from coordinator.raft.core.state import State
@@ -21,8 +22,8 @@ KEEP_BYTES: Final = 4 << 20
 that is only a little behind needs no snapshot.
 """
 TRANSFER_KEEP_BYTES: Final = 1 << 30
-"""Bytes of entries kept for a peer that is being sent a snapshot with a copy of a store, or twice
-the size of that copy if that is more. Beyond it the peer needs a newer one.
+"""Bytes of entries kept for a peer that pulls a state, or twice the size of that state if that is
+more. Beyond it the peer needs a newer one.
 """
 SAVE_AGAIN_S: Final = 2.0
 """Seconds to wait after a failed save, because each attempt encodes the whole machine."""
@@ -56,6 +57,7 @@ class Compaction:
         state: State,
         leader: Leader,
         transfer: Transfer,
+        giving: Giving,
         bounds: LogBounds,
     ) -> None:
         """Make a snapshot when the log has grown by so many bytes since the last one, or by the
@@ -63,14 +65,16 @@ class Compaction:
         """
         self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._leader, self._transfer = state.roster, leader, transfer
+        self._giving = giving
         self._compact_bytes, self._bounds = bounds.compact_bytes, bounds
         self._saved_bytes = 0
         """`RaftLog.appended_bytes` when the newest snapshot was begun."""
         self._saving = False
         self._save_after = float("-inf")
         self._marks: list[_Mark] = []
-        """The ends of the snapshots that were made here and still lie within the log, oldest first.
-        Where the log begins is chosen among them, because measuring entries takes time.
+        """The ends of the snapshots that were made here and still lie within the log, oldest first,
+        and the newest one before it. Where the log begins is chosen by them, because measuring
+        entries takes time.
         """
 
     def force(self) -> None:
@@ -91,6 +95,7 @@ class Compaction:
         due = grown > library.conf.logCompactionMinEntries or size > self._compact_bytes
         ends, peers = newest.index if newest is not None else 0, self._leader.progress.values()
         due = due or any(progress.asked > ends for progress in peers)
+        due = due or self._giving.wanted_beyond(ends)
         if (
             not (due or library.compaction_forced)
             or self._environment.now() < self._save_after
@@ -102,10 +107,12 @@ class Compaction:
         self._save(size, keep)
 
     def _waits_for_peers(self, grown: int, size: int) -> bool:
-        """Say whether to wait because a snapshot is being sent to a peer: a newer one would make
-        that transfer useless. The wait ends when the log has grown by twice the usual amount.
+        """Say whether to wait because a peer is being sent a snapshot, or pulls a state: a newer
+        one would make that transfer useless. The wait ends when the log has grown by twice the
+        usual amount.
         """
-        if not any(progress.transfers for progress in self._leader.progress.values()):
+        now, peers = self._environment.now(), self._leader.progress.values()
+        if not any(peer.transfers or peer.pulls(now) for peer in peers):
             return False
         patience = grown <= 2 * self._library.conf.logCompactionMinEntries
         return patience and size <= 2 * self._compact_bytes
@@ -170,27 +177,32 @@ class Compaction:
             held = raft_log.size_bytes  # a little more than the entries before `position`
             self._marks.append(_Mark(raft_log.first_index, self._saved_bytes - held, now))
         self._marks.append(_Mark(position.index, self._saved_bytes, now))
-        self._marks = [mark for mark in self._marks if raft_log.holds(mark.base)]
+        while len(self._marks) > 1 and self._marks[1].base <= raft_log.first_index:
+            del self._marks[0]
         size, age_s = self._bounds.keep_bytes, self._bounds.keep_s
+        base = next(
+            mark.base
+            for mark in self._marks
+            if mark.base == position.index
+            or (self._behind(mark) <= size and now - mark.at_s <= age_s)
+        )
         needed, needed_size = self._needed_by_transfers()
-        for mark in self._marks:
-            behind = self._saved_bytes - mark.appended_bytes
-            if behind <= size and now - mark.at_s <= age_s:
-                return mark.base
-            if mark.base >= needed and behind <= needed_size:
-                return needed
-        return position.index
+        before = [mark for mark in self._marks if mark.base <= needed]
+        if needed < base and before and self._behind(before[-1]) <= needed_size:
+            return needed
+        return base
+
+    def _behind(self, mark: _Mark) -> int:
+        """Return how many bytes of the log lie between a mark and the newest snapshot."""
+        return self._saved_bytes - mark.appended_bytes
 
     def _needed_by_transfers(self) -> tuple[int, int]:
-        """Return the lowest end of the snapshots that are being sent with a copy of a store, and
-        how many bytes may stay behind the newest snapshot for the sake of that transfer.
+        """Return the lowest end of the states that peers pull, and how many bytes may stay behind
+        the newest snapshot for the sake of that transfer.
         """
-        sent = [
-            progress.snapshot
-            for progress in self._leader.progress.values()
-            if progress.snapshot is not None and progress.snapshot.attached_bytes
-        ]
-        if not sent:
+        now, peers = self._environment.now(), self._leader.progress.values()
+        pulled = [state for state in (peer.pulls(now) for peer in peers) if state is not None]
+        if not pulled:
             return self._log.last_index, 0
-        first = min(sent, key=lambda outgoing: outgoing.header.index)
-        return first.header.index, max(TRANSFER_KEEP_BYTES, 2 * first.attached_bytes)
+        first = min(pulled, key=lambda state: state.end)
+        return first.end, max(TRANSFER_KEEP_BYTES, 2 * first.total)

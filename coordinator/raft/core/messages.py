@@ -12,6 +12,14 @@ from msgspec import Meta
 
 from coordinator.raft.net.codec import Command, Count, Entries, Message, Name
 
+STATE_APART: Final = ("state_wanted", "state_chunk", "state_answer")
+"""Messages that need not keep their order with others: a transport carries them on a connection of
+their own, so that nothing else waits behind a chunk.
+"""
+
+STATE_ASKS: Final = ("state_wanted",)
+"""Those of them that the member sends that needs the state: it dials that connection."""
+
 Chunk = Annotated[bytes, Meta(max_length=4 << 20)]
 Text = Annotated[str, Meta(max_length=4096)]
 
@@ -89,11 +97,7 @@ class Contacts(Message, frozen=True, array_like=True, tag="contacts"):
 
 
 class InstallSnapshot(Message, frozen=True, array_like=True, tag="install_snapshot"):
-    """A chunk, from byte `offset` on, of the snapshot `id` that ends at (index, index_term).
-
-    `dump_bytes`: where in the stream the copy of the sender's own store begins; 0: there is
-    none.
-    """
+    """A chunk, from byte `offset` on, of the snapshot `id` that ends at (index, index_term)."""
 
     term: Count
     commit_index: Count
@@ -104,7 +108,6 @@ class InstallSnapshot(Message, frozen=True, array_like=True, tag="install_snapsh
     total: Count
     serialized: Chunk
     joined: bool
-    dump_bytes: Count = 0
 
 
 class SnapshotWanted(Message, frozen=True, array_like=True, tag="snapshot_wanted"):
@@ -115,6 +118,73 @@ class SnapshotWanted(Message, frozen=True, array_like=True, tag="snapshot_wanted
     term: Count
     id: Annotated[bytes, Meta(max_length=64)]
     offset: Count
+
+
+class StateOffer(Message, frozen=True, array_like=True, tag="state_offer"):
+    """The leader's log begins at (index, index_term), after the receiver's end: the receiver has to
+    fetch a state that ends there or later.
+    """
+
+    term: Count
+    index: Count
+    index_term: Count
+    joined: bool
+
+
+class StateUnderway(Message, frozen=True, array_like=True, tag="state_underway"):
+    """The sender is fetching a state of `total` bytes that ends at (index, index_term), and needs
+    the leader's log from there on. `index` 0: it does not know one yet.
+    """
+
+    term: Count
+    index: Count
+    index_term: Count
+    total: Count
+
+
+class StateVetted(Message, frozen=True, array_like=True, tag="state_vetted"):
+    """The leader's answer: whether its log goes on from (index, index_term)."""
+
+    term: Count
+    index: Count
+    index_term: Count
+    fits: bool
+
+
+class StateWanted(Message, frozen=True, array_like=True, tag="state_wanted"):
+    """A request to a member for its state, ending at entry `least` or later. With an id, for what
+    follows byte `offset` of the state with that id.
+    """
+
+    id: Annotated[bytes, Meta(max_length=64)]
+    offset: Count
+    least: Count
+
+
+class StateChunk(Message, frozen=True, array_like=True, tag="state_chunk"):
+    """A chunk of a state: a snapshot that ends at (index, index_term), and a copy of the sender's
+    own store, which begins at `dump_bytes`.
+    """
+
+    index: Count
+    index_term: Count
+    id: Annotated[bytes, Meta(max_length=64)]
+    offset: Count
+    total: Count
+    content: Chunk
+    dump_bytes: Count
+
+
+class StateAnswer(Message, frozen=True, array_like=True, tag="state_answer"):
+    """No chunk yet: a state that ends at (index, index_term) is being prepared (index 0: one that
+    is yet to be made), or `problem` says why this member gives none, or not the one with `id` any
+    more.
+    """
+
+    id: Annotated[bytes, Meta(max_length=64)]
+    index: Count
+    index_term: Count
+    problem: Text
 
 
 class ApplyCommand(Message, frozen=True, array_like=True, tag="apply_command"):
@@ -167,10 +237,13 @@ class ReadResponse(Message, frozen=True, array_like=True, tag="read_response"):
 
 
 class PeerNote(Message, frozen=True, array_like=True, tag="note"):
-    """The sender's `Replica.note()`, and the sender's term when it made the note."""
+    """The sender's `Replica.note()`, the sender's term when it made the note, and how much it has
+    to do for others (giving.py).
+    """
 
     note: Annotated[bytes, Meta(max_length=256)]
     term: Count = 0
+    load: Count = 0
 
 
 class TransferRequest(Message, frozen=True, array_like=True, tag="ask"):
@@ -200,6 +273,12 @@ ALL: Final[tuple[type[Message], ...]] = (
     Contacts,
     InstallSnapshot,
     SnapshotWanted,
+    StateOffer,
+    StateUnderway,
+    StateVetted,
+    StateWanted,
+    StateChunk,
+    StateAnswer,
     ApplyCommand,
     ApplyCommandResponse,
     ReadPing,

@@ -24,9 +24,11 @@ from coordinator.raft.core.election import Elections
 from coordinator.raft.core.eligibility import Eligibility
 from coordinator.raft.core.environment import Environment, Spawn
 from coordinator.raft.core.following.follower import Follower
+from coordinator.raft.core.following.pull import Pull
 from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.following.snapshot_receiver import SnapshotReceiver
 from coordinator.raft.core.following.transfer import Transfer
+from coordinator.raft.core.giving import Giving
 from coordinator.raft.core.leading.leader import Leader
 from coordinator.raft.core.log import RaftLog
 from coordinator.raft.core.pysyncobj_library import Library
@@ -88,30 +90,29 @@ class Core:
         self.log = RaftLog(library, journal, environment.now())
         self.terms = Terms(library, environment, journal, self.log.last_term)
         state = State(library, environment, self.log, self.roster, self.eligibility, self.terms)
-        self.leader = Leader(state, transfer_bytes_per_s=transfer_bytes_per_s)
-        self._lead_and_follow(state)
+        self.leader = Leader(state)
+        self._lead_and_follow(state, transfer_bytes_per_s)
         self._order_commands(state, leader_wait_s)
-        self.compaction = Compaction(state, self.leader, self.transfer, log_bounds)
+        self.compaction = Compaction(state, self.leader, self.transfer, self.giving, log_bounds)
         self._handlers = self._routes()
         library.handler = self
         # Reading the disk took time; the election time-out must not count it.
         self.terms.timer.reset()
         self.rebuild.load()
 
-    def _lead_and_follow(self, state: State) -> None:
+    def _lead_and_follow(self, state: State, bytes_per_s: float) -> None:
         """Make the parts that elect, lead and follow."""
         self.elections = Elections(state, self.leader, on_won=self._take_over)
         self.transfer = Transfer(state)
+        self.pull = Pull(state, self.transfer)
+        self.giving = Giving(state, lambda: self.pull.lacks, bytes_per_s=bytes_per_s)
         self.rebuild = Rebuild(state, self.transfer)
         self.follower = Follower(state, self.elections, self.rebuild)
         self.waiters = Waiters(state)
         self.receiver = SnapshotReceiver(
-            state,
-            self.transfer,
-            self.rebuild,
-            self.follower,
+            state, self.transfer, self.pull, self.rebuild, self.follower,
             on_installed=self.waiters.notify_below,
-        )
+        )  # fmt: skip
         self.terms.on_left_leadership = self.leader.step_down
         self.roster.on_added = self.leader.add_peer
 
@@ -136,6 +137,12 @@ class Core:
             "next_node_idx": self.leader.on_next_node_idx,
             "install_snapshot": self.receiver.on_install_snapshot,
             "snapshot_wanted": self.leader.on_snapshot_wanted,
+            "state_offer": self.receiver.on_state_offer,
+            "state_underway": self.leader.on_state_underway,
+            "state_vetted": self.receiver.on_state_vetted,
+            "state_wanted": self.giving.on_wanted,
+            "state_chunk": self.receiver.on_state_chunk,
+            "state_answer": self.pull.on_answer,
             "apply_command": self.commands.on_forwarded,
             "apply_command_response": self.commands.on_answered,
             "contacts": self.changes.on_contacts,
@@ -155,6 +162,9 @@ class Core:
         self.changes.say_farewell()
         self.elections.elect()
         self.transfer.maybe_ask()
+        self.pull.maybe_ask()
+        self.receiver.maybe_use()
+        self.giving.tick()
         for step in (leader.check_quorum, leader.check_disk, leader.maybe_commit):
             if library.leads:
                 step()
@@ -175,10 +185,11 @@ class Core:
         """Return the monotonic time at which a tick is due even if no event comes before."""
         due = float("inf")
         if self.pysyncobj.leads:
-            due = min(self.pysyncobj.heartbeat_due, self.leader.next_due())
+            due = self.pysyncobj.heartbeat_due
         elif self.eligibility.votes:
             due = self.pysyncobj.election_deadline
-        return min(due, self.commands.next_due(self.environment.now()))
+        now = self.environment.now()
+        return min(due, self.giving.next_due(), self.commands.next_due(now))
 
     def on_message(self, node: Node, message: dict[str, Any]) -> None:
         """Hand a message to the part that handles its type; count a message of unknown type."""
@@ -210,7 +221,7 @@ class Core:
         self._forget_connection(node)
         self.leader.on_disconnected(node)
         if node == self.pysyncobj.leader:
-            self.transfer.drop_unless_installing()
+            self.transfer.lose_leader()
             self.terms.lose_leader()
         self.environment.wake()
 
@@ -357,23 +368,6 @@ class Core:
     def members(self) -> tuple[PeerAddress, ...]:
         """The ids and addresses of the members."""
         return self.roster.addresses
-
-    def match(self, member: str) -> int | None:
-        """Return up to which index a member is known to hold our log; None if we do not lead."""
-        node = self.roster.node(member)
-        leads = node is not None and self.pysyncobj.leads
-        return self.pysyncobj.match_index.get(node) if node is not None and leads else None
-
-    def last_seen_s(self, member: str) -> float | None:
-        """Return the seconds since a member answered us as leader, else since it sent anything."""
-        node = self.roster.node(member)
-        if node is None:  # its connection was dropped, and the entry that removed it was cut off
-            return None
-        seen = self.pysyncobj.last_response.get(node) if self.pysyncobj.leads else None
-        if seen is not None:
-            return max(0.0, self.environment.now() - seen)
-        ask = getattr(self.pysyncobj.transport, "last_seen_s", None)
-        return None if ask is None else ask(node)
 
     # ------------------------------------------------------------- who may connect (net/peer_check)
 

@@ -206,6 +206,10 @@ class Connection(asyncio.BufferedProtocol):
             self._flushing = self._loop.call_soon(self._flush)
         return True
 
+    def hand_to(self, owner: Owner) -> None:
+        """Report everything from now on to another owner."""
+        self._owner = owner
+
     def flush(self) -> None:
         """Write the queued frames now; nothing more will be sent in this turn of the loop."""
         if self._flushing is not None:

@@ -70,7 +70,7 @@ class Outbound:
                 if not first:
                     await self._pause(self._limits.probe_s, 1)
                 continue
-            lived_s = await self._dial(peer, self._where(peer, failures))
+            lived_s = await self._dial(peer, self.where(peer, failures))
             failures = 0 if lived_s > self._limits.retry_max_s else failures + 1
             await self._pause(self._limits.retry_s if first else self._limits.probe_s, failures)
 
@@ -80,7 +80,7 @@ class Outbound:
             min(longest_s, base_s * 2 ** min(failures - 1, 16)) * self._rng.uniform(0.5, 1.0)
         )
 
-    def _where(self, peer: Peer, failures: int) -> str:
+    def where(self, peer: Peer, failures: int = 0) -> str:
         """Return the address to dial: the peer's route if it has one. Otherwise the address in the
         configuration, alternating after failures with the address that the peer reported itself.
         """

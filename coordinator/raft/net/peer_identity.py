@@ -34,12 +34,14 @@ class PeerIdentity(msgspec.Struct, frozen=True, array_like=True):
     """A member's statement about itself in its hello. Fields are only ever appended.
 
     `incarnation` is drawn at random when the process starts. `address` is where the member says
-    that it can be reached; empty: it does not say.
+    that it can be reached; empty: it does not say. `apart`: the connection is only for what need
+    not keep its order with others (lanes.py).
     """
 
     origin: Origin = Origin()
     incarnation: bytes = b""
     address: str = ""
+    apart: bool = False
 
 
 Conflict: TypeAlias = Literal["other_history", "other_members"]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import structlog
 from pysyncobj.node import Node
-from pysyncobj.transport import Transport
 
 from coordinator.raft.net.codec import Codec, WireError
 from coordinator.raft.net.connection import Connection, TransportLimits
@@ -24,10 +24,12 @@ from coordinator.raft.net.frames import Role, Session
 from coordinator.raft.net.heartbeat import Heartbeat
 from coordinator.raft.net.hello import NONCE_BYTES, Mode
 from coordinator.raft.net.inbound import Inbound
+from coordinator.raft.net.lanes import Lanes
 from coordinator.raft.net.outbound import Outbound
-from coordinator.raft.net.peer import USED_TWICE, Peer
+from coordinator.raft.net.peer import Peer
 from coordinator.raft.net.peer_identity import PeerIdentity, decode_identity, encode_identity
 from coordinator.raft.net.refusals import Refusals
+from coordinator.raft.net.reports import PeerReports
 from coordinator.raft.net.security import (
     Credentials,
     Open,
@@ -46,11 +48,12 @@ Judge: TypeAlias = Callable[[str, PeerIdentity], tuple[str, str] | None]
 _log = structlog.get_logger("acordo.raft.transport")
 
 
-class AsyncioTransport(Transport):
-    """One member's connections with all others, one connection per pair.
+class AsyncioTransport(PeerReports):
+    """One member's connections with all others, one connection per pair, and while a state is given
+    another one for the messages in `apart`, which need not keep their order with others.
 
     Both ends of a pair may dial at once (outbound.py says why); then the connection that the lower
-    id dialled is kept.
+    id dialled is kept. On the one that is apart, the member that dialled it sends `asks`.
 
     Nodes have `.id`, the member's id, and `.address`, "host:port". For a node with `.readonly` true
     the callbacks for read-only nodes are used. Messages are dicts as `codec` expects them, and must
@@ -80,9 +83,11 @@ class AsyncioTransport(Transport):
         nodes: Iterable[Node] = (),
         limits: TransportLimits | None = None,
         routes: Mapping[str, str] | None = None,
+        apart: Container[str] = (),
+        asks: Container[str] = (),
     ) -> None:
-        super().__init__(None, self_node, [])
-        self._cluster, self._member = cluster, self_node.id
+        super().__init__(self_node)
+        self._cluster, self._apart, self._asks = cluster, apart, asks
         self._address, self._codec = listen_address, codec
         self._rng, self._entropy, self._security = rng, entropy, security
         self._wake, self._on_fatal = wake, on_fatal
@@ -91,7 +96,6 @@ class AsyncioTransport(Transport):
         self.identity: Callable[[], PeerIdentity] = PeerIdentity
         self.judge: Judge = lambda peer, identity: None
         self.on_refused: Callable[[str, str], None] = lambda peer, said: None
-        self._peers: dict[str, Peer] = {}
         self._refusals = Refusals()
         self.counters = self._refusals.counters
         """Counters of connection events, by name."""
@@ -105,7 +109,7 @@ class AsyncioTransport(Transport):
         self._credentials: Credentials | None = None  # this and the next three: set by `start`
         self._dialer: Dialer | None = None
         self._outbound: Outbound | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lanes: Lanes | None = None
         self._finishing: set[Connection] = set()
         """Dropped connections that still send what was queued."""
         self._encoded: tuple[Mapping[str, Any] | None, bytes] = (None, b"")
@@ -146,6 +150,16 @@ class AsyncioTransport(Transport):
             on_refused=lambda peer, said: self._guarded(self.on_refused, peer, said),
             on_task_done=self._on_task_done,
         )
+        self._lanes = Lanes(
+            connect=self._dialer.connect,
+            new_connection=lambda lanes, peer: self._connection("dialer", expect=peer, apart=lanes),
+            judge=lambda connection, peer: self._judge(connection, peer, apart=True),
+            take=self._take,
+            wake=self._wake,
+            handshake_s=self.limits.handshake_s,
+            counters=self.counters,
+            on_task_done=self._on_task_done,
+        )
         for peer in self._peers.values():
             self._outbound.reach(peer)
 
@@ -180,9 +194,10 @@ class AsyncioTransport(Transport):
         tasks += [p.dialling for p in self._peers.values() if p.dialling is not None]
         if self._dialer is not None:
             tasks += self._dialer.close()
+        if self._lanes is not None:
+            tasks += self._lanes.close()
         self.destroy()
-        leaving = [connection.gone for connection in self._finishing]
-        if leaving:
+        if leaving := [connection.gone for connection in self._finishing]:
             await asyncio.wait(leaving, timeout=LINGER_S)
         for connection in self._finishing:
             connection.abandon()
@@ -213,6 +228,8 @@ class AsyncioTransport(Transport):
         peer = self._peers.pop(node.id, None)
         if peer is None:
             return
+        if self._lanes is not None:
+            self._lanes.drop(node.id)
         if peer.dialling is not None:
             peer.dialling.cancel()
         if peer.connection is not None:
@@ -225,6 +242,8 @@ class AsyncioTransport(Transport):
     def send(self, node: Node, message: Mapping[str, Any]) -> bool:
         """Queue a message for a peer. Return False if it was not queued and will never be sent."""
         peer = self._peers.get(node.id)
+        if peer is not None and message["type"] in self._apart:
+            return self._send_apart(peer, message)
         if peer is None or peer.connection is None:
             return False
         if self._encoded[0] is not message:
@@ -234,45 +253,15 @@ class AsyncioTransport(Transport):
         self.counters["frames_sent"] += 1
         return True
 
-    # ------------------------------------------------------------------------------ what others ask
-
-    def connected(self, node: Node) -> bool:
-        """Say whether there is a ready connection with a member."""
-        peer = self._peers.get(node.id)
-        return peer is not None and peer.connection is not None
-
-    def last_seen_s(self, node: Node) -> float | None:
-        """Return the seconds since a member last sent anything; None: nothing yet."""
-        peer = self._peers.get(node.id)
-        at = None if peer is None else peer.last_heard_s
-        return None if at is None or self._loop is None else self._loop.time() - at
-
-    @property
-    def duplicate_ids(self) -> tuple[str, ...]:
-        """The ids that two processes use, including this member's own if another member has
-        refused us for that reason.
-        """
-        twice = {name for name, peer in self._peers.items() if peer.id_use.duplicated}
-        if any(
-            peer.connection is None and USED_TWICE in peer.trouble for peer in self._peers.values()
-        ):
-            twice.add(self._member)
-        return tuple(sorted(twice))
-
-    def reported_address(self, node: Node) -> str:
-        """Return the address that a member last reported for itself; empty: none."""
-        peer = self._peers.get(node.id)
-        return "" if peer is None else peer.reported_address
-
-    def trouble(self, node: Node) -> str:
-        """Return a message that says why a member is not connected; empty: no reason is known."""
-        peer = self._peers.get(node.id)
-        return "" if peer is None else peer.trouble
-
-    def queued_bytes(self, node: Node) -> int:
-        """Return the bytes that wait here for a member, in our queue and in the socket's buffer."""
-        connection = self._peers[node.id].connection if node.id in self._peers else None
-        return 0 if connection is None else connection.queued_bytes
+    def _send_apart(self, peer: Peer, message: Mapping[str, Any]) -> bool:
+        """Send on the connection that is apart; dial one to ask on, if there is none yet."""
+        asks, lanes, to = message["type"] in self._asks, self._lanes, peer.node.id
+        if lanes is None or self._outbound is None:
+            return False
+        sent = lanes.send(to, self._codec.encode(message), dialled=asks)
+        if asks and not sent:
+            lanes.reach(to, self._outbound.where(peer))
+        return sent
 
     @property
     def unproved(self) -> int:
@@ -283,17 +272,17 @@ class AsyncioTransport(Transport):
 
     def on_proved(self, connection: Connection, peer: str) -> None:
         """Admit or refuse a peer that has proved itself. Only such a peer is told the reason."""
-        kept = self._peers.get(peer)
-        refusal = self._judge(connection, peer, kept)
+        refusal = self._judge(connection, peer)
         if refusal is None:
             connection.admit()
             return
+        kept = self._peers.get(peer)
         if kept is not None and kept.connection is None:
             kept.trouble = refusal[1]
         connection.refuse(*refusal)
 
     def _judge(
-        self, connection: Connection, peer: str, kept: Peer | None
+        self, connection: Connection, peer: str, *, apart: bool = False
     ) -> tuple[str, str] | None:
         """Return (reason, detail) for refusing a peer that has proved itself; None: admit it."""
         assert self._loop is not None
@@ -306,8 +295,11 @@ class AsyncioTransport(Transport):
         refusal = self.judge(peer, identity)
         if refusal is not None:
             return refusal
+        kept = self._peers.get(peer)
         if kept is None:
             return "not_a_member", f"{peer} is no member, as far as {self._member} knows"
+        if apart or identity.apart:
+            return None
         return kept.judge(connection, identity, self._member, self._loop.time())
 
     def on_ready(self, connection: Connection, peer: str) -> None:
@@ -316,6 +308,9 @@ class AsyncioTransport(Transport):
             connection.close("dropped")
             return
         self._inbound.proved(connection)
+        if self._lanes is not None and decode_identity(connection.session.facts).apart:
+            self._lanes.accept(connection, peer)
+            return
         kept = self._peers[peer]
         if kept.connection is not None:
             # Either the old one is dead at the other end, or both dialled and this one is kept.
@@ -331,7 +326,12 @@ class AsyncioTransport(Transport):
     def on_frame(self, connection: Connection, content: memoryview) -> None:
         """Decode a message and pass it to the core."""
         peer = self._peers.get(connection.session.peer or "")
-        if peer is None or peer.connection is not connection:
+        if peer is not None and peer.connection is connection:
+            self._take(connection, content)
+
+    def _take(self, connection: Connection, content: memoryview) -> None:
+        peer = self._peers.get(connection.session.peer or "")
+        if peer is None:
             return
         try:
             message = self._codec.decode(content)
@@ -362,8 +362,9 @@ class AsyncioTransport(Transport):
         else:
             self._refusals.ended(connection.host, reason, connection.detail)
 
-    def _connection(self, role: Role, expect: str | None = None) -> Connection:
+    def _connection(self, role: Role, expect: str = "", apart: Lanes | None = None) -> Connection:
         assert self._credentials is not None
+        identity = msgspec.structs.replace(self.identity(), apart=apart is not None)
         session = Session(
             role,
             self._cluster,
@@ -371,11 +372,11 @@ class AsyncioTransport(Transport):
             self._entropy(NONCE_BYTES),
             mode=self._credentials.mode,
             key=self._credentials.key,
-            expect=expect,
-            facts=encode_identity(self.identity()),
+            expect=expect or None,
+            facts=encode_identity(identity),
             frame_bytes_max=self.limits.frame_bytes_max,
         )
-        return Connection(self, session, dialer=role == "dialer")
+        return Connection(apart or self, session, dialer=role == "dialer")
 
     def _notify_disconnected(self, peer: Peer) -> None:
         self._notify(peer, self._onNodeDisconnected, self._onReadonlyNodeDisconnected)

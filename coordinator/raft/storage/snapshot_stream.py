@@ -139,7 +139,7 @@ class Incoming:
         different stream, an invalid chunk, or a full disk makes the transfer start again at 0.
         """
         end = chunk.offset + len(chunk.content)
-        if not self._possible(chunk, end):
+        if not self.possible(chunk):
             self.reset()
             return 0
         if (chunk.id, chunk.total, chunk.dump_bytes) != (self._id, self._total, self._dump_bytes):
@@ -156,8 +156,9 @@ class Incoming:
                 self.reset()
         return self._offset
 
-    def _possible(self, chunk: Chunk, end: int) -> bool:
-        attached = chunk.dump_bytes > 0
+    def possible(self, chunk: Chunk) -> bool:
+        """Say whether a chunk can be a part of any stream."""
+        end, attached = chunk.offset + len(chunk.content), chunk.dump_bytes > 0
         return (
             0 <= chunk.offset <= end <= chunk.total
             and chunk.total <= (STREAM_BYTES_MAX if attached else self._bytes_max)
@@ -166,9 +167,9 @@ class Incoming:
         )
 
     @property
-    def has_attachment(self) -> bool:
-        """Say whether a copy of a store comes behind the snapshot."""
-        return self._dump_bytes > 0
+    def offset(self) -> int:
+        """The offset wanted next: all bytes before it have arrived."""
+        return self._offset
 
     async def finish(self) -> Snapshot:
         """Sync and verify the whole stream; return the snapshot in it.

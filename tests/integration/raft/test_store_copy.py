@@ -43,6 +43,8 @@ class FileCopy:
 class Keeper(Tape):
     """A tape whose store is one large file."""
 
+    keeps_store = True
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path

@@ -100,6 +100,8 @@ class SharedMember:
         self.leads: int | None = None
         self.lags = False
         """Apply nothing for now."""
+        self.resting = False
+        """Replay nothing: another member's state is being put in place."""
         self.ignores_loss = False
         self.prefers = ""
         """To whom the leadership goes if nobody is named."""
@@ -254,10 +256,13 @@ class SharedMember:
     def resume(self) -> None:
         self.pump()
 
-    def replay(self) -> None:
+    def replay(self) -> bool:
+        if self.resting:
+            return False
         self.position, self.history = Position(0, 0), []
         self.replica.reset()
         self.pump()
+        return True
 
     def fetch_snapshot(self) -> None:
         source = self.shared.members.get(self.shared.leader or "")

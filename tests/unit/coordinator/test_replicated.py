@@ -143,6 +143,30 @@ def test_fetched_state_is_a_witness_once_the_others_agree() -> None:
     run(story)
 
 
+def test_log_that_puts_a_state_in_place_is_waited_for_before_the_empty_file_is_used() -> None:
+    async def story() -> None:
+        async with own_cluster("abc") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            b, log = c["b"], c.shared.members["b"]
+            assert b.own is not None
+            log.resting = True
+            b.own.condition.spoil("set_aside", "a test says so")
+            log.pump()
+            assert not b.takes_more
+            await asyncio.sleep(2)
+            assert b.refusal == "own_store_set_aside", "its machine is ahead of the empty file"
+            assert len(c.files["b"].aside) == 1
+            log.resting = False
+            await until(lambda: b.refusal is None)
+            await answer(a, put("op2"))
+            await c.level()
+            assert c.rows("a") == c.rows("b")
+
+    run(story)
+
+
 @pytest.mark.parametrize("how", ["diverged", "set_aside"])
 def test_what_a_member_told_while_it_differed_is_undone(how: str) -> None:
     async def story() -> None:

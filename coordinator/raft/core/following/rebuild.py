@@ -103,21 +103,22 @@ class Rebuild:
             return False
         return True
 
-    def replay(self) -> None:
+    def replay(self) -> bool:
         """Rebuild the machine from the snapshot and log here without changing the log; if they do
-        not suffice, fetch the leader's snapshot.
+        not suffice, fetch another member's snapshot, and return False.
 
-        Returns early while a snapshot is being put in place: that rebuilds the machine anyway.
+        Returns False too while a snapshot is being put in place: that rebuilds the machine, unless
+        it cannot be used.
         """
         if self._log.resting:
-            return
+            return False
         self._transfer.drop()  # `load_now` removes the file that the transfer is writing
         try:
             snapshot = self._snapshots.load_now()
             if snapshot is not None and self._log.holds(snapshot.header.index):
                 self._restore(snapshot)
                 self._environment.count("replays")
-                return
+                return True
         except (ValueError, BadRequest) as exc:
             log.error("snapshot cannot be used", member=self._roster.id, error=str(exc))
         if self._log.first_index != 1:
@@ -126,10 +127,11 @@ class Rebuild:
                 member=self._roster.id,
             )
             self._transfer.fetch()
-            return
+            return False
         self._replica.reset()
         self._log.apply_to(FIRST)
         self._environment.count("replays")
+        return True
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._replica.restore(snapshot.body)

@@ -1,5 +1,5 @@
-"""Receive a leader's snapshot, with the copy of its own store, if there is one: collect the chunks,
-verify the whole, and load it before it replaces the old one.
+"""Receive a snapshot, from the leader, or from any member with the copy of its own store: collect
+the chunks, verify the whole, and load it before it replaces the old one.
 
 Never acknowledges a snapshot before it is in place, and refuses one that is older than what this
 member holds.
@@ -15,6 +15,7 @@ from pysyncobj.node import Node
 from coordinator.log import Position
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.following.follower import Follower
+from coordinator.raft.core.following.pull import Pull
 from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.following.transfer import Transfer
 from coordinator.raft.core.rules.membership import ConfigurationHistory, decode_configuration
@@ -30,6 +31,7 @@ class SnapshotReceiver:
         self,
         state: State,
         transfer: Transfer,
+        pull: Pull,
         rebuild: Rebuild,
         follower: Follower,
         *,
@@ -39,10 +41,12 @@ class SnapshotReceiver:
         the outcome of commands that wait for an entry up to there is not known here.
         """
         self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
-        self._eligibility, self._transfer = state.eligibility, transfer
+        self._eligibility, self._transfer, self._pull = state.eligibility, transfer, pull
         self._rebuild, self._follower, self._on_installed = rebuild, follower, on_installed
         self._sender: tuple[Node | None, int] = None, 0
-        """The leader that sent the snapshot that is being put in place, and its term."""
+        """The leader that sent the snapshot that is being put in place, or that said that its log
+        goes on from there, and its term.
+        """
 
     def on_install_snapshot(self, node: Node, message: dict[str, Any]) -> None:
         """Accept a chunk; after the last one, verify the snapshot in a task."""
@@ -66,19 +70,70 @@ class SnapshotReceiver:
             transfer.want(node, message["id"], message["total"])
             return
         incoming = transfer.begin(message["id"])
-        chunk = Chunk(
-            message["id"],
-            message["offset"],
-            message["total"],
-            message["serialized"],
-            message.get("dump_bytes", 0),
-        )
+        chunk = Chunk(message["id"], message["offset"], message["total"], message["serialized"])
         wanted = incoming.accept(chunk)
         transfer.want(node, chunk.id, wanted)
         if wanted >= chunk.total:
             self._verify(node, incoming, promised)
 
-    def _verify(self, node: Node, incoming: Incoming, promised: Position) -> None:
+    def on_state_offer(self, node: Node, message: dict[str, Any]) -> None:
+        """Begin to pull a state, unless our log reaches the leader's."""
+        raft_log = self._log
+        if not self._follower.follow(node, message):
+            return
+        self._pull.tell_leader()
+        if raft_log.resting:
+            return
+        begin = Position(message["index"], message["index_term"])
+        inside, held = raft_log.holds(begin.index), raft_log.agrees(begin)
+        committed = begin.index <= self._library.commit_index
+        if inside and not held and committed:
+            # Our committed entries differ from the leader's, so our log is not the cluster's.
+            self._environment.count("overwrites")
+            self._follower.wipe()
+        elif committed or held:
+            self._follower.verify_to(begin.index)
+            self._pull.withdraw()
+            self._follower.acknowledge(node)
+            return
+        self._pull.offer(begin.index)
+
+    def on_state_chunk(self, node: Node, message: dict[str, Any]) -> None:
+        """Accept a chunk of a state that is pulled, and ask for what follows."""
+        pull, end = self._pull, Position(message["index"], message["index_term"])
+        if not pull.arrived(node, end, message["total"]):
+            return
+        chunk = Chunk(
+            message["id"],
+            message["offset"],
+            message["total"],
+            message["content"],
+            message["dump_bytes"],
+        )
+        incoming = self._transfer.begin(chunk.id)
+        before = incoming.offset
+        wanted = incoming.accept(chunk)
+        if not incoming.possible(chunk):
+            pull.avoid("what it sends is no state", refused=True)
+        elif not wanted and (before or not chunk.offset):
+            pull.pause("there is no room for it")
+        else:
+            pull.taken(wanted)
+            self.maybe_use()
+
+    def on_state_vetted(self, node: Node, message: dict[str, Any]) -> None:
+        """Take the leader's word on where a state ends that is pulled."""
+        self._pull.on_vetted(node, message)
+        self.maybe_use()
+
+    def maybe_use(self) -> None:
+        """Put a pulled state in place if all of it is here, and a log goes on from its end."""
+        pull, incoming, end = self._pull, self._transfer.incoming, self._pull.promised
+        if incoming is None or end is None or self._log.resting or not pull.usable:
+            return
+        self._verify(None if pull.vetted is None else pull.vetted.leader, incoming, end)
+
+    def _verify(self, node: Node | None, incoming: Incoming, promised: Position) -> None:
         # A log that holds the snapshot's end stays, and goes on growing meanwhile.
         self._log.rest(keep=self._log.agrees(promised))
         self._sender = node, self._library.term
@@ -111,7 +166,7 @@ class SnapshotReceiver:
 
     def _on_loaded(
         self,
-        node: Node,
+        node: Node | None,
         incoming: Incoming,
         promised: Position,
         history: ConfigurationHistory,
@@ -121,11 +176,8 @@ class SnapshotReceiver:
         one stays, nothing is acknowledged, and the transfer starts over.
         """
         if exc is not None:
-            member = self._environment.member
-            log.warning("snapshot refused", member=member, sender=node.id, error=str(exc))
-            self._environment.count("snapshots_refused")
             self._log.go_on()
-            self._transfer.refuse(node)
+            self._refuse(node, exc)
             self._environment.wake()
             return
         self._environment.spawn(
@@ -133,9 +185,27 @@ class SnapshotReceiver:
             lambda _, failed: self._on_in_place(node, promised, history, failed),
         )
 
+    def _refuse(self, node: Node | None, exc: BaseException) -> None:
+        """Drop what could not be used. A state that is none is wanted of another member; one that
+        finds no room here, later.
+        """
+        source = self._pull.source or node
+        sender = "" if source is None else source.id
+        log.warning(
+            "snapshot refused", member=self._environment.member, sender=sender, error=str(exc)
+        )
+        self._environment.count("snapshots_refused")
+        if self._pull.source is None:
+            assert node is not None
+            self._transfer.refuse(node)
+        elif isinstance(exc, ValueError):
+            self._pull.avoid(str(exc), refused=True)
+        else:
+            self._pull.pause(str(exc))
+
     def _on_in_place(
         self,
-        node: Node,
+        node: Node | None,
         base: Position,
         history: ConfigurationHistory,
         failed: BaseException | None,
@@ -147,6 +217,7 @@ class SnapshotReceiver:
                 "a snapshot was restored but could not be put in place"
             ) from failed
         self._transfer.stop_fetching()
+        self._pull.end()
         if self._log.agrees(base):
             self._go_on_from(node, base)
             return
@@ -160,12 +231,12 @@ class SnapshotReceiver:
         member = self._environment.member
         log.info("snapshot installed", member=member, index=base.index, term=base.term)
         self._on_installed(base)
-        if same and self._log.synced_index >= base.index:
+        if same and node is not None and self._log.synced_index >= base.index:
             self._follower.acknowledge(node)
         self._log.maybe_sync()
         self._environment.wake()
 
-    def _go_on_from(self, node: Node, base: Position) -> None:
+    def _go_on_from(self, node: Node | None, base: Position) -> None:
         """Continue from a fetched snapshot: keep the log, which holds the snapshot's last entry,
         and apply it again from there.
         """
@@ -175,10 +246,10 @@ class SnapshotReceiver:
         self._on_installed(base)
         self._environment.count("snapshots_fetched")
         log.info(
-            "machine built anew from the leader's snapshot",
+            "machine built anew from another member's snapshot",
             member=self._environment.member,
             index=base.index,
         )
-        if self._library.leader == node:
+        if node is not None and self._library.leader == node:
             self._follower.acknowledge(node)
         self._environment.wake()

@@ -1,6 +1,7 @@
-"""Hold the snapshot that a leader is sending, and ask for its missing parts.
+"""Hold the snapshot that is being received, and ask the leader for it where it is what sends them.
 
-Never puts a snapshot in place: snapshot_receiver.py does that after verifying it.
+Never puts a snapshot in place: snapshot_receiver.py does that after verifying it. A member with a
+store of its own pulls a snapshot and a copy of the store from any member instead (pull.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,6 @@ IDLE_S: Final = 60.0
 """Seconds after which what was received is dropped if nothing more comes."""
 ASK_AGAIN_S: Final = 2.0
 """Seconds after which a snapshot is asked for again, if nothing of one has arrived meanwhile."""
-REFUSED_PAUSE_S: Final = 10.0
-"""Seconds to wait before the same is sent again, after a snapshot with a copy of a store behind it
-could not be used: it may be large.
-"""
 
 
 class Transfer:
@@ -31,13 +28,11 @@ class Transfer:
         self.id = b""
         """The digest of the snapshot that is being received."""
         self.fetching = False
-        """Whether the machine, with its own store, must be rebuilt from the leader's snapshot,
+        """Whether the machine, with its own store, must be rebuilt from another member's snapshot,
         because what is here is damaged, comes from a machine that diverged, or does not fit the
         log.
         """
         self._touched = self._ask_at = float("-inf")
-        self._later: tuple[Node, bytes, float] | None = None
-        """From whom a refused snapshot is wanted again, its id, and when."""
 
     def begin(self, id: bytes) -> Incoming:
         """Return the receiver for the chunks of the snapshot `id`; drop any other transfer."""
@@ -55,23 +50,19 @@ class Transfer:
         self.incoming = None
 
     def drop_unless_installing(self) -> None:
-        """Drop what has been received so far, unless it is complete and being put in place, or has
-        a copy of a store behind it: its sender keeps that for a while.
-        """
-        if self.incoming is not None and not self._log.resting and not self.incoming.has_attachment:
+        """Drop what has been received so far, unless it is complete and being put in place."""
+        if self.incoming is not None and not self._log.resting:
             self.drop()
 
+    def lose_leader(self) -> None:
+        """Drop what the leader was sending: the connection with it is lost."""
+        if not self._environment.replica.keeps_store:
+            self.drop_unless_installing()
+
     def refuse(self, node: Node) -> None:
-        """Drop what has been received, and ask for it again: at once, or after a pause if it was
-        large.
-        """
-        attached = self.incoming is not None and self.incoming.has_attachment
+        """Drop what has been received, and ask the leader for it again."""
         self.drop()
-        if attached:
-            self._later = node, self.id, self._environment.now() + REFUSED_PAUSE_S
-            self._ask_at = self._later[2]
-        else:
-            self.want(node, self.id, 0)
+        self.want(node, self.id, 0)
 
     def end(self) -> None:
         """Forget the transfer: the snapshot is in place."""
@@ -86,13 +77,12 @@ class Transfer:
         self._library.send(node, message)
 
     def fetch(self) -> None:
-        """Ask the leader for its snapshot although our log lacks nothing; it will replace machine
+        """Ask for another member's snapshot although our log lacks nothing; it will replace machine
         and snapshot here, and the replica's own store. It is asked for until it arrives or this
         member leads. Does nothing on the leader, or while a snapshot is being put in place.
 
         Until it arrives no snapshot is made here, and the log is kept, because it holds the entries
-        after the leader's snapshot. A leader that has no snapshot which our log can follow makes
-        one.
+        after that snapshot. A member that has no snapshot which our log can follow makes one.
         """
         if not self._library.leads and not self._log.resting:
             self.fetching, self._ask_at = True, float("-inf")
@@ -103,12 +93,9 @@ class Transfer:
         now, leader = self._environment.now(), self._library.leader
         if self.incoming is not None and now > self._touched + IDLE_S and not self._log.resting:
             self.drop()
-        if self._later is not None and now >= self._later[2]:
-            (node, id, _), self._later = self._later, None
-            if node == leader and self.incoming is None and not self._log.resting:
-                self.want(node, id, 0)
         if (
             self.fetching
+            and not self._environment.replica.keeps_store
             and now >= self._ask_at
             and leader is not None
             and not self._library.leads

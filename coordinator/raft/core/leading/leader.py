@@ -12,6 +12,7 @@ from pysyncobj.node import Node
 
 from coordinator.raft.core.durable_log import Record
 from coordinator.raft.core.environment import log
+from coordinator.raft.core.leading.offers import Offers
 from coordinator.raft.core.leading.progress import Progress
 from coordinator.raft.core.leading.snapshot_sender import SnapshotSender
 from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
@@ -26,13 +27,11 @@ ENTRIES_PER_MESSAGE_MAX: Final = 1024
 class Leader:
     """The leader's part of one member: its knowledge of the peers, and what it does with it."""
 
-    def __init__(self, state: State, *, transfer_bytes_per_s: float) -> None:
+    def __init__(self, state: State) -> None:
         self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
-        self._conf, self._sender = (
-            state.pysyncobj.conf,
-            SnapshotSender(state, bytes_per_s=transfer_bytes_per_s),
-        )
+        self._conf = state.pysyncobj.conf
+        self._sender, self._offers = SnapshotSender(state), Offers(state)
         self.progress: dict[str, Progress] = {}
         """The progress of each peer, by id; empty while this member does not lead."""
         self.uncommitted = Uncommitted()
@@ -71,16 +70,6 @@ class Leader:
         """Notify the machine that this member leads and has applied all earlier terms' entries."""
         self._led_term = self._library.term
         self._environment.replica.led(self._led_term)
-
-    def next_due(self) -> float:
-        """Return the monotonic time at which a chunk of a snapshot is due; infinity: none is."""
-        now = self._environment.now()
-        chunks = (
-            progress.next_chunk_at
-            for progress in self.progress.values()
-            if progress.snapshot is not None and not progress.waiting
-        )
-        return min((at for at in chunks if at > now), default=float("inf"))
 
     def close(self) -> None:
         """Close what is being sent, because this member stops."""
@@ -206,8 +195,6 @@ class Leader:
             library.heartbeat_due = now + self._conf.appendEntriesPeriod
         connected = library.connected_nodes
         for node in self._roster.peers:
-            if now > self.progress[node.id].parked_until:
-                self.progress[node.id].drop_snapshot()
             if node in connected:
                 self._send_to(node, heartbeat)
 
@@ -251,7 +238,13 @@ class Leader:
     def _send_snapshot(
         self, node: Node, progress: Progress, heartbeat: bool, following: int
     ) -> None:
-        """Send the chunk that the peer wants, one at a time, and heartbeats in between."""
+        """Send the chunk that the peer wants, one at a time, and heartbeats in between; where the
+        machine has its own store, let the peer choose a member from which it pulls a state.
+        """
+        if self._environment.replica.keeps_store:
+            if heartbeat:
+                self._offers.offer(node)
+            return
         waiting, waits = progress.waiting, self._sender.waits(progress, heartbeat)
         if heartbeat and (waiting or waits):
             self._send_entries(node, progress, following, empty=True)
@@ -353,20 +346,28 @@ class Leader:
         lacks = library.next_index[node] <= self._log.first_index
         self._sender.on_wanted(progress, message, lacks=lacks)
 
+    def on_state_underway(self, node: Node, message: dict[str, Any]) -> None:
+        """Note which state a peer pulls, and answer whether it is of use."""
+        progress, library = self.progress.get(node.id), self._library
+        if not library.leads or message["term"] != library.term or progress is None:
+            return
+        library.last_response[node] = self._environment.now()
+        self._offers.on_underway(node, progress, message)
+
     def on_connected(self, node: Node) -> None:
         """Start over with a peer: what was in flight on an earlier connection is lost."""
         progress, library = self.progress.get(node.id), self._library
         if library.leads and progress is not None:
             library.next_index[node] = library.match_index[node] + 1
             progress.probe()
-            progress.park(self._environment.now())
+            progress.drop_snapshot()
 
     def on_disconnected(self, node: Node) -> None:
         """Treat what is in flight to a peer as lost."""
         progress = self.progress.get(node.id)
         if progress is not None:
             progress.probe()
-            progress.park(self._environment.now())
+            progress.drop_snapshot()
 
     # ------------------------------------------------------------------------------ hand over
 

@@ -6,15 +6,25 @@ Pure: it sends nothing and reads no clock.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from coordinator.raft.storage.snapshot_stream import Outgoing
 
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 """Bytes of entries that may be sent to one peer without acknowledgement; more wait in the log."""
 IN_FLIGHT_MESSAGES_MAX: Final = 256
-PARK_S: Final = 30.0
-"""Seconds that a copy of a store stays open for a peer that is not connected."""
+PULL_S: Final = 10.0
+"""Seconds for which the log is kept for a peer that has said that it pulls a state."""
+
+
+class Pulled(NamedTuple):
+    """A state that a peer pulls from some member."""
+
+    end: int
+    """The index at which it ends: the peer needs the log from there on."""
+    total: int
+    until: float
+    """The monotonic time after which it counts for given up."""
 
 
 class Progress:
@@ -37,10 +47,8 @@ class Progress:
         """A token of the attempt to open a snapshot for the peer; None: none is being opened."""
         self.unreadable = False
         """Whether the latest attempt failed."""
-        self.parked_until = float("inf")
-        """The monotonic time at which a snapshot is closed that a lost peer has not asked for."""
-        self.next_chunk_at = float("-inf")
-        """The monotonic time before which the rate limit allows no further chunk."""
+        self.pulled: Pulled | None = None
+        """The state that the peer has last said that it pulls."""
         self.asked = 0
         """The index at which a snapshot must end, or later, that the peer asks for although it
         lacks no entries; 0: it asks for none.
@@ -82,22 +90,17 @@ class Progress:
             or len(self.in_flight) >= IN_FLIGHT_MESSAGES_MAX
         )
 
-    def park(self, now: float) -> None:
-        """Keep a snapshot with a copy of a store for a peer whose connection was lost: it may go on
-        with it soon. Stop sending any other.
-        """
-        if self.snapshot is not None and self.snapshot.attached_bytes:
-            self.parked_until = now + PARK_S
-        else:
-            self.drop_snapshot()
-
     def drop_snapshot(self) -> None:
         """Stop sending a snapshot, or preparing one."""
         if self.snapshot is not None:
             self.snapshot.close()
         self.snapshot, self.opening, self.offset, self.asked = None, None, 0, 0
         self.waiting = False
-        self.next_chunk_at, self.parked_until = float("-inf"), float("inf")
+
+    def pulls(self, now: float) -> Pulled | None:
+        """Return the state that the peer pulls, as far as is known."""
+        pulled = self.pulled
+        return pulled if pulled is not None and now <= pulled.until else None
 
     @property
     def transfers(self) -> bool:

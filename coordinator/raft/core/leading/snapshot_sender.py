@@ -1,4 +1,5 @@
-"""Send the current snapshot to a peer that needs it, one chunk at a time.
+"""Send the current snapshot to a peer that needs it, one chunk at a time, where the machine has no
+store of its own: otherwise the peer pulls it, with a copy of the store, from any member.
 
 Never sends two chunks at once, and never the next chunk before the peer has asked for its offset.
 """
@@ -17,20 +18,11 @@ from coordinator.raft.storage.snapshot_stream import Outgoing
 CHUNK_BEATS_MAX: Final = 20
 """Number of heartbeats after which an unanswered or unaccepted snapshot chunk is sent again."""
 
-COPY_CHUNK_BYTES: Final = 256 << 10
-"""Bytes of one chunk, if a copy of a store goes with the snapshot: heartbeats wait behind it."""
-BURST_S: Final = 0.1
-"""Seconds of the allowed rate that may be made up for when chunks were late: ticks are not more
-punctual.
-"""
-
 
 class SnapshotSender:
     """The leader's side of a snapshot transfer. Each peer's offset is kept in its `Progress`."""
 
-    def __init__(self, state: State, *, bytes_per_s: float) -> None:
-        """`bytes_per_s` bounds the rate at which a snapshot with a copy of a store is sent."""
-        self._rate = bytes_per_s
+    def __init__(self, state: State) -> None:
         self._library, self._environment, self._roster = (
             state.pysyncobj,
             state.environment,
@@ -38,13 +30,13 @@ class SnapshotSender:
         )
 
     def waits(self, progress: Progress, heartbeat: bool) -> bool:
-        """Say whether to wait: for the peer's answer to the latest chunk, for the snapshot to be
-        opened, or for the rate limit. Count a heartbeat.
+        """Say whether to wait: for the peer's answer to the latest chunk, or for the snapshot to be
+        opened. Count a heartbeat.
         """
         if progress.opening is not None:
             return True
         if not progress.waiting:
-            return self._environment.now() < progress.next_chunk_at
+            return False
         if not heartbeat:
             return True
         progress.beats += 1
@@ -62,10 +54,7 @@ class SnapshotSender:
         outgoing = progress.snapshot
         if outgoing is None:
             return
-        length = self._library.conf.logCompactionBatchSize
-        if outgoing.attached_bytes:
-            length = min(length, COPY_CHUNK_BYTES)
-        chunk = outgoing.chunk(progress.offset, length)
+        chunk = outgoing.chunk(progress.offset, self._library.conf.logCompactionBatchSize)
         progress.waiting, progress.beats = True, 0
         message = {
             "type": "install_snapshot",
@@ -79,15 +68,11 @@ class SnapshotSender:
             "serialized": chunk.content,
             "joined": node.id in self._roster.joined,
         }
-        if chunk.dump_bytes:
-            message["dump_bytes"] = chunk.dump_bytes
-            begin = max(progress.next_chunk_at, self._environment.now() - BURST_S)
-            progress.next_chunk_at = begin + len(chunk.content) / self._rate
         self._library.send(node, message)
 
     def _open(self, progress: Progress) -> None:
-        """Begin to open the snapshot in place, with a copy of the replica's own store, if it has
-        one. Until it is open, or for CHUNK_BEATS_MAX after it could not be, nothing is sent.
+        """Begin to open the snapshot in place. Until it is open, or for CHUNK_BEATS_MAX after it
+        could not be, nothing is sent.
         """
         attempt = progress.opening = object()
         progress.waiting, progress.beats, progress.unreadable = True, 0, False
@@ -131,7 +116,6 @@ class SnapshotSender:
             return
         if progress.snapshot is None or progress.snapshot.id != message["id"]:
             return
-        progress.parked_until = float("inf")
         if progress.asked and not lacks and message["offset"] >= progress.snapshot.total:
             progress.drop_snapshot()
             progress.waiting = False
