@@ -506,7 +506,7 @@ async def machine_that_went_another_way() -> set[str]:
         await answer(a, put("op1"))
         await c.settled()
         entry = cached(c, b"k")
-        c.shared.members["b"].replay = lambda: None  # type: ignore[method-assign]  # look at it before it is mended
+        c.shared.members["b"].replay = lambda: True  # type: ignore[method-assign]  # look at it before it is mended
         known = Recorded("op2", b"another", Applied())
         # the leader has forgotten it, this member has not
         b.machine.window.record(known, 1, b.machine.log_time_ms)
