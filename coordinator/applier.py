@@ -22,7 +22,7 @@ from coordinator.machine.snapshot import MachineState, encode_state
 from coordinator.peers.timekeeping import Timekeeping
 from coordinator.replicated.settling import Settling
 from kv.errors import NewerCommand, NotApplied
-from kv.model import Answer
+from kv.model import GENESIS_DIGEST, Answer
 from kv.ports import Settled
 
 _log = structlog.get_logger("acordo.consensus")
@@ -47,6 +47,8 @@ class Applier:
         """
         self._machine, self._waits, self._feed = machine, waits, feed
         self._settling = settling
+        self._told_of = b""
+        """The history that the listeners were told of; empty: of none yet."""
         self._recovery, self._timekeeping, self._failure = recovery, timekeeping, failure
         self.stamped_in = 0
         """The newest term of which a stamp is applied here."""
@@ -98,6 +100,8 @@ class Applier:
     def _apply(self, command: Command, stamp_ms: int) -> Effects:
         ordered_before = self._machine.revision
         effects = self._machine.apply(command, stamp_ms)
+        if effects.verdict == "founded":
+            self._tell_of_history()
         if self._waits and isinstance(command, Submit):
             self._waits.ordered(command.intents, ordered_before, self._machine.pending)
         self._timekeeping.stamp(self._machine.log_time_ms)
@@ -132,8 +136,10 @@ class Applier:
         """Replace the state by a snapshot's, and notify the listeners that the machine jumped
         there.
         """
-        machine, fed = self._machine, self._feed.fed
+        machine = self._machine
         machine.restore(state)
+        self._tell_of_history()
+        fed = self._feed.fed
         self.restores += 1
         self._timekeeping.stamp(machine.log_time_ms)
         self._waits.forget_order()
@@ -164,6 +170,17 @@ class Applier:
         if last < self._feed.fed:
             digest, time_ms = machine.settled.digest, machine.log_time_ms
             self._feed.undo(Settled(last, last, digest, (), None, time_ms, last))
+
+    def _tell_of_history(self) -> None:
+        """Take back everything that the listeners were told of another history: a quorum with its
+        own stores has lost it whole, and its revisions are given again (R12).
+        """
+        founded = self._machine.founded
+        if founded is None or self._settling is None:
+            return
+        told_of, self._told_of = self._told_of, founded.history
+        if told_of not in {b"", founded.history} and self._feed.fed:
+            self._feed.undo(Settled(0, 0, GENESIS_DIGEST, (), None, self._machine.log_time_ms, 0))
 
     def restored_in(self, term: int) -> None:
         """Count a stamp contained in a snapshot as applied: the member that made it had begun its

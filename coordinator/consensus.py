@@ -181,6 +181,7 @@ class Coordinator:
             committer=self.leading,
             timekeeping=self.timekeeping,
             own=self.own,
+            level=self.settings.level,
         )
         self._operating = Operating(
             self.node,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from coordinator.machine.book import LEVEL
 from coordinator.machine.limits import Limits
 
 
@@ -57,6 +58,10 @@ class CoordinatorSettings:
     # A member's own store.
     unwritten_bytes_max: int = 64 * 1024 * 1024
     """When this much is settled and not in the file yet, no further command is applied (R9)."""
+    level: int = LEVEL
+    """The feature level that this member speaks (R14). Tests of upgrades set that of a version that
+    does not exist yet.
+    """
     level_look_s: float = 5.0
     """How often a leader looks whether a higher feature level may be switched on."""
 

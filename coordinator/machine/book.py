@@ -15,6 +15,8 @@ from kv.model import LedgerRow
 
 LEVEL: Final = 1
 """The feature level that this version speaks (R14)."""
+LEVEL_MIN: Final = 1
+"""The lowest level of a history whose members have their own stores."""
 
 
 class Book(msgspec.Struct, array_like=True):

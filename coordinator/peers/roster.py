@@ -66,8 +66,10 @@ class Roster:
         committer: LeadersPart,
         timekeeping: Timekeeping,
         own: OwnParts | None = None,
+        level: int = LEVEL,
     ) -> None:
-        self._own = own
+        """`level` is the feature level that this member speaks."""
+        self._own, self._level = own, level
         self._node, self._url = node, url
         self._log, self._clock, self._machine = log, clock, machine
         self._committer, self._timekeeping = committer, timekeeping
@@ -100,7 +102,7 @@ class Roster:
                 gives_up=given.revisions if given else -1,
                 gives_up_after=given.after if given else 0,
                 stuck=leads and committer.stuck is not None,
-                level=LEVEL,
+                level=self._level,
                 content_seq=mark.seq,
                 content=mark.digest,
                 content_term=term_mark(machine.book.term),
@@ -213,7 +215,7 @@ class Roster:
         """Return the feature level that every member in force said, in the present term, that it
         speaks; 0 while one has said nothing (R14).
         """
-        raft, spoken = self._log.status(), LEVEL
+        raft, spoken = self._log.status(), self._level
         for peer in raft.peers:
             note = self._note_of(peer)
             heard = note is not None and (peer.id == self._node or peer.note_term == raft.term)

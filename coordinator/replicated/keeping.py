@@ -36,10 +36,17 @@ class Keeping:
     """The own store of one member beside its machine's dumps."""
 
     def __init__(
-        self, machine: Machine, own: MemberStore, condition: Condition, marks: ContentMarks
+        self,
+        machine: Machine,
+        own: MemberStore,
+        condition: Condition,
+        marks: ContentMarks,
+        *,
+        level: int = LEVEL,
     ) -> None:
+        """`level` is the feature level that this member speaks."""
         self._machine, self._own = machine, own
-        self._condition, self._marks = condition, marks
+        self._condition, self._marks, self._level = condition, marks, level
         self._captured: DumpPoint | None = None
         self.durable: DumpPoint | None = None
         """The dump that is in place; None: there is none."""
@@ -127,13 +134,13 @@ class Keeping:
 
     def check(self, state: MachineState) -> None:
         """Raise ValueError for the dump of a shared store's member or of another history, and
-        NewerCommand for one whose feature level this version does not speak (R14).
+        NewerCommand for one whose feature level this member does not speak (R14).
         """
         if state.book is None:
             if state.revision or state.founded is not None:
                 raise ValueError("the snapshot is of a cluster with a shared store")
             return
-        if state.book.level > LEVEL:
+        if state.book.level > self._level:
             raise NewerCommand(f"feature level {state.book.level} in a snapshot")
         ours = self._machine.founded
         if ours is not None and state.founded is not None and ours.history != state.founded.history:

@@ -16,7 +16,7 @@ from coordinator.commit.leadership import Leadership, Proposer
 from coordinator.log import Log
 from coordinator.logtime import LogTime
 from coordinator.machine import founding
-from coordinator.machine.book import LEVEL
+from coordinator.machine.book import LEVEL_MIN
 from coordinator.machine.commands import TICK, Command, Level
 from coordinator.machine.machine import Machine
 from coordinator.machine.standing import GivenUp
@@ -171,12 +171,16 @@ class Leading:
         """Order the term's first command. It found the history if there is none (R14); otherwise it
         brings log time up to this leader's, and shows whether the file holds what this log has
         lost. Return whether it is applied here.
+
+        A history begins at a level that no member of it is known not to speak: a first start may
+        have members of two versions.
         """
         machine = self._member.machine
         command: Command = TICK
         if machine.founded is None:
+            level = max(LEVEL_MIN, self._level_spoken())
             command = founding.found(
-                self._entropy, self._settings.limits, self._first_members, level=LEVEL
+                self._entropy, self._settings.limits, self._first_members, level=level
             )
         done = await self._proposer.order(command, term)
         if done and machine.founded == command:
@@ -198,6 +202,10 @@ class Leading:
         """Order a higher feature level once every member in force has said, in this term, that it
         speaks it (R14).
         """
-        spoken = min(LEVEL, self._member.level_spoken())
+        spoken = self._level_spoken()
         if spoken > self._member.machine.book.level:
             await self._proposer.order(Level(spoken), term)
+
+    def _level_spoken(self) -> int:
+        """Return the feature level that every member in force is known to speak; 0: none is."""
+        return min(self._settings.level, self._member.level_spoken())

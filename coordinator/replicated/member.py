@@ -102,7 +102,7 @@ def own_parts(
     machine: Machine = member.machine
     condition = Condition(own, unwritten_bytes_max=settings.unwritten_bytes_max)
     marks = ContentMarks()
-    keeping = Keeping(machine, own, condition, marks)
+    keeping = Keeping(machine, own, condition, marks, level=settings.level)
     leading = Leading(
         member,
         log,
@@ -114,7 +114,7 @@ def own_parts(
         entropy=entropy,
         members=members,
     )
-    settling = Settling(machine, own, condition, marks)
+    settling = Settling(machine, own, condition, marks, level=settings.level)
     cursors = OrderedCursors(machine, log, holds=broadcasts)
     return OwnParts(
         store=own,

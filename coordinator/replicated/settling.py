@@ -42,10 +42,17 @@ class Settling:
     """The link between a member's machine and its own store."""
 
     def __init__(
-        self, machine: Machine, own: MemberStore, condition: Condition, marks: ContentMarks
+        self,
+        machine: Machine,
+        own: MemberStore,
+        condition: Condition,
+        marks: ContentMarks,
+        *,
+        level: int = LEVEL,
     ) -> None:
+        """`level` is the feature level that this member speaks."""
         self._machine, self._own = machine, own
-        self._condition, self._marks = condition, marks
+        self._condition, self._marks, self._level = condition, marks, level
         self.rows = self.intents = 0
         """Rows evaluated here, and the intents in them."""
         self.replayed = 0
@@ -73,9 +80,9 @@ class Settling:
         return command
 
     def _speak(self, level: int) -> None:
-        """Raise NewerCommand for a feature level that this version does not speak (R14)."""
-        if level > LEVEL:
-            raise NewerCommand(f"feature level {level}; this member speaks up to {LEVEL}")
+        """Raise NewerCommand for a feature level that this member does not speak (R14)."""
+        if level > self._level:
+            raise NewerCommand(f"feature level {level}; this member speaks up to {self._level}")
 
     def settle(self, position: Position, command: bytes, effects: Effects) -> Settled | None:
         """Settle what the machine has just ordered by a command; return what listeners receive.

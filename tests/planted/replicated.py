@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any, Final
 
+from coordinator.applier import Applier
 from coordinator.background.publisher import CURSOR, Publisher, _Part
 from coordinator.consensus import Coordinator
 from coordinator.log import Position
-from coordinator.machine.book import LEVEL, Book
+from coordinator.machine.book import Book
 from coordinator.machine.commands import Command
 from coordinator.machine.machine import Machine
 from coordinator.peers import roster
@@ -109,6 +110,16 @@ def r3_majority() -> Patches:
         return "alike" if verdict == "undecided" else verdict
 
     yield contents, "judge", judge
+
+
+@fault("R3")
+def r3_count() -> Patches:
+    """One witness fewer than more than half is taken for a majority."""
+
+    def is_majority(count: int, voters: int) -> bool:
+        return count >= voters // 2
+
+    yield witnesses, "_is_majority", is_majority
 
 
 @fault("R3")
@@ -341,6 +352,16 @@ def r12_cut_untold() -> Patches:
     yield Settling, "cut_to_applied", cut_to_applied
 
 
+@fault("INV-6")
+def r12_history_untold() -> Patches:
+    """Watchers do not hear that a whole history is lost, nor what the next one gives again."""
+
+    def tell_of_history(self: Applier) -> None:
+        return
+
+    yield Applier, "_tell_of_history", tell_of_history
+
+
 @fault("INV-1")
 def r12_cache_term() -> Patches:
     """Cache entries of a lost suffix are taken, once its revisions are given again."""
@@ -372,6 +393,6 @@ def r14_all_speak() -> Patches:
     """A leader raises the feature level as soon as it speaks it itself."""
 
     def level_spoken(self: Roster) -> int:
-        return LEVEL
+        return self._level
 
     yield Roster, "level_spoken", level_spoken

@@ -492,6 +492,22 @@ async def watchers_of_a_leader_whose_log_takes_nothing() -> set[str]:
         return set() if undone == [1] and newest == "kept" else {"INV-6"}
 
 
+async def watchers_across_a_lost_history() -> set[str]:
+    """A quorum has lost its whole log, and the next leader founds another history."""
+    async with own_cluster("ab") as c:
+        a, told = await c.lead("a"), list[Settled]()
+        c["b"].listen(told.append)
+        for n in range(3):
+            await answer(a, put(f"lost{n}"))
+        await c.level()
+        await c.lead("a", lose=len(c.shared.entries))
+        await answer(a, put("kept"))
+        await c.level()
+        undone = [event.undone_after for event in told if event.undone_after is not None]
+        newest = told[-1].records[-1].op_id if told[-1].records else ""
+        return set() if undone == [0] and newest == "kept" else {"INV-6"}
+
+
 async def cache_across_a_lost_suffix() -> set[str]:
     async with own_cluster("ab") as c:
         a = await c.lead("a")
@@ -541,6 +557,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (one_member_evaluates_wrongly, ("r3_compare",), "R3"),
     (the_leader_evaluates_wrongly, ("r3_compare",), "R3"),
     (two_members_differ, ("r3_majority",), "R3"),
+    (two_members_differ, ("r3_count",), "R3"),
     (two_members_differ_over_a_change_of_leader, ("r3_undecided_stays",), "R3"),
     (digests_of_a_lost_suffix, ("r3_same_log",), "R3"),
     (right_member_between_a_wrong_one_and_its_copy, ("r3_witness",), "R3"),
@@ -562,6 +579,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (applied_log_that_is_overwritten, ("r12_cut_back",), "INV-1"),
     (watchers_across_a_lost_suffix, ("r12_watchers",), "INV-6"),
     (watchers_of_a_leader_whose_log_takes_nothing, ("r12_cut_untold",), "INV-6"),
+    (watchers_across_a_lost_history, ("r12_history_untold",), "INV-6"),
     (cache_across_a_lost_suffix, ("r12_cache_term",), "INV-1"),
     (intent_before_the_history, ("r14_founded_first",), "R1"),
     (level_that_nobody_speaks, ("r14_speaks",), "R1"),
