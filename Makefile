@@ -39,6 +39,9 @@ sim: $(READY)  ## simulate seeds (SEEDS=500 SEED_FROM=1; MINUTES=8: fresh ones o
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(MINUTES),--minutes $(MINUTES) --from-commit,\
 		--seeds $(or $(SEEDS),500) --seed-from $(or $(SEED_FROM),1)))
 
+sim-copies: $(READY)  ## interrupt a copy of another member's state at each of its steps (STRIDE=7: some of them)
+	$(PY) -m tests.simulation.copy_sweep --stride $(or $(STRIDE),1)
+
 sim-teeth: $(READY)  ## show that the simulation finds every planted fault (QUICK=1: five of them)
 	$(PY) -m tests.simulation.planted_cases $(if $(QUICK),--quick)
 
@@ -117,5 +120,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
+.PHONY: help install run demo test check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
 	evidence test-stack test-hosts test-bare test-peers flaky images lock clean

@@ -46,6 +46,8 @@ class MemoryMemberStore:
     how far writing lags behind.
     """
 
+    chunk_bytes = CHUNK_BYTES
+
     def __init__(
         self,
         file: MemoryFile,
@@ -194,8 +196,8 @@ class MemoryMemberStore:
 
     async def install(self, state: StateCopy) -> None:
         parts = []
-        for offset in range(0, state.size, CHUNK_BYTES):
-            parts.append(state.read_now(offset, CHUNK_BYTES))
+        for offset in range(0, state.size, self.chunk_bytes):
+            parts.append(state.read_now(offset, self.chunk_bytes))
             await self._pause()
         tables = tables_of(b"".join(parts))
         if self.file.trouble:

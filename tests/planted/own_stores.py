@@ -1,14 +1,16 @@
-"""Break how Raft and the stores keep members' own stores and their copies: the rules R4, R6, R8 and
-R13 of docs/replicated-store.md where the coordinator does not keep them.
+"""Break how nodes, Raft and the stores keep members' own stores and their copies: the rules R2, R4,
+R6, R11 and R13 of docs/replicated-store.md where the coordinator does not keep them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from backends.memory.member_file import MemoryFile
+from backends.memory.member_store import MemoryMemberStore
+from backends.memory.member_tables import MemberTables
 from coordinator.log import Position
 from coordinator.raft.core.compaction import Compaction
 from coordinator.raft.core.eligibility import Eligibility
@@ -16,8 +18,38 @@ from coordinator.raft.core.following.snapshot_receiver import SnapshotReceiver
 from coordinator.raft.storage.snapshot import SnapshotStore
 from coordinator.raft.storage.snapshot_format import Snapshot, decode
 from coordinator.raft.storage.snapshot_stream import Incoming
+from kv.model import RecordedOperation, Reference, value_hash
 from kv.ports import StateCopy
+from node.writes.staging import Staging
+from node.writes.writes import Writes
 from tests.planted.registry import Patches, fault
+
+
+@fault("R1")
+def r2_overwritten() -> Patches:
+    """The record of an op_id takes the place of an older one, which a file that is cut back to
+    before it needs again.
+    """
+    right = MemberTables._record
+
+    def record(self: MemberTables, operations: Sequence[RecordedOperation]) -> None:
+        new = {operation.op_id for operation in operations}
+        self._recordings = [each for each in self._recordings if each.op_id not in new]
+        right(self, operations)
+
+    yield MemberTables, "_record", record
+
+
+@fault("R5")
+def file_opened_twice() -> Patches:
+    """Two processes have one member's file open."""
+    right = MemoryMemberStore.__aenter__
+
+    async def enter(self: MemoryMemberStore) -> MemoryMemberStore:
+        self.file.opened = None
+        return await right(self)
+
+    yield MemoryMemberStore, "__aenter__", enter
 
 
 @fault("INV-2")
@@ -92,6 +124,30 @@ def r6_unverified() -> Patches:
         return decode(self._disk.load_now(self._name)[: dump_bytes or None])
 
     yield Incoming, "_verify_now", verify_now
+
+
+class _Aside:
+    """Where a node keeps large values that it holds back from the log."""
+
+    async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
+        return Reference(op_id, value_hash(value), len(value))
+
+    async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
+        return
+
+
+@fault("R11")
+def r11_staged() -> Patches:
+    """A node keeps a large value, and the log carries only a reference to it."""
+    right = Writes.__init__
+
+    def init(self: Writes, consensus: Any, store: Any, clock: Any, settings: Any) -> None:
+        right(self, consensus, store, clock, settings)
+        if store is None:
+            aside: Any = _Aside()
+            self._staging = Staging(consensus, aside, clock, settings)
+
+    yield Writes, "__init__", init
 
 
 @fault("R13")

@@ -41,6 +41,20 @@ class Process:
         self.stalled_s = 0.0
         """For how long it was blocked in all."""
         self._put_off: deque[_Turn] = deque()
+        self.turns = 0
+        """Callbacks of it that were run, each up to its next await."""
+        self._waits_for_turn = 0
+        self._at_turn: Callable[[], object] = lambda: None
+
+    def at_turn(self, turn: int, action: Callable[[], object]) -> None:
+        """Do something from outside right before its n-th turn."""
+        self._waits_for_turn, self._at_turn = turn, action
+
+    def begin_turn(self) -> None:
+        """Count a turn."""
+        self.turns += 1
+        if self.turns == self._waits_for_turn:
+            contextvars.Context().run(self._at_turn)
 
     def stall(self, seconds: float) -> None:
         """Block: called in the midst of what the process does."""
@@ -116,6 +130,7 @@ class _Turn:
         if not self._passes and self._owner.blocked(loop.now_s):
             self._owner.put_off(self, loop)
         else:
+            self._owner.begin_turn()
             self._function(*self._args)
 
     def go(self) -> None:

@@ -19,13 +19,20 @@ from coordinator.raft.member import Member
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.storage.journal import Journal
 from coordinator.settings import CoordinatorSettings
-from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
+from kv.errors import (
+    BackendUnavailable,
+    BadRequest,
+    NewerCommand,
+    NotApplied,
+    OutcomeUnknown,
+)
 from node.reads.reads import Reads
 from node.settings import ServerSettings
 from node.writes.lookups import Lookups
 from node.writes.writes import Writes
 from tests.simulation.clock import SimClock
 from tests.simulation.disk import SimDisk
+from tests.simulation.levels import NEXT, SpokenLevel, ordering
 from tests.simulation.loop import Process
 from tests.simulation.network import Wire
 from tests.simulation.own import SimFile, SimOwnStore
@@ -55,6 +62,11 @@ class SimMember(Member):
             fsync=self._settings.fsync,
             segment_bytes_max=self.world.plan.segment_bytes,
         )
+
+    def propose(self, command: bytes) -> asyncio.Future[Position]:
+        if self.id in self.world.nodes:  # else it is removed, and goes on for a moment
+            ordering(self.world.nodes[self.id], command)
+        return super().propose(command)
 
 
 class SlowOrders(SimMember):
@@ -117,12 +129,15 @@ class SimNode:
         self.wanted = True
         """The supervisor starts it again when it ends."""
         self.lives = 0
+        self.level = SpokenLevel(world, name)
+        self.led_s = 0.0
+        """When it was elected last."""
         self._main: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
 
     def _limits(self, life: int) -> Limits:
         """Return what this process is set to; with `apart` any may be set otherwise once the
-        history is founded.
+        history is founded, and who joins from the beginning.
         """
         plan = self.world.plan
         given = Limits(
@@ -132,7 +147,7 @@ class SimNode:
             retention_revisions=200,
             retention_ms=2_000,
         )
-        if not plan.apart or life == 1:
+        if not plan.apart or (life == 1 and not self.name.startswith("m")):
             return given
         rng = self.world.rng_of(f"limits {self.name} {life}")
         return Limits(
@@ -194,7 +209,11 @@ class SimNode:
             self._ended(self.process, failure)
 
     def _ended(self, process: Process, failure: BaseException | None) -> None:
-        causes = list(_leaves(failure))
+        causes = list(leaves(failure))
+        if self.level.refuses and any(isinstance(cause, NewerCommand) for cause in causes):
+            self.world.counts["levels refused"] += 1
+            self.level.install(NEXT)  # as it says
+            causes = [cause for cause in causes if not isinstance(cause, NewerCommand)]
         self.world.say(
             "ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes)
         )
@@ -264,11 +283,14 @@ class SimNode:
                 sweep_interval_s=SWEEP_S,
                 prune_interval_s=2.0,
                 refused_check_s=0.3,
+                level=self.level.speaks,
+                level_look_s=0.3,
                 **({"unwritten_bytes_max": plan.unwritten_bytes} if plan.unwritten_bytes else {}),
             ),
         )
         coordinator.sim = self
         coordinator.watch_clocks()
+        coordinator.watch_publisher()
         await stack.enter_async_context(coordinator)
         return coordinator
 
@@ -422,9 +444,10 @@ class SimNode:
         return task.result()
 
 
-def _leaves(failure: BaseException | None) -> Sequence[BaseException]:
+def leaves(failure: BaseException | None) -> Sequence[BaseException]:
+    """Return what a process ended of, without the groups around it."""
     if failure is None:
         return ()
     if isinstance(failure, BaseExceptionGroup):
-        return [leaf for each in failure.exceptions for leaf in _leaves(each)]
+        return [leaf for each in failure.exceptions for leaf in leaves(each)]
     return [failure]

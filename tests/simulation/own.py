@@ -61,6 +61,8 @@ class SimFile(MemoryFile):
 class SimOwnStore(MemoryMemberStore):
     """One process's store on the file of its machine, looked at from outside."""
 
+    chunk_bytes = 2_000
+
     def __init__(self, node: SimNode, file: SimFile) -> None:
         super().__init__(file, pause=file.pause, session=node.name)
         self._node, self._sim_file = node, file
@@ -110,6 +112,7 @@ class SimOwnStore(MemoryMemberStore):
     async def copy(self) -> StateCopy:
         copied = await super().copy()
         self._count("copies made")
+        self._node.world.gave_state.append(self._node.name)
         return copied
 
     async def install(self, state: StateCopy) -> None:

@@ -15,13 +15,16 @@ from backends.memory.member_tables import MemberTables
 from kv.errors import KvError
 from kv.model import GENESIS_DIGEST
 from kv.ports import Note, Step
-from tests.simulation import aimed, moments
+from tests.simulation import aimed, levels, moments
 from tests.simulation.own import SimFile
+from tests.simulation.stores import HeldBroker
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
     from tests.simulation.world import World
 
+MANY_ROWS: Final = 120
+"""More than a publisher reads from the ledger at once."""
 MENDED_S: Final = 8.0
 """Within this a member has mended its file, or somebody is asked later."""
 
@@ -176,6 +179,36 @@ async def broker_away(world: World, rng: random.Random) -> None:
     world.broker.dead = False
 
 
+async def late_position(world: World, rng: random.Random) -> None:
+    """Let a leader tell of much in one batch and be deposed before it is confirmed, so that its
+    position is ordered late: the floor follows it while its successor waits for the broker.
+    """
+    leader, others = moments.led(world)
+    if leader is None or not others:
+        return
+    nodes, next_leader = [leader, *others], rng.choice(others)
+    ways = {node.name: HeldBroker(world.broker) for node in nodes}
+    publishers = [node.coordinator.publisher for node in nodes]
+    for node, publisher in zip(nodes, publishers, strict=True):
+        publisher._broadcast = ways[node.name]
+    own, successors = ways[leader.name], ways[next_leader.name]
+    if await moments.until(lambda: own.waiting > 0):
+        await moments.burst(world, leader, MANY_ROWS)
+        own.let_through()
+        if await moments.until(lambda: own.waiting > 0):
+            await asyncio.sleep(0.6)  # what it has not ordered is more than half a second old then
+            await moments.transfer(world, next_leader)
+            await moments.until(lambda: successors.waiting > 0)
+            own.let_through()
+            world.counts["late positions"] = world.counts.get("late positions", 0) + 1
+            await moments.burst(world, next_leader, MANY_ROWS)
+            await asyncio.sleep(rng.uniform(6.0, 7.5))
+    for publisher in publishers:
+        publisher._broadcast = world.broker
+    for way in ways.values():
+        way.let_through(1_000)
+
+
 async def compact(world: World, rng: random.Random) -> None:
     """Let some members save their state and cut their logs now."""
     for node in list(world.serving):
@@ -308,6 +341,28 @@ def is_sound(node: SimNode) -> bool:
     return not node.file.hurt
 
 
+async def twins(world: World, rng: random.Random) -> None:
+    """Start a member once more in the directory in which it runs."""
+    from tests.simulation.twin import Twin
+
+    running = [node for node in world.serving if node.own is not None]
+    if not running:
+        return
+    node = rng.choice(running)
+    twin = Twin.of(node)
+    world.say("started twice", node=node.name)
+    twin.start()
+    await asyncio.sleep(rng.uniform(0.02, 0.2))
+    if twin.refused == "store_in_use":
+        world.counts["twins refused"] += 1
+    elif node.own is not None and node.file.opened is not None:
+        world.violate(
+            "Replica: one process for each directory",
+            f"{node.name} runs twice: {twin.refused or 'the second one goes on'}",
+        )
+    twin.crash(power=False)
+
+
 def _any(world: World, rng: random.Random) -> SimNode:
     return rng.choice(list(world.nodes.values()))
 
@@ -331,7 +386,10 @@ HARMS = {
     "file_old": file_old,
     "emptied": emptied,
     "broker_away": broker_away,
+    "late_position": late_position,
     "compact": compact,
+    "twins": twins,
+    "upgrade": levels.upgrade,
     "diverge": diverge,
     "blackout": blackout,
     "copies": copies,

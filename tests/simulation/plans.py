@@ -50,6 +50,8 @@ class Plan:
     """
     upgrades: bool = False
     """Members start in this version or the next one, as in a rolling upgrade that is not over."""
+    levels: bool = False
+    """Members speak one feature level or the next one, and are upgraded one by one."""
     segment_bytes: int = 16 << 20
     """Of the journal's segments: with small ones entries, cuts and hints lie in several files."""
     writes: float = 1.0
@@ -183,6 +185,12 @@ OWN: Final = (
 """Harm to members' own stores, besides `emptied` and `apart_quorum`; drawn in the replicated
 world.
 """
+RARE: Final = {
+    "broker_away": ("away", 0.15),
+    "late_position": ("late position", 0.1),
+    "twins": ("twins", 0.15),
+}
+"""Drawn more rarely there: what each draw is called, and its share of the plans."""
 STORE_ONLY: Final = frozenset(
     {
         "store_slow", "store_down", "ambiguous", "late_commit", "left_behind", "slow_successor",
@@ -209,11 +217,14 @@ def plan_of(seed: int, kind: Kind | None = None) -> Plan:
 def _replicated(plan: Plan) -> Plan:
     """Turn a plan into one for the world in which each member has its own store."""
     rng = random.Random(f"replicated {plan.seed}")
+    levels = not plan.harmless and random.Random(f"levels {plan.seed}").random() < 0.2
     if plan.faults in {(kind,) for kind in (*CLASSICS, "figure_8")}:
-        own: list[str] = []  # other harm would spoil its moment
+        own, levels = list[str](), False  # other harm would spoil its moment
     else:
         own = [fault for fault in OWN if rng.random() < 0.4]
-        own += ["broker_away"] if random.Random(f"away {plan.seed}").random() < 0.15 else []
+        for fault, (draw, share) in RARE.items():
+            own += [fault] if random.Random(f"{draw} {plan.seed}").random() < share else []
+        own += ["upgrade"] if levels else []
         own += ["emptied"] if rng.random() < 0.2 and plan.nodes > 1 else []
     if plan.harmless:
         own = []
@@ -229,6 +240,7 @@ def _replicated(plan: Plan) -> Plan:
         unwritten_bytes=rng.choice((0, 0, 2_000, 20_000)),
         window_ms=3_000 if rng.random() < 0.1 else plan.window_ms,
         eager=rng.random() < 0.3,
+        levels=levels,
     )
 
 

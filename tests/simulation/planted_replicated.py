@@ -31,6 +31,13 @@ FORGETS: Final[dict[str, Any]] = {
 BROKEN_BROKER: Final[dict[str, Any]] = {
     **OWN, "faults": ("broker", "broker", "transfer", "crash"), "chaos_s": 14.0,
 }  # fmt: skip
+LATE_POSITION: Final[dict[str, Any]] = {
+    **OWN, "chaos_s": 16.0, "clients": 8, "faults": ("late_position",),
+}  # fmt: skip
+"""A deposed leader's position is ordered while its successor waits for the broker."""
+REUSED: Final[dict[str, Any]] = {**LOSES, "window_ms": 700, "again": 12.0}
+"""Op_ids are used again after their retention, and a quorum loses that."""
+LARGE: Final[dict[str, Any]] = {**OWN, "clients": 12, "chaos_s": 12.0}
 AWAY: Final[dict[str, Any]] = {**OWN, "chaos_s": 12.0, "faults": ("broker_away",)}
 SLOW_FILES: Final[dict[str, Any]] = {
     **OWN, "unwritten_bytes": 2_000, "faults": ("file_slow", "file_full"),
@@ -39,6 +46,15 @@ EMPTIED: Final[dict[str, Any]] = {**OWN, "faults": ("lost_disk", "emptied")}
 DIVERGE: Final[dict[str, Any]] = {**OWN, "faults": ("diverge",)}
 EAGER: Final[dict[str, Any]] = {**OWN, "eager": True}
 
+LEVELS: Final[dict[str, Any]] = {
+    **OWN, "levels": True, "faults": ("upgrade", "upgrade", "crash", "transfer"),
+}  # fmt: skip
+"""Members are upgraded one by one, and now and then one is taken back."""
+TWINS: Final[dict[str, Any]] = {**OWN, "faults": ("twins", "crash", "transfer")}
+APART: Final[dict[str, Any]] = {
+    **OWN, "apart": True, "again": 5.0, "clients": 8, "faults": ("crash", "membership", "transfer"),
+}  # fmt: skip
+"""Members are set to other retentions, from their second start on or when they join."""
 
 RARE_DUMPS: Final[dict[str, Any]] = {**OWN, "compact_entries": 100_000, "faults": ("transfer",)}
 
@@ -55,7 +71,10 @@ CASES: Final = (
     OwnCase("R1: a row carries the member's own time", OWN, ("r1_row_time",)),
     OwnCase("R2: evaluated by the member's clock", OWN, ("r2_own_clock",)),
     OwnCase("R2: an op_id is known by what pruning left", FORGETS, ("r2_known_by_pruning",)),
+    OwnCase("R2: a later record of an op_id replaces the first", REUSED, ("r2_overwritten",)),
+    OwnCase("R2: each member goes by its own limits", APART, ("limits_ordered",)),
     OwnCase("R3: contents are not compared", DIVERGE, ("r3_compare",)),
+    OwnCase("R3: less than half is a majority", DIVERGE, ("r3_count",)),
     OwnCase("R4: the log is cut before rows are durable", OWN, ("r4_durable",)),
     OwnCase("R4: the dump is put in place before rows are durable", OWN, ("r4_order",)),
     OwnCase("R4: a power cut takes the middle", OWN, ("power_takes_the_middle",)),
@@ -63,6 +82,7 @@ CASES: Final = (
     OwnCase("R5: file and log are not compared", LOSES, ("r5_file_log",)),
     OwnCase("R5: it serves before its log has reached its file", LOSES, ("r5_head_wait",)),
     OwnCase("R5: a file of another history is taken", FILES, ("r5_history", "r5_dump_file")),
+    OwnCase("R5: two processes have one file open", TWINS, ("file_opened_twice",)),
     OwnCase("R6: the copy is older than its dump", COPIES, ("r6_copy_first", "r5_dump_file")),
     OwnCase("R6: the log is dropped for a fetched state", COPIES, ("r6_log_wiped",)),
     OwnCase("R8: pruned above the dump", RARE_DUMPS, ("r8_prune_dump",)),
@@ -70,8 +90,13 @@ CASES: Final = (
     OwnCase("R9: what is unwritten has no bound", SLOW_FILES, ("r9_bound",)),
     OwnCase("R10: a new leader publishes from its head", BROKEN_BROKER, ("r10_cursor_ordered",)),
     OwnCase("R10: ordered before it is confirmed", BROKEN_BROKER, ("r10_cursor_after",)),
+    OwnCase("R10: a position that was ordered late", LATE_POSITION, ("r10_cursor_follows",)),
+    OwnCase("R11: a large value is kept by a node", LARGE, ("r11_staged",)),
     OwnCase("R12: an overwritten machine goes on", LOSES, ("r12_reset",)),
     OwnCase("R12: a file is not cut back", LOSES, ("r12_cut_back",)),
+    OwnCase("R12: a history that was lost whole is not told", REUSED, ("r12_history_untold",)),
     OwnCase("R13: an emptied member votes", EMPTIED, ("r13_blank_votes",)),
     OwnCase("R14: intents before the history", EAGER, ("r14_founded_first",)),
+    OwnCase("R14: a level that one member does not speak", LEVELS, ("r14_all_speak",)),
+    OwnCase("R14: it goes on at a level that it does not speak", LEVELS, ("r14_speaks",)),
 )

@@ -276,6 +276,8 @@ class Evaluator:
                 raise _Refusal("key_absent")
             value = before.value if before is not None and write.keep_value else value
             lease = before.lease if before is not None and write.keep_lease else write.lease
+        if not isinstance(value, bytes):
+            raise Broken(f"the log only refers to the value of {write.key!r} (R11)")
         ends_ms = None if write.ttl_ms is None else self._now_ms + write.ttl_ms
         created = self.revision if before is None else before.create_revision
         count = 1 if before is None else before.version + 1

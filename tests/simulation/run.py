@@ -20,7 +20,7 @@ from coordinator.machine.chain import recompute
 from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.planted.registry import planted
-from tests.simulation import aimed, moments, nemesis, own, own_harms
+from tests.simulation import aimed, levels, moments, nemesis, own, own_harms
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
 from tests.simulation.node import SimNode
@@ -157,6 +157,7 @@ async def _story(world: World, clients: Clients) -> None:
         group.create_task(nemesis.torment(world, until_s))
         group.create_task(own.samples(world, until_s))
     nemesis.heal(world)
+    levels.upgrade_all(world)
     if world.violations:
         return
     if world.plan.restores and not await _adopt(world):
@@ -170,6 +171,10 @@ async def _story(world: World, clients: Clients) -> None:
         world.violate("Liveness", "a member whose disk was lost cannot be removed")
         return
     _retire_removed(world)
+    if not await world.until(
+        lambda: levels.switched(world), HEAL_S, lambda: "the level that all members speak"
+    ):
+        return
     await clients.look_up_all()
     rng = world.rng_of("final")
     for node in list(world.serving):

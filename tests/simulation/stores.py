@@ -275,3 +275,27 @@ class SimBroker:
             self.told += changes[: self.rng.randint(0, len(changes))]
             raise BackendUnavailable("broker", "not confirmed")
         self.told += changes
+
+
+class HeldBroker(SimBroker):
+    """One node's way to the broker, on which every batch waits until it is let through."""
+
+    def __init__(self, broker: SimBroker) -> None:
+        super().__init__(broker.rng)
+        self._broker = broker
+        self._through = asyncio.Semaphore(0)
+        self.waiting = 0
+        """Batches that came this way, and were not let through yet."""
+
+    def let_through(self, batches: int = 1) -> None:
+        """Let this many batches go on to the broker."""
+        for _ in range(batches):
+            self._through.release()
+
+    async def publish(self, changes: Sequence[Change], *, timeout_s: float) -> None:
+        self.waiting += 1
+        try:
+            await self._through.acquire()
+        finally:
+            self.waiting -= 1
+        await self._broker.publish(changes, timeout_s=timeout_s)

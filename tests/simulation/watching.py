@@ -4,17 +4,20 @@ and what it tells its watchers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from coordinator.background.publisher import _Part
 from coordinator.commit.leadership import LeadersPart
 from coordinator.consensus import Coordinator
 from coordinator.log import Position, RaftStatus
 from coordinator.logtime import ClockReading
 from kv.ports import Settled
 from tests.planted.registry import is_planted
+from tests.simulation import levels
 from tests.soundness import broken
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class WatchedCoordinator(Coordinator):
         if own is not None and is_done and self.at == (position.index, position.term):
             own.replayed()
         world.applied(self.sim, position, command)
+        levels.applied(self.sim)
         if world.steps % 16 == 0:
             wrong = broken(self.machine)
             if wrong and not is_planted():
@@ -66,7 +70,23 @@ class WatchedCoordinator(Coordinator):
 
         self.timekeeping.look = looked  # type: ignore[method-assign]
 
+    def watch_publisher(self) -> None:
+        """Look at where the publisher goes on: below the floor a change may be told by half."""
+        go_on = self.publisher._next
+
+        async def looked(position: int) -> _Part | None:
+            floor = self.machine.book.floor
+            if position < floor:
+                self.sim.world.violate(
+                    "INV-6 (floor)",
+                    f"{self.node} publishes what follows {position}, the floor is {floor}",
+                )
+            return await go_on(position)
+
+        self.publisher._next = looked  # type: ignore[method-assign]
+
     def led(self, term: int) -> None:
+        self.sim.led_s = asyncio.get_running_loop().time()
         self.sim.world.led(self.sim, term)
         super().led(term)
 

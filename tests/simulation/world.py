@@ -73,6 +73,9 @@ class World:
             "suffixes lost": 0,
             "prefix losses": 0,
             "installs": 0,
+            "levels refused": 0,
+            "twins refused": 0,
+            "levels ordered": 0,
             "files set aside": 0,
             "files hurt": 0,
             "disks checked": 0,
@@ -91,6 +94,8 @@ class World:
         """Where most clients read just now."""
         self.impatient: list[asyncio.Task[None]] = []
         """Writes whose outcome nobody looks at."""
+        self.gave_state: list[str] = []
+        """Who gave a copy of its own store away, each time."""
         self.steps = 0
         self.network = Network(
             self.rng_of("network"), self.say, ghosts=plan.ghosts, reads_apart=plan.reads_apart
