@@ -29,6 +29,9 @@ test: $(READY)  ## run every test ring in order (T=path for a part; SKIP_SERVICE
 	$(if $(SKIP_SERVICES),,@$(PY) -m cluster.services.install $(SERVICES))
 	$(PY) -m pytest $(T)
 
+test-again: $(READY)  ## run the tests that failed in the last run, and nothing else
+	$(PY) -m pytest --last-failed --last-failed-no-failures none
+
 check: $(READY)  ## ruff, mypy strict, import contracts
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -120,5 +123,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
+.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
 	evidence test-stack test-hosts test-bare test-peers flaky images lock clean
