@@ -20,7 +20,7 @@ $(READY): requirements.lock .ci/venv
 install: $(READY)  ## make .venv from the exact lock
 
 run: $(READY)  ## start a cluster on this machine, or one again as it was made (NODES=3 BASE_PORT=8001 DATA=data)
-	@exec $(PY) -m cluster up $(if $(NODES),--nodes $(NODES)) $(if $(BASE_PORT),--base-port $(BASE_PORT)) --data $(DATA)
+	@export ACORDO_ETCD=$${ACORDO_ETCD-true}; exec $(PY) -m cluster up $(if $(NODES),--nodes $(NODES)) $(if $(BASE_PORT),--base-port $(BASE_PORT)) --data $(DATA)
 
 demo: $(READY)  ## load the Python standard library's source, kill the leader half-way, verify every byte
 	@$(PY) -m cluster.local.demo

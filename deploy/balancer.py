@@ -57,6 +57,8 @@ class Times:
     """Wait for a watch's next byte: ten heartbeats, because the first byte may wait for the ledger.
     `acordo` waits for four.
     """
+    stream: str = "3600s"
+    """Wait for the next byte of a stream of etcd's gateway: a lock may be held for long."""
     shutdown: str = "20s"
     """Time for an old worker to finish its requests after a reload."""
 

@@ -137,7 +137,9 @@ class Server:
             registry=registry,
         )
         self.services.metrics.add(lambda: service_metrics(self.services))
-        self._routes = Routes(settings.page_dir or Path(__file__).parent / "page")
+        self._routes = Routes(
+            settings.page_dir or Path(__file__).parent / "page", etcd=settings.etcd
+        )
         self._tasks = asyncio.TaskGroup()
         self._opened = AsyncExitStack()
         self._low: HttpConnections | None = None
@@ -229,6 +231,7 @@ class Server:
         path, _, query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
         route, rest = self._routes.find(path)
         x = Exchange(services, request, method, path, rest, query, began)
+        x.gateway = route.gateway
         if isinstance(request.protocol, HttpConnection):
             request.protocol.connections.busy(request.protocol)
         response = await self._answer(x, route)

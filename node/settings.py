@@ -23,6 +23,8 @@ class ServerSettings:
     "*" accepts every name.
     """
     version: str = "0.1.0"
+    etcd: bool = False
+    """Whether clients of etcd's JSON gateway are served, on the same port."""
     page_dir: Path | None = None
     """Directory of the web page's files; None serves no page."""
 

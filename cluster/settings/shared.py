@@ -73,6 +73,11 @@ class SharedSettings(BaseSettings):
         "advertised one",
         "NAME,NAME,… or *",
     )
+    etcd: bool = setting(
+        False,
+        "serve clients of etcd's JSON gateway on the HTTP port too (docs/etcd.md); `make run` does",
+        "true, false",
+    )
     http_open: bool = setting(
         False,
         "let HTTP listen beyond loopback: whoever reaches it may read and write, for clients prove "

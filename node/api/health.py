@@ -48,13 +48,15 @@ async def health(x: Exchange) -> web.Response:
         status_word = "unavailable"
     elif any(f.trouble for f in found):
         status_word = "degraded"
-    answer = {
+    answer: dict[str, object] = {
         "status": status_word,
         "node": status.node,
         "role": status.role,
         "leader": status.leader,
         "checks": {f.name: f.trouble or "ok" for f in found},
     }
+    if x.services.settings.etcd:
+        answer["health"] = "false" if failed else "true"
     return x.json(answer, 503 if failed else 200, more={"Retry-After": "1"} if failed else None)
 
 

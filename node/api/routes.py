@@ -31,6 +31,10 @@ from node.api import (
     watch,
 )
 from node.api.openapi import document as openapi
+from node.etcd.call import Identity
+from node.etcd.cluster import version as etcd_version
+from node.etcd.routes import PREFIXES as ETCD_PREFIXES
+from node.etcd.routes import served, spoken_paths
 from node.exchange.exchange import Exchange
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
@@ -50,6 +54,8 @@ class Route:
     always: bool = False
     long: bool = False
     conditions: frozenset[str] = frozenset()
+    gateway: bool = False
+    """It is a path of etcd's JSON gateway: errors are told in its form."""
 
     @property
     def allow(self) -> str:
@@ -70,6 +76,8 @@ class Route:
         return self._refuse
 
     async def _refuse(self, x: Exchange) -> web.Response:
+        if self.gateway:
+            return x.reply(405, b"Method Not Allowed\n", "text/plain; charset=utf-8")
         more = {"Allow": self.allow}
         if x.method == "OPTIONS":
             return x.reply(204, b"", "text/plain", more=more)
@@ -138,13 +146,40 @@ BEGUN: Final = (
 )
 """(beginning, end, route) of paths with a parameter; the first match wins."""
 UNKNOWN: Final = Route("(unknown)", {})
+ANY_METHOD: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH")
+
+
+async def _no_such_path_of_etcd(x: Exchange) -> web.Response:
+    return x.reply(404, b"Not Found\n", "text/plain; charset=utf-8")
+
+
+def etcd_routes() -> dict[str, Route]:
+    """Return the routes of etcd's JSON gateway by their paths."""
+    identity = Identity()
+    routes = {
+        path: Route(
+            path,
+            {"POST": served(identity, spoken)},
+            always=spoken.always,
+            long=spoken.long,
+            gateway=True,
+        )
+        for path, spoken in spoken_paths().items()
+    }
+    return routes | {"/version": Route("/version", {"GET": etcd_version}, always=True)}
 
 
 class Routes:
     """The routes of one node, with those of the page's files."""
 
-    def __init__(self, page_dir: Path) -> None:
+    def __init__(self, page_dir: Path, *, etcd: bool = False) -> None:
         self._whole = {route.template: route for route in WHOLE}
+        self._unknown_etcd = UNKNOWN
+        if etcd:
+            self._whole |= etcd_routes()
+            self._unknown_etcd = Route(
+                "/v3/(unknown)", dict.fromkeys(ANY_METHOD, _no_such_path_of_etcd), gateway=True
+            )
         for path, handler in page.files(page_dir).items():
             template = "/" if path == "/" else "/page/{file}"
             self._whole[path] = Route(template, {"GET": handler}, always=True)
@@ -154,4 +189,7 @@ class Routes:
         for begin, end, route in BEGUN:
             if path.startswith(begin) and path.endswith(end):
                 return route, path[len(begin) :]
-        return self._whole.get(path, UNKNOWN), ""
+        found = self._whole.get(path)
+        if found is None:
+            found = self._unknown_etcd if path.startswith(ETCD_PREFIXES) else UNKNOWN
+        return found, ""

@@ -23,6 +23,7 @@ from node.http.connections import HttpConnection
 from node.reads.levels import ReadOptions
 from node.services import NodeServices
 from node.wire.documents import decode, encode
+from node.wire.gateway import gateway_problem
 from node.wire.problems import CONTENT_TYPE, Problem, problem
 
 LOOKUP_SLACK_MS: Final = 1_000
@@ -40,6 +41,7 @@ class Exchange:
         "_held",
         "always",
         "deadline",
+        "gateway",
         "method",
         "mutation",
         "op_id",
@@ -70,6 +72,8 @@ class Exchange:
         self._held: HeldBody | None = None
         self.always = False
         """The request is answered even while this node is overloaded."""
+        self.gateway = False
+        """The client is one of etcd's JSON gateway, which knows no problem documents."""
         self._broken = False
         """The message framing is broken, so it is not known where the next request begins."""
         self.deadline = began + services.settings.request_timeout_s
@@ -288,6 +292,8 @@ class Exchange:
         """Return a problem document as an answer, completed with the fields known from the
         request.
         """
+        if self.gateway:
+            return self._refuse_etcd(document, retry_after_s)
         headers = dict(more or {})
         if document.status == 503:
             headers["Retry-After"] = str(max(1, round(retry_after_s)))
@@ -303,6 +309,15 @@ class Exchange:
         if self._broken or not self.request.content.is_eof():
             # Close the connection, because the unread rest of the body would be parsed as the next
             # request.
+            response.force_close()
+        return response
+
+    def _refuse_etcd(self, document: Problem, retry_after_s: float) -> web.Response:
+        """Return a problem in the form of etcd's gateway."""
+        status, body = gateway_problem(document)
+        more = {"Retry-After": str(max(1, round(retry_after_s)))} if status == 503 else None
+        response = self.reply(status, body, JSON, more=more)
+        if self._broken or not self.request.content.is_eof():
             response.force_close()
         return response
 

@@ -6,6 +6,7 @@ A case is a list of steps; each gets one answer. What an answer says of the serv
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -17,7 +18,8 @@ from urllib.parse import urlsplit
 Step: TypeAlias = dict[str, Any]
 """`path` and `body` of a request (`method` POST), and of what it answers: `save`, names with dotted
 places, which later bodies use as `<name>` or `<name+1>`. `open`: the answer is a stream, kept under
-that name; `read`: `count` messages of that stream; `close`: the stream is closed.
+that name; `read`: `count` messages of that stream; `close`: the stream is closed. `fill`: names
+that stand for so many bytes of v in base64.
 """
 
 ANSWER_S: Final = 3.0
@@ -108,9 +110,13 @@ def play(url: str, steps: list[Step]) -> list[Any]:
 
 def _ask(connection: http.client.HTTPConnection, step: Step, saved: dict[str, str]) -> Any:
     method = step.get("method", "POST")
-    body = filled(step.get("body", ""), saved)
-    connection.request(method, step["path"], body, {"Content-Type": "application/json"})
+    filling = {
+        name: base64.b64encode(b"v" * count).decode()
+        for name, count in step.get("fill", {}).items()
+    }
+    body = filled(step.get("body", ""), {**saved, **filling})
     try:
+        connection.request(method, step["path"], body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         text = response.read().decode("utf-8", "replace")
     except http.client.RemoteDisconnected:
@@ -181,12 +187,15 @@ def _plain(value: Any, ranks: Mapping[str, str], names: Mapping[str, str]) -> An
         return names.get(value, value) if isinstance(value, str) else value
     if "told" in value:
         return _told([_plain(each, ranks, names) for each in value["told"]])
-    plain = {}
+    plain: dict[str, Any] = {}
     for name, each in value.items():
         if name in OWN or name in {"revision", "compact_revision"}:
             plain[name] = "*"
         elif name in REVISIONS:
             plain[name] = ranks[str(each)]
+        elif name in {"keys", "leases"}:
+            # etcd tells them in no order.
+            plain[name] = sorted(_plain(each, ranks, names), key=json.dumps)
         elif name == "TTL" and "grantedTTL" in value:
             plain[name] = "*" if int(each) > 0 else each
         else:

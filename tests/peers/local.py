@@ -8,38 +8,42 @@ import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench.local import cluster, ready
-from cluster.ports import lasting_port
+from cluster.ports import free_base_port, lasting_port
 from cluster.services.install import ensure
+from cluster.services.postgres import PostgresServer
 from cluster.services.process import find, wait_until
 
 STOP_S = 20
 
 
 @contextmanager
-def acordo(kind: str, base_port: int, folder: str) -> Iterator[list[str]]:
+def acordo(kind: str, folder: str) -> Iterator[list[str]]:
     """Run three nodes with a store of that kind until the block ends; yield their URLs."""
-    chosen = "replicated" if kind == "replicated" else ""
-    before = {name: os.environ.get(name) for name in ("ACORDO_STORE", "ACORDO_ETCD")}
-    os.environ["ACORDO_ETCD"] = "true"
-    if chosen:
-        os.environ["ACORDO_STORE"] = chosen
-    else:
-        os.environ.pop("ACORDO_STORE", None)
-    try:
-        with cluster(base_port, folder) as urls:
-            yield urls
-    finally:
-        for name, was in before.items():
-            if was is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = was
+    with ExitStack() as stack:
+        chosen = {"ACORDO_ETCD": "true", "ACORDO_STORE": "replicated"}
+        if kind == "shared":
+            ensure("postgresql")
+            server = PostgresServer()
+            stack.callback(server.__exit__)
+            chosen["ACORDO_STORE"] = server.start().url
+        before = {name: os.environ.get(name) for name in chosen}
+        os.environ.update(chosen)
+        try:
+            yield stack.enter_context(
+                cluster(free_base_port(3, 23000 + os.getpid() % 900 * 10), folder)
+            )
+        finally:
+            for name, was in before.items():
+                os.environ.pop(name)
+                if was is not None:
+                    os.environ[name] = was
 
 
 @contextmanager
@@ -95,8 +99,6 @@ def etcd(folder: str) -> Iterator[str]:
 
 def healthy(url: str) -> bool:
     """Return whether an etcd says that it is healthy."""
-    import urllib.request
-
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
             return b"true" in answer.read()

@@ -130,6 +130,18 @@ def _puts() -> Cases:
         "put in camel case": [put(b"k", b"1"), put(b"k", b"2", prevKv=True)],
         "put with unknown members": [put(b"k", b"1", nope=1, other={"a": []})],
         "put with null": [raw("/v3/kv/put", '{"key":"aw==","value":null,"lease":null}'), get(b"k")],
+        "a long key": [put(b"k" * 1500, b"v"), get(b"k" * 1500)],
+        "a large value": [raw("/v3/kv/put", '{"key":"aw==","value":"<big>"}', fill={"big": 1_100_000})],
+        "a larger request": [raw("/v3/kv/put", '{"key":"aw==","value":"<big>"}', fill={"big": 1_700_000})],
+        "revisions of what was refused": [
+            ask("/v3/kv/put", save={"r": "header.revision"}, key=b"a", value=b"1"),
+            txn([cmp(b"a", "VERSION", 9)], [op_put(b"a")]), put(b"a", b"2"),
+            raw("/v3/kv/range", '{"key":"YQ==","revision":"<r+1>"}'),
+        ],
+        "revisions of deletes of nothing": [
+            ask("/v3/kv/put", save={"r": "header.revision"}, key=b"a", value=b"1"),
+            delete(b"x"), put(b"a", b"2"), raw("/v3/kv/range", '{"key":"YQ==","revision":"<r+1>"}'),
+        ],
         "put on the older path": [
             raw("/v3beta/kv/put", '{"key":"aw==","value":"MQ=="}'),
             raw("/v3beta/kv/range", '{"key":"aw=="}'),
@@ -165,7 +177,6 @@ def _broken() -> Cases:
         '{"compare":[{"key":"YQ==","target":9}]}', '{"compare":[{"key":"YQ==","result":9}]}',
         '{"compare":[{"key":"YQ==","target":"MOD","version":0}]}',
         '{"compare":[{"key":"YQ==","target":2,"result":0,"mod_revision":"0"}]}',
-        '{"success":[{"request_put":{"key":"YQ=="},"request_range":{"key":"YQ=="}}]}',
         '{"success":[null]}', '{"compare":[null]}', '{"success":{}}',
         '{"compare":[{"key":"YQ==","target":"VALUE"}]}', '{"compare":[{"key":"YQ=="}]}',
     )  # fmt: skip
@@ -303,6 +314,8 @@ def _txns() -> Cases:
         "two nested with the same key": [txn([], [op_txn([], [op_put(b"a", b"1")]), op_txn([], [op_put(b"a", b"2")])])],
         "128 operations": [txn([], [op_put(b"k%03d" % n, b"v") for n in range(128)]), get(b"k", b"l", count_only=True)],
         "129 operations": [txn([], [op_put(b"k%03d" % n, b"v") for n in range(129)])],
+        "100 compares and 100 puts": [txn([cmp(b"q", "VERSION", 0)] * 100, [op_put(b"k%03d" % n) for n in range(100)])],
+        "nested six deep": [txn([], [op_txn([], [op_txn([], [op_txn([], [op_txn([], [op_txn([], [op_put(b"z", b"6")])])])])])]), get(b"z")],
         "129 compares": [txn([cmp(b"k", "VERSION", 0)] * 129, yes)],
         "refused and nothing else": [txn([cmp(b"a", "VERSION", 1)], yes), txn([cmp(b"a", "VERSION", 1)])],
         "a lock": [
@@ -380,6 +393,7 @@ def _watches() -> Cases:
         "watch: from the past with prev_kv": [first, put(b"a", b"2"), delete(b"a"), since("+1", prev_kv=True), told("w", 3)],
         "watch: from the past, filtered": [first, put(b"a", b"2"), delete(b"a"), since("", filters=["NOPUT"]), told("w", 2)],
         "watch: from the next revision": [first, since("+1"), told("w", 1), put(b"a", b"2"), told("w", 1)],
+        "watch: from the future": [first, since("+1000"), told("w", 1), told("w", 0)],
         "watch: two on a stream": [watch("w", {"key": b"a"}, {"key": b"b"}), told("w", 2), put(b"b"), put(b"a"), told("w", 2)],
         "watch: two of the same key": [watch("w", {"key": b"a"}, {"key": b"a"}), told("w", 2), put(b"a"), told("w", 2)],
         "watch: own ids": [watch("w", {"key": b"a", "watch_id": 7}, {"key": b"a", "watch_id": "9"}), told("w", 2), put(b"a"), told("w", 2)],

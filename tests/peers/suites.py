@@ -3,7 +3,8 @@ etcd,shared,replicated,nginx` (or `--url URL` for a server that runs already).
 
 The suites of `etcd3gw` and `tooz` come in their wheels and run in an environment of their own,
 against three Acordo nodes. A test that does not pass must be named in `tests/peers/not_passed.py`,
-and one that is named there must not pass. Exit code 1 otherwise. Bounded in time; asserts no time.
+and one that is named there must not pass. Then the corpus is asked, and what is answered otherwise
+than by etcd must be in `tests/peers/differences.py`. Exit code 1 otherwise. Bounded in time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from cluster.ports import lasting_port
+from tests.peers.corpus import compared, recorded
 from tests.peers.local import acordo, behind_nginx, etcd
 from tests.peers.not_passed import ON_ACORDO, SKIPPED_BY_THE_DRIVER
 
@@ -47,7 +48,7 @@ class Result(NamedTuple):
 def main(argv: list[str]) -> int:
     """Run the suites and print their counts and what was not expected."""
     parser = argparse.ArgumentParser(prog="python -m tests.peers.suites")
-    parser.add_argument("--kinds", default="etcd")
+    parser.add_argument("--kinds", default="shared,replicated,nginx")
     parser.add_argument("--url", help="of an Acordo node that runs already")
     parser.add_argument("--suites", default=",".join(SUITES))
     options = parser.parse_args(argv)
@@ -56,9 +57,13 @@ def main(argv: list[str]) -> int:
     for target in ["url"] if options.url else options.kinds.split(","):
         with _running(target, options.url) as url:
             results = run(url, options.suites.split(","))
+            told = compared(url, recorded())
         counts = Counter(result.end for result in results)
         shown = ", ".join(f"{counts[end]} {end}" for end in ("passed", "failed", "skipped"))
         print(f"{options.url or target}: {shown}", flush=True)
+        print(f"{options.url or target}: {told[-1]}", flush=True)
+        if target != "etcd":
+            wrong += [f"{target}: {line}" for line in told[:-1]]
         wrong += [f"{target}: {line}" for line in unexpected(results, etcd=target == "etcd")]
     for line in wrong:
         print(line)
@@ -76,8 +81,7 @@ def _running(target: str, url: str | None) -> Iterator[str]:
             with etcd(folder) as theirs:
                 yield theirs
             return
-        kind = "shared" if target == "shared" else "replicated"
-        with acordo(kind, lasting_port(), folder) as urls:
+        with acordo("shared" if target == "shared" else "replicated", folder) as urls:
             if target == "nginx":
                 with behind_nginx(urls) as front:
                     yield front

@@ -1,0 +1,127 @@
+"""Serve one request of a client of etcd: what it asks, and the header of its answer.
+
+It stands on the exchange that every request has, so time, size, hosts and origins are bounded as
+for the native API.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, TypeVar
+
+from aiohttp import web
+from msgspec import UNSET, Struct
+
+from kv.errors import NotApplied
+from kv.model import REQUEST_BYTES_MAX, Answer, Applied, Intent, Refused
+from node.etcd.answers import Header, Streamed, number
+from node.etcd.parsing import parsed
+from node.etcd.refusals import (
+    KEY_ABSENT,
+    LEASE_NOT_FOUND,
+    RESOURCE_EXHAUSTED,
+    Refusal,
+)
+from node.exchange.exchange import Exchange
+from node.exchange.headers import JSON
+from node.services import NodeServices
+from node.wire.documents import encode
+
+VERSION: Final = "3.4.23"
+"""The version of etcd whose gateway is spoken: clients choose their paths by it."""
+LOOK_S: Final = 0.1
+"""How often the status is read for headers: building it costs as much as a write."""
+
+T = TypeVar("T", bound=Struct)
+
+
+def numeric_id(name: str) -> int:
+    """Return the number that a name has for clients of etcd, which know ids of 64 bits."""
+    digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8, person=b"acordo etcd")
+    return int.from_bytes(digest.digest(), "big") or 1
+
+
+class Identity:
+    """What headers say of a node, as known at most LOOK_S ago."""
+
+    def __init__(self) -> None:
+        self._look_again_at = 0.0
+        self._cluster = self._member = "0"
+        self._term = 0
+
+    def header(self, services: NodeServices, revision: int | None) -> Header:
+        """Return the header of an answer that reflects a revision; None: it has none."""
+        now = services.clock.monotonic()
+        if now >= self._look_again_at:
+            self._look_again_at = now + LOOK_S
+            status = services.consensus.status()
+            self._cluster = str(numeric_id(f"{status.cluster_id}/{status.history}"))
+            self._member = str(numeric_id(status.node))
+            self._term = status.term
+        shown = UNSET if revision is None else str(revision)
+        return Header(self._cluster, self._member, shown, number(self._term))
+
+
+class Call:
+    """One request of a client of etcd until it is answered."""
+
+    def __init__(self, x: Exchange, identity: Identity) -> None:
+        self.x, self.services, self._identity = x, x.services, identity
+
+    def renew(self) -> None:
+        """Give what a long request does next the time of a request that begins now."""
+        services = self.services
+        self.x.deadline = services.clock.monotonic() + services.settings.request_timeout_s
+
+    async def asked(self, kind: type[T]) -> T:
+        """Return the body as a request. Raises Refusal, BadRequest, NotApplied."""
+        return parsed(await self.x.body(REQUEST_BYTES_MAX), kind)
+
+    def header(self, revision: int | None = None) -> Header:
+        """Return the header of an answer. `revision`: what it reflects; None: what is settled."""
+        settled = self.services.consensus.settled.last
+        return self._identity.header(self.services, settled if revision is None else revision)
+
+    def bare_header(self) -> Header:
+        """Return a header that says no revision."""
+        return self._identity.header(self.services, None)
+
+    @staticmethod
+    def inner_header(revision: int) -> Header:
+        """Return the header of an answer within a transaction."""
+        return Header(revision=str(revision))
+
+    def reply(self, answer: object, *, revision: int | None = None) -> web.Response:
+        """Return an answer."""
+        return self.x.reply(200, encode(answer), JSON, revision=revision)
+
+    def streamed(self, answer: object) -> web.Response:
+        """Return the only message of a stream."""
+        return self.x.reply(200, encode(Streamed(answer)) + b"\n", JSON)
+
+    def new_op_id(self) -> str:
+        """Return the op_id of a write: etcd's clients have none. From now on a failure may be
+        unknown.
+        """
+        return self.x.take_op_id({})
+
+    async def write(self, intent: Intent) -> tuple[int, Applied]:
+        """Run an intent, once; return its revision and outcome. Raises Refusal, NotApplied,
+        OutcomeUnknown.
+        """
+        answer = await self.services.writes.one(intent, deadline=self.x.deadline)
+        return answer.revision, applied(answer)
+
+
+def applied(answer: Answer) -> Applied:
+    """Return the outcome of an attempt that took effect. Raises Refusal, NotApplied."""
+    match answer.outcome:
+        case Applied() as outcome:
+            return outcome
+        case Refused(reason="key_absent"):
+            raise Refusal(*KEY_ABSENT)
+        case Refused(reason="lease_not_found"):
+            raise Refusal(*LEASE_NOT_FOUND)
+        case Refused(reason=reason):
+            raise Refusal(RESOURCE_EXHAUSTED, f"etcdserver: {reason or 'refused'}")
+    raise NotApplied("timeout", "it was ordered after its time was over, and has no effect")

@@ -1,0 +1,101 @@
+"""Name ranges of keys and put them in order, as etcd's requests ask for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+from kv.model import KEY_BYTES_MAX, Version
+from node.etcd.messages import FROM_KEY, RangeRequest, SortOrder, SortTarget
+
+HIDDEN: Final = b"acordo/leases/"
+"""Keys that are the system's, which no client of etcd sees."""
+
+T = TypeVar("T")
+
+
+def shown(key: bytes) -> bool:
+    """Return whether a key is one that clients of etcd see."""
+    return not key.startswith(HIDDEN)
+
+
+def covers(begin: bytes, end: bytes, key: bytes) -> bool:
+    """Return whether a key lies in a range; without an end the range is one key."""
+    if not end:
+        return key == begin
+    return key >= begin and (end == FROM_KEY or key < end)
+
+
+def is_empty(begin: bytes, end: bytes) -> bool:
+    """Return whether a range has an end, and no key before it."""
+    return bool(end) and end != FROM_KEY and end <= begin
+
+
+def common_prefix(begin: bytes, end: bytes) -> bytes:
+    """Return the longest prefix of all keys of a range."""
+    if not end:
+        return begin
+    if end == FROM_KEY:
+        return b""
+    if begin[:-1] == end[:-1] and begin and end and begin[-1] + 1 == end[-1]:
+        return begin  # all keys that begin so, as clients name a prefix
+    length = 0
+    while length < min(len(begin), len(end)) and begin[length] == end[length]:
+        length += 1
+    return begin[:length]
+
+
+def before(key: bytes) -> bytes:
+    """Return the last key that there may be before a key; empty: there is none."""
+    if not key or key == b"\0":
+        return b""
+    if key[-1] == 0:
+        return key[:-1]
+    filled = b"\xff" * (KEY_BYTES_MAX - len(key))
+    return key[:-1] + bytes([key[-1] - 1]) + filled
+
+
+def takes_all(asked: RangeRequest) -> bool:
+    """Return whether all keys of a range are needed before the limit can be applied."""
+    return asked.sort_order is not SortOrder.NONE or bool(
+        asked.min_mod_revision
+        or asked.max_mod_revision
+        or asked.min_create_revision
+        or asked.max_create_revision
+    )
+
+
+def chosen(found: Sequence[Version], asked: RangeRequest) -> tuple[list[Version], bool]:
+    """Return the keys that a request asks for, in its order, and whether there are more."""
+    kept = [version for version in found if _wanted(version, asked)]
+    order = asked.sort_order
+    if order is SortOrder.NONE and asked.sort_target is not SortTarget.KEY:
+        order = SortOrder.ASCEND
+    if order is not SortOrder.NONE:
+        kept.sort(key=_SORTED_BY[asked.sort_target], reverse=order is SortOrder.DESCEND)
+    limit = asked.limit
+    return (kept[:limit], True) if 0 < limit < len(kept) else (kept, False)
+
+
+def _wanted(version: Version, asked: RangeRequest) -> bool:
+    if asked.max_mod_revision and version.revision > asked.max_mod_revision:
+        return False
+    if asked.min_mod_revision and version.revision < asked.min_mod_revision:
+        return False
+    if asked.max_create_revision and version.create_revision > asked.max_create_revision:
+        return False
+    return not (asked.min_create_revision and version.create_revision < asked.min_create_revision)
+
+
+def _value(version: Version) -> bytes:
+    assert isinstance(version.value, bytes)  # whoever sorts by values has fetched them
+    return version.value
+
+
+_SORTED_BY: Final = {
+    SortTarget.KEY: lambda version: version.key,
+    SortTarget.VERSION: lambda version: version.version,
+    SortTarget.CREATE: lambda version: version.create_revision,
+    SortTarget.MOD: lambda version: version.revision,
+    SortTarget.VALUE: _value,
+}

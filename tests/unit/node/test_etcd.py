@@ -1,0 +1,142 @@
+"""A node speaks etcd's gateway when it is told to: failures, bounds, and what is not spoken."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kv.model import KEY_BYTES_MAX
+from node.etcd.messages import FROM_KEY, RangeRequest, TxnRequest
+from node.etcd.parsing import parsed
+from node.etcd.refusals import Refusal
+from node.etcd.spans import before, common_prefix, covers
+from tests.peers.corpus import recorded
+from tests.peers.differences import KINDS, expected
+from tests.peers.requests import corpus
+from tests.unit.node.conftest import Api, Open
+
+ROOT = Path(__file__).parents[3]
+RECORDED = recorded()
+
+
+def test_what_was_recorded_is_the_corpus() -> None:
+    assert {name: case["steps"] for name, case in RECORDED.items()} == corpus()
+
+
+def test_each_difference_has_its_place_and_its_line_for_people() -> None:
+    text = (ROOT / "docs/etcd.md").read_text()
+    assert len(KINDS) <= 15
+    for name, kind in KINDS.items():
+        assert f"| {name} | {kind.promise} |" in text
+    for name, step in expected():
+        assert step < len(RECORDED[name]["steps"]), name
+
+
+async def test_it_is_off_unless_it_is_asked_for(api: Api) -> None:
+    for path in ("/v3/kv/range", "/version"):
+        (await api.ask("POST", path, json={})).problem(404, "unknown_path")
+
+
+def ask(key: bytes) -> dict[str, str]:
+    return {"key": base64.b64encode(key).decode()}
+
+
+async def error(api: Api, path: str, body: dict[str, Any]) -> tuple[int, int, str]:
+    reply = await api.ask("POST", path, json=body)
+    form = reply.json()
+    assert form["error"] == form["message"]
+    return reply.status, form["code"], form["message"]
+
+
+async def test_an_unknown_outcome_is_told_as_such_and_nothing_is_sent_again(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        api.consensus.lose = True
+        status, code, words = await error(api, "/v3/kv/put", ask(b"k"))
+        assert (status, code) == (503, 14)
+        assert "may have been applied" in words
+        assert len(api.consensus.submits) == 1
+
+
+async def test_what_was_not_applied_is_not_told_as_unknown(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        api.consensus.no_leader = "no_leader"
+        assert await error(api, "/v3/kv/put", ask(b"k")) == (503, 14, "etcdserver: no leader")
+
+
+async def test_a_transaction_of_reads_is_no_intent(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        body = {"success": [{"request_range": ask(b"k")}]}
+        assert (await api.ask("POST", "/v3/kv/txn", json=body)).json()["succeeded"]
+        assert api.consensus.submits == []
+
+
+async def test_what_is_not_spoken_is_refused_by_its_name(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        for name in ("auth/user/add", "maintenance/defragment", "maintenance/snapshot"):
+            status, code, words = await error(api, f"/v3/{name}", {})
+            assert (status, code) == (501, 12)
+            assert name in words
+
+
+async def test_a_page_of_another_origin_changes_nothing(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        headers = {"Origin": "http://evil.example"}
+        reply = await api.ask("POST", "/v3/kv/put", json=ask(b"k"), headers=headers)
+        assert (reply.status, reply.json()["code"]) == (403, 7)
+        assert api.consensus.submits == []
+
+
+async def test_nodes_and_members_are_told_in_etcd_s_words(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        status = (await api.ask("POST", "/v3/maintenance/status", json={})).json()
+        assert status["leader"] == status["header"]["member_id"]
+        assert status["version"].startswith("3.4")
+        version = (await api.ask("GET", "/version")).json()
+        assert version["etcdserver"] == status["version"]
+        assert (await api.ask("GET", "/health")).json()["health"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "inside", "outside"),
+    [
+        (b"a", b"", [b"a"], [b"aa", b"b"]),
+        (b"a", b"c", [b"a", b"ab", b"b\xff"], [b"c", b"", b"Z"]),
+        (b"a", FROM_KEY, [b"a", b"\xff"], [b"Z"]),
+        (b"ab", b"ac", [b"ab", b"abz"], [b"ac", b"aa"]),
+        (b"k\xff", b"l", [b"k\xff", b"k\xff\xff"], [b"l", b"k\xfe"]),
+    ],
+)
+def test_a_range_is_read_from_a_prefix_and_a_key_before_it(
+    begin: bytes, end: bytes, inside: list[bytes], outside: list[bytes]
+) -> None:
+    prefix, after = common_prefix(begin, end), before(begin)
+    for key in inside:
+        assert covers(begin, end, key)
+        assert key.startswith(prefix)
+        assert key > after
+    assert not any(covers(begin, end, key) for key in outside)
+
+
+@pytest.mark.parametrize("key", [b"a", b"a\0", b"b\x01", b"\0", b"\0\0", b"\xff", b"k" * 1024])
+def test_no_key_lies_between_one_and_the_one_before_it(key: bytes) -> None:
+    found = before(key)
+    assert found < key
+    assert len(found) <= KEY_BYTES_MAX
+    if found and len(found) < KEY_BYTES_MAX:
+        assert found + b"\0" == key
+
+
+def test_requests_are_read_in_camel_case_and_with_numbers_as_text() -> None:
+    asked = parsed(
+        b'{"key":"Zm9v","rangeEnd":"Zm9w","limit":"7","sortOrder":"DESCEND"}', RangeRequest
+    )
+    assert (asked.key, asked.range_end, asked.limit, asked.sort_order) == (b"foo", b"fop", 7, 2)
+
+
+@pytest.mark.parametrize("body", [b'{"success":[{"request_put":7}]}', b"[" * 100_000, b"\xff"])
+def test_what_is_no_request_is_refused(body: bytes) -> None:
+    with pytest.raises(Refusal):
+        parsed(body, TxnRequest)
