@@ -334,28 +334,33 @@ class Client(ClusterCalls):
 
     @overload
     def watch(
-        self, prefix: Bytes = b"", *, after: int | None = None, bookmarks: Literal[False] = False
+        self,
+        prefix: Bytes = b"",
+        *,
+        after: int | str | None = None,
+        bookmarks: Literal[False] = False,
     ) -> AsyncIterator[results.Change]: ...
 
     @overload
     def watch(
-        self, prefix: Bytes = b"", *, after: int | None = None, bookmarks: bool
+        self, prefix: Bytes = b"", *, after: int | str | None = None, bookmarks: bool
     ) -> AsyncIterator[results.Event]: ...
 
     def watch(
         self,
         prefix: Bytes = b"",
         *,
-        after: int | None = None,
+        after: int | str | None = None,
         bookmarks: bool = False,
     ) -> AsyncIterator[results.Change] | AsyncIterator[results.Event]:
         """Iterate over changes under a prefix, forever: in order, none twice, none left out.
 
-        It begins after revision `after` (None: now), reconnects to any node by itself, and resumes
-        where it left off. All changes of one revision come together. With `bookmarks` it also
-        yields Bookmarks: positions up to which every change has been yielded. Raises Pruned when
-        the next changes are no longer kept (Undone when an adoption gave them up), BadRequest,
-        OutOfOrder, and ReadFailed or Unreachable when no node was reached for a minute.
+        It begins after `after` (a revision, or the `position` of an event; None: now), reconnects
+        to any node by itself, and resumes where it left off. All changes of one revision come
+        together. With `bookmarks` it also yields Bookmarks: positions up to which every change has
+        been yielded. Raises Pruned when the next changes are no longer kept (Undone when what was
+        told before is void), BadRequest, OutOfOrder, and ReadFailed or Unreachable when no node was
+        reached for a minute.
         """
         return watch_events(
             self._caller,

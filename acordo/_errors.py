@@ -101,8 +101,8 @@ class Pruned(AcordoError):
 
 
 class Undone(Pruned):
-    """An operator adopted a restored store: what was reported after revision `after` may no longer
-    be true.
+    """What was reported after revision `after` is void: an operator adopted a restored store, or a
+    quorum lost the end of its log (then `floor` is `after`, and a watch can go on from there).
     """
 
     advice = "forget what came after it, read anew, and go on from there"

@@ -258,6 +258,11 @@ class Change(_Result, frozen=True, kw_only=True):
     op_id: str | None = None
     last: bool
     """Whether this is the last change of its revision, after which a watch can resume."""
+    position: str = ""
+    """What to resume a watch with (`after`), if this is the last change of its revision. It is
+    opaque, and says more than the revision: a node recognises it if the revision was undone and
+    given again.
+    """
 
 
 class Bookmark(_Result, frozen=True, kw_only=True):
@@ -266,6 +271,8 @@ class Bookmark(_Result, frozen=True, kw_only=True):
     """
 
     revision: int
+    position: str = ""
+    """What to resume a watch with (`after`): opaque, and says more than the revision."""
 
 
 Event: TypeAlias = Change | Bookmark

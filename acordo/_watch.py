@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import aiohttp
+import msgspec
 
 from acordo import _results as results
 from acordo._calls.caller import Caller
@@ -53,7 +54,7 @@ class Watch:
         caller: Caller,
         prefix: bytes,
         *,
-        after: int,
+        after: int | str,
         bookmarks: bool,
         idle_s: float = IDLE_S,
         give_up_s: float = GIVE_UP_S,
@@ -62,7 +63,9 @@ class Watch:
         self._idle_s, self._give_up_s = idle_s, give_up_s
         self._waiting: list[results.Change] = []
         self._rng = random.Random()
-        self.position = after
+        self._resume = str(after)
+        """The position in the form in which a node gave it."""
+        self.position = after if isinstance(after, int) else _revision_of(after)
 
     async def events(self) -> AsyncIterator[results.Event]:
         """Iterate forever. Raises Pruned, BadRequest, OutOfOrder, and Unreachable or ReadFailed
@@ -73,7 +76,7 @@ class Watch:
         while True:
             at = self._caller.nodes.choose()
             async with self._caller.stream(
-                at, requests.watch_request(self._prefix, self.position), self._idle_s
+                at, requests.watch_request(self._prefix, self._resume), self._idle_s
             ) as got:
                 if isinstance(got, Reply):
                     why = got
@@ -131,12 +134,26 @@ class Watch:
         revision = answers.parse_event_id(event.id)
         if revision < self.position:
             raise OutOfOrder(f"position {revision} after {self.position}", code="out_of_order")
+        if self._waiting:
+            self._waiting[-1] = msgspec.structs.replace(self._waiting[-1], position=event.id)
         ready.extend(self._waiting)
         self._waiting.clear()
         if self._bookmarks and not ready:
-            ready.append(results.Bookmark(revision=revision))
-        self.position = revision
+            ready.append(results.Bookmark(revision=revision, position=event.id))
+        self.position, self._resume = revision, event.id
         return ready
+
+
+def _revision_of(position: str) -> int:
+    """Return the revision of a position that a node gave. Raises BadRequest."""
+    try:
+        return answers.parse_event_id(position)
+    except Damaged as exc:
+        raise BadRequest(
+            f"{position[:40]!r} is no position",
+            code="bad_revision",
+            allowed="a revision, or the position of an event",
+        ) from exc
 
 
 def _raise_if_final(reply: Reply) -> None:
@@ -166,9 +183,9 @@ def _given_up(why: Reply, position: int) -> AcordoError:
 
 
 async def watch_events(
-    caller: Caller, prefix: bytes, *, after: int | None, bookmarks: bool, timeout_s: float
+    caller: Caller, prefix: bytes, *, after: int | str | None, bookmarks: bool, timeout_s: float
 ) -> AsyncIterator[results.Event]:
-    """Iterate over the changes after a revision; None: after everything acknowledged before this
+    """Iterate over the changes after a position; None: after everything acknowledged before this
     call.
     """
     if after is None:

@@ -15,6 +15,7 @@ from coordinator.clients.recovery import Recovery
 from coordinator.clients.waits import Waits
 from coordinator.failure import FatalFailure
 from coordinator.log import Position
+from coordinator.machine.book import Terms
 from coordinator.machine.commands import Command, Submit, decode
 from coordinator.machine.effects import Effects
 from coordinator.machine.machine import Machine
@@ -22,7 +23,7 @@ from coordinator.machine.snapshot import MachineState, encode_state
 from coordinator.peers.timekeeping import Timekeeping
 from coordinator.replicated.settling import Settling
 from kv.errors import NewerCommand, NotApplied
-from kv.model import GENESIS_DIGEST, Answer
+from kv.model import Answer
 from kv.ports import Settled
 
 _log = structlog.get_logger("acordo.consensus")
@@ -47,11 +48,14 @@ class Applier:
         """
         self._machine, self._waits, self._feed = machine, waits, feed
         self._settling = settling
-        self._told_of = b""
-        """The history that the listeners were told of; empty: of none yet."""
         self._recovery, self._timekeeping, self._failure = recovery, timekeeping, failure
         self.stamped_in = 0
         """The newest term of which a stamp is applied here."""
+        self._told_of = b""
+        self._told: Terms = ()
+        """The history that the listeners were told of, and which terms gave it, where a machine
+        with its own store has begun again since.
+        """
         self.resets = self.restores = self.undecoded = 0
         """`undecoded` counts commands that this version could not read; they had no effect here."""
 
@@ -76,9 +80,6 @@ class Applier:
             self._tell(effects)
             if self._settling is not None:
                 settled = self._settling.settle(position, command, effects)
-                lost = self._settling.lost()
-                if lost is not None and lost.last < self._feed.fed:
-                    self._feed.undo(lost)
                 if settled is not None:
                     self._tell_settled(settled)
                 elif admitted is not decoded:
@@ -100,8 +101,6 @@ class Applier:
     def _apply(self, command: Command, stamp_ms: int) -> Effects:
         ordered_before = self._machine.revision
         effects = self._machine.apply(command, stamp_ms)
-        if effects.verdict == "founded":
-            self._tell_of_history()
         if self._waits and isinstance(command, Submit):
             self._waits.ordered(command.intents, ordered_before, self._machine.pending)
         self._timekeeping.stamp(self._machine.log_time_ms)
@@ -114,6 +113,8 @@ class Applier:
             self._tell_settled(settled)
 
     def _tell_settled(self, settled: Settled) -> None:
+        if settled.previous < self._feed.fed:
+            self._undo_lost()  # the log repeats itself, or gives again what it has lost
         self._waits.answer_records(settled.previous + 1, settled.records)
         self._feed.feed(settled)
 
@@ -137,14 +138,18 @@ class Applier:
         there.
         """
         machine = self._machine
+        self._remember_told()
         machine.restore(state)
-        self._tell_of_history()
-        fed = self._feed.fed
         self.restores += 1
         self._timekeeping.stamp(machine.log_time_ms)
         self._waits.forget_order()
         self._answer_from_window()
         settled = machine.settled
+        try:
+            self._undo_lost()
+        except Exception as exc:  # noqa: BLE001 (as in apply)
+            self._failure.die(exc)
+        fed = self._feed.fed
         if settled.revision <= fed:
             return
         self._recovery.stepped_over(fed, settled.revision)
@@ -156,6 +161,7 @@ class Applier:
             versions=None,
             log_time_ms=machine.log_time_ms,
             undone_after=machine.undone.after if fed < machine.undone.to else None,
+            term=machine.book.row_term,
         )
         try:
             self._feed.feed(jump)
@@ -166,21 +172,32 @@ class Applier:
         """Take back what the listeners were told past the restored state, because it was not what
         the other members have (R3). It is told again as the log makes it.
         """
-        machine, last = self._machine, self._machine.settled.revision
-        if last < self._feed.fed:
-            digest, time_ms = machine.settled.digest, machine.log_time_ms
-            self._feed.undo(Settled(last, last, digest, (), None, time_ms, last))
+        self._undo_to(self._machine.settled.revision)
 
-    def _tell_of_history(self) -> None:
-        """Take back everything that the listeners were told of another history: a quorum with its
-        own stores has lost it whole, and its revisions are given again (R12).
+    def _remember_told(self) -> None:
+        """Remember which terms gave what the listeners were told: the machine will forget it."""
+        machine = self._machine
+        if machine.book.founded and machine.settled.revision >= self._feed.fed:
+            self._told = machine.book.terms
+            self._told_of = b"" if machine.founded is None else machine.founded.history
+
+    def _undo_lost(self) -> None:
+        """Tell the listeners that what they were told is undone, as far as the log has lost it, and
+        gives its revisions again (R12). If a quorum has lost all of it, the history is another one.
         """
-        founded = self._machine.founded
-        if founded is None or self._settling is None:
-            return
-        told_of, self._told_of = self._told_of, founded.history
-        if told_of not in {b"", founded.history} and self._feed.fed:
-            self._feed.undo(Settled(0, 0, GENESIS_DIGEST, (), None, self._machine.log_time_ms, 0))
+        machine = self._machine
+        founded = b"" if machine.founded is None else machine.founded.history
+        if founded != self._told_of and self._told_of:
+            self._undo_to(0)
+        else:
+            self._undo_to(machine.shared_with(self._told, self._feed.fed))
+
+    def _undo_to(self, upto: int) -> None:
+        """Tell the listeners that all they were told past `upto` is undone, if they were."""
+        machine = self._machine
+        if upto < self._feed.fed:
+            digest, time_ms = machine.settled.digest, machine.log_time_ms
+            self._feed.undo(Settled(upto, upto, digest, (), None, time_ms, upto))
 
     def restored_in(self, term: int) -> None:
         """Count a stamp contained in a snapshot as applied: the member that made it had begun its
@@ -211,4 +228,5 @@ class Applier:
             "applied log was overwritten: starting again", settled=self._machine.settled.revision
         )
         self.resets += 1
+        self._remember_told()
         self._machine.reset()

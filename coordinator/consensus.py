@@ -450,6 +450,14 @@ class Coordinator:
         """The revisions that the newest adoption undid."""
         return self.machine.undone
 
+    def term_of(self, revision: int) -> int:
+        """Return the term of the row that gave a revision; see `kv.ports.Consensus.term_of`."""
+        return self.machine.term_of(revision)
+
+    def holds_to(self, revision: int, term: int) -> int:
+        """Return to where a kept position is in force; see `kv.ports.Consensus.holds_to`."""
+        return self.machine.holds_to(revision, term)
+
     @property
     def space(self) -> Space | None:
         """The namespace and key whose cache entries may be served here; None until the history is

@@ -115,9 +115,11 @@ class Pruned(KvError):
 
 
 class Undone(Pruned):
-    """A position that an operator's adoption of a restored store made void (HTTP 410): what was
-    published after revision `after` is undone, and a position below `floor` cannot be continued
-    from.
+    """A position that is void (HTTP 410): what was published after revision `after` is undone, and
+    a position below `floor` cannot be continued from.
+
+    An operator adopted a restored store, or (`floor` = `after`) the log of members' own stores has
+    lost its end, and gives those revisions again (R12).
     """
 
     def __init__(self, after: int, floor: int) -> None:
@@ -130,6 +132,8 @@ class Undone(Pruned):
             if self.after
             else "what was told is undone"
         )
+        if self.floor <= self.after:
+            return f"a quorum has lost the end of its log: {told}"
         return f"an operator adopted another state of the store, at revision {self.floor}: {told}"
 
 

@@ -206,8 +206,8 @@ def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
 
 
 def parse_event_id(text: str) -> int:
-    """Return the revision in the id of a watch event. Raises Damaged."""
-    return integer(text)
+    """Return the revision in the id of a watch event: all before the first dot. Raises Damaged."""
+    return integer(text.partition(".")[0])
 
 
 def raise_watch_error(data: bytes) -> None:

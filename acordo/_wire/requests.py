@@ -182,12 +182,12 @@ def ledger_request(start: int, limit: int) -> Request:
     return plain_get(with_query("/v1/ledger", from_=start, limit=limit))
 
 
-def watch_request(prefix: bytes, after: int) -> Request:
-    """Return a request for the stream of changes after a revision."""
+def watch_request(prefix: bytes, after: str) -> Request:
+    """Return a request for the stream of changes after a position."""
     return Request(
         method="GET",
         path=with_query("/v1/watch", prefix=prefix),
-        headers={"Accept": "text/event-stream", "Last-Event-ID": str(after)},
+        headers={"Accept": "text/event-stream", "Last-Event-ID": after},
     )
 
 

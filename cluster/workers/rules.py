@@ -49,6 +49,8 @@ class Cursor(msgspec.Struct, frozen=True):
     revision: int
     fence: int = 0
     """Revision at which the worker that wrote the cursor took its lease."""
+    position: str = ""
+    """The same place as `revision`, as a watch gave it; empty: a node gave none."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

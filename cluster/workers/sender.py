@@ -69,6 +69,8 @@ class WebhookDelivery:
     body: bytes
     last: bool = True
     """Whether this is the last change of its revision."""
+    position: str = ""
+    """The place of the last change of a revision, as the watch gave it."""
     done: bool = False
     """Whether the target accepted it, or it is kept as a dead letter."""
 

@@ -12,7 +12,7 @@ import random
 import zlib
 from base64 import b64decode
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 import msgspec
@@ -37,6 +37,18 @@ REPLAYS_MAX: Final = 50
 """Most replays that are read at a time."""
 
 _log = structlog.get_logger("acordo.webhooks")
+
+
+class Place(NamedTuple):
+    """A place among the changes: a revision, and the position that a watch gave with it."""
+
+    revision: int
+    position: str = ""
+
+    @property
+    def after(self) -> int | str:
+        """What a watch goes on after."""
+        return self.position or self.revision
 
 
 class ServedSubscription:
@@ -72,8 +84,8 @@ class ServedSubscription:
         self._open: deque[WebhookDelivery] = deque()
         """Deliveries that were read and are not finished, in the order of the ledger."""
         self._window = asyncio.Semaphore(WINDOW_MAX)
-        self._passed = 0
-        """Revision up to which every delivery is finished."""
+        self._passed = Place(0)
+        """The place up to which every delivery is finished."""
 
     async def run(self) -> None:
         """Serve until the lease is lost or the subscription changes; both raise Lost.
@@ -96,37 +108,41 @@ class ServedSubscription:
 
     # ----------------------------------------------------------------------------------------- feed
 
-    async def _start(self) -> int:
-        """Return the revision after which deliveries begin: the saved cursor, or the subscription's
+    async def _start(self) -> Place:
+        """Return the place after which deliveries begin: the saved cursor, or the subscription's
         start.
         """
         found = await self._client.get(rules.CURSORS + self._name)
         begin = self._revision if self._subscription.after is None else self._subscription.after
         if found is None:
-            return begin
+            return Place(begin)
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            return msgspec.json.decode(found.value, type=Cursor).revision
+            cursor = msgspec.json.decode(found.value, type=Cursor)
+            return Place(cursor.revision, cursor.position)
         _log.warning("cursor is damaged: beginning anew", subscription=self._name, after=begin)
-        return begin
+        return Place(begin)
 
-    async def _feed(self, after: int) -> None:
-        """Read the changes after a revision, for ever, and hand them to the lanes.
+    async def _feed(self, after: Place) -> None:
+        """Read the changes after a place, for ever, and hand them to the lanes.
 
         Report undone revisions to the target; keep a dead letter for a range that was pruned.
         """
-        position = after
+        place = after
         while True:
+            position = place.revision
             try:
                 async for event in self._client.watch(
-                    self._subscription.prefix, after=position, bookmarks=True
+                    self._subscription.prefix, after=place.after, bookmarks=True
                 ):
-                    position = event.revision
+                    place = Place(event.revision, event.position)
                     await self._take(event)
             except Undone as exc:
+                position = place.revision
                 if position < exc.after:
                     continue  # the ledger still has changes up to `exc.after`: deliver those first
-                position = await self._deliver_undone(exc, position)
+                place = await self._deliver_undone(exc, position)
             except Pruned as exc:
+                position = place.revision
                 floor = exc.floor or position + 1
                 _log.error(
                     "changes were pruned before they were delivered",
@@ -136,18 +152,20 @@ class ServedSubscription:
                 )
                 gap = WebhookDelivery(f"{self._name}/{position}-gap", position, b"", b"")
                 await self.sender.keep_dead(gap, "pruned", 0)
-                position = max(position, floor)
+                place = Place(max(position, floor))
 
-    async def _deliver_undone(self, undone: Undone, position: int) -> int:
-        """Tell the target what an adoption undid, after every earlier change has been delivered.
+    async def _deliver_undone(self, undone: Undone, position: int) -> Place:
+        """Tell the target what an adoption undid, or what the log has lost, after every earlier
+        change has been delivered.
 
-        Return the revision to read on from.
+        Return the place to read on from: behind the adoption, or where the log was cut.
         """
         await self._until_window_is_empty()
         to = undone.floor or position + 1
         body = rules.undone_body(undone.after, to)
         await self.sender.deliver(WebhookDelivery(f"{self._name}/{to}-undone", to, b"", body))
-        self._passed = max(position, to)
+        lost = to <= undone.after
+        self._passed = Place(to if lost else max(position, to))
         return self._passed
 
     async def _until_window_is_empty(self) -> None:
@@ -160,10 +178,11 @@ class ServedSubscription:
     async def _take(self, event: Change | Bookmark) -> None:
         """Put a change into its lane once the window has room; skip what is not delivered."""
         if isinstance(event, Bookmark):
-            self._pass_over(event.revision, whole=True)
+            self._pass_over(Place(event.revision, event.position))
             return
         if event.key.startswith(rules.RESERVED):
-            self._pass_over(event.revision, whole=event.last)
+            if event.last:
+                self._pass_over(Place(event.revision, event.position))
             return
         await self._window.acquire()
         body = rules.body_of(event.kind, event.key, event.value, event.revision, event.op_id)
@@ -174,16 +193,21 @@ class ServedSubscription:
             event.key,
             body,
             last=event.last,
+            position=event.position,
         )
         self._open.append(delivery)
         self._lanes[zlib.crc32(event.key) % LANES].put_nowait(delivery)
 
-    def _pass_over(self, revision: int, *, whole: bool) -> None:
+    def _pass_over(self, place: Place) -> None:
         """Advance the position over a revision without deliveries, unless an earlier one is
         unfinished.
         """
-        if whole and not self._open:
-            self._passed = max(self._passed, revision)
+        if not self._open:
+            self._pass_to(place)
+
+    def _pass_to(self, place: Place) -> None:
+        if place.revision >= self._passed.revision:
+            self._passed = place
 
     # ---------------------------------------------------------------------------- lanes and cursor
 
@@ -198,25 +222,25 @@ class ServedSubscription:
             while self._open and self._open[0].done:
                 first = self._open.popleft()
                 self._window.release()
-                done = first.revision if first.last else first.revision - 1
-                self._passed = max(self._passed, done)
+                if first.last:
+                    self._pass_to(Place(first.revision, first.position))
 
     async def _save(self) -> None:
         """Save the position every CURSOR_EVERY_S. After a crash, deliveries are repeated from
         there.
         """
-        saved = 0
+        saved = Place(0)
         while True:
             await asyncio.sleep(CURSOR_EVERY_S)
-            if self._passed > saved:
-                saved = await self._move_cursor(self._passed)
+            if self._passed != saved and await self._move_cursor(passed := self._passed):
+                saved = passed
 
-    async def _move_cursor(self, to: int) -> int:
-        """Write the cursor, guarded by the lease, and return the position written.
+    async def _move_cursor(self, to: Place) -> bool:
+        """Write the cursor, guarded by the lease, and return whether it is written.
 
         Raises Lost if another worker holds the lease.
         """
-        value = msgspec.json.encode(Cursor(to, self.lease.fence))
+        value = msgspec.json.encode(Cursor(to.revision, self.lease.fence, to.position))
         revision = self.lease.revision
         try:
             await self._client.txn(
@@ -224,9 +248,9 @@ class ServedSubscription:
             )
         except Refused as exc:
             if revision != self.lease.revision:  # renewed in the meantime: the next round writes
-                return 0
+                return False
             raise Lost("the lease is another's") from exc
-        return to
+        return True
 
     # -------------------------------------------------------------------------------------- replays
 

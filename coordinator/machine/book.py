@@ -7,7 +7,8 @@ log, the same on every member.
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from bisect import bisect_right
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -17,6 +18,14 @@ LEVEL: Final = 1
 """The feature level that this version speaks (R14)."""
 LEVEL_MIN: Final = 1
 """The lowest level of a history whose members have their own stores."""
+TERMS_MAX: Final = 512
+"""Terms that are remembered with the revisions that they gave: positions of older ones are taken as
+they are.
+"""
+
+
+Terms: TypeAlias = tuple[tuple[int, int], ...]
+"""For each term that gave revisions the first of them, and the term; rising."""
 
 
 class Book(msgspec.Struct, array_like=True):
@@ -43,6 +52,8 @@ class Book(msgspec.Struct, array_like=True):
     """Operations recorded before this log time are not known: a shorter retention was in force
     once, and some members may have pruned them (R2).
     """
+    terms: Terms = ()
+    """Which term gave which revisions: the newest TERMS_MAX. Replaced, never changed."""
 
     def begin(self, found: bytes) -> None:
         """Begin the content digests with the command that founds the history: those of two
@@ -58,6 +69,31 @@ class Book(msgspec.Struct, array_like=True):
         """Record the newest row."""
         self.seq, self.content = row.seq, row.content
         self.row_index, self.row_term = row.index, row.term
+        if not self.terms or self.terms[-1][1] != row.term:
+            self.terms = (*self.terms, (row.first, row.term))[-TERMS_MAX:]
+
+    def term_of(self, revision: int) -> int:
+        """Return the term of the row that gave a revision; 0 if it is not remembered. A revision
+        that was not given yet counts as the newest term's.
+        """
+        place = bisect_right(self.terms, revision, key=_first)
+        return self.terms[place - 1][1] if place else 0
+
+    def holds_to(self, revision: int, term: int, last: int) -> int:
+        """Return the newest revision, up to `revision`, to which this ledger may be the one in
+        which a row of `term` gave `revision` (R12). It is `revision` itself unless another row gave
+        it here; what lies behind the returned one is lost. `last` is the newest revision here.
+        """
+        place = bisect_right(self.terms, revision, key=_first)
+        if not place or not term:
+            return revision
+        here = self.terms[place - 1][1]
+        if here < term:
+            return revision - 1 if revision <= last else revision
+        while place and self.terms[place - 1][1] > term:
+            place -= 1
+            revision = self.terms[place][0] - 1
+        return revision
 
     def advance(self, name: str, position: int) -> bool:
         """Raise a reader's position. Return whether that is news."""
@@ -70,7 +106,32 @@ class Book(msgspec.Struct, array_like=True):
         """Know no operation that was recorded before this log time, from now on."""
         self.known_since_ms = max(self.known_since_ms, log_time_ms)
 
+    def shared_with(self, terms: Terms, upto: int, last: int) -> int:
+        """Return the newest revision, at most `upto`, to which this ledger has the rows of another
+        one of this history, as far as their terms tell. `terms` are the other's, up to `upto`;
+        `last` is the newest revision here.
+        """
+        if not self.terms or not terms:
+            return upto
+        begin = max(self.terms[0][0], terms[0][0])
+        own, other = _from(begin, self.terms), _from(begin, terms)
+        for mine, theirs in zip(own, other, strict=False):
+            if mine != theirs:
+                return min(mine[0], theirs[0]) - 1
+        more = own[len(other) :] or other[len(own) :]
+        return more[0][0] - 1 if more and more[0][0] <= min(upto, last) else upto
+
     @property
     def founded(self) -> bool:
         """Whether the ledger of a replicated store has begun."""
         return bool(self.content)
+
+
+def _from(begin: int, terms: Terms) -> Terms:
+    """Return the part of `terms` that tells of the revisions from `begin` on."""
+    place = bisect_right(terms, begin, key=_first)
+    return ((begin, terms[place - 1][1]), *terms[place:])
+
+
+def _first(of_term: tuple[int, int]) -> int:
+    return of_term[0]

@@ -16,7 +16,7 @@ from copy import copy
 from typing import Final, assert_never
 
 from coordinator.machine import founding
-from coordinator.machine.book import Book
+from coordinator.machine.book import Book, Terms
 from coordinator.machine.chain import RowStep, continuation
 from coordinator.machine.commands import (
     Adopt,
@@ -283,7 +283,13 @@ class Machine:
         self.settled = Mark(last, digest)
         self._pass_to(log_time_ms)
         return Settled(
-            previous, last, digest, records, tuple(versions) if made_here else None, log_time_ms
+            previous,
+            last,
+            digest,
+            records,
+            tuple(versions) if made_here else None,
+            log_time_ms,
+            term=self.book.row_term,
         )
 
     # --------------------------------------------------------------------------------------- Rebase
@@ -402,6 +408,22 @@ class Machine:
             return self.namespace
         return founding.namespace_in(self.namespace, self.book.term)
 
+    def term_of(self, revision: int) -> int:
+        """Return the term of the ledger row that gave a settled revision; 0: not known here."""
+        return self.book.term_of(revision) if revision <= self.settled.revision else 0
+
+    def holds_to(self, revision: int, term: int) -> int:
+        """Return the newest revision, up to `revision`, to which a position that a row of `term`
+        gave is in force here (R12): `revision` itself, if nothing speaks against it.
+        """
+        return self.book.holds_to(revision, term, self.settled.revision)
+
+    def shared_with(self, terms: Terms, upto: int) -> int:
+        """Return the newest revision, at most `upto`, that this ledger shares with one whose terms
+        are these (R12).
+        """
+        return self.book.shared_with(terms, upto, self.settled.revision)
+
     def known_since_ms(self) -> int:
         """Return the log time before which a recorded operation is not known now (R2)."""
         return max(self.book.known_since_ms, self.log_time_ms - self.limits.window_ms)
@@ -427,7 +449,15 @@ class Machine:
         self.pending, self._open, self.pending_bytes = {}, {}, 0
         self.settled = Mark(self.revision, self.digest)
         self._pass_to(log_time_ms)
-        return Settled(previous, self.revision, self.digest, records, versions, log_time_ms)
+        return Settled(
+            previous,
+            self.revision,
+            self.digest,
+            records,
+            versions,
+            log_time_ms,
+            term=self.book.row_term,
+        )
 
     def _floor(self, command: Floor) -> Effects:
         """Raise the floor below which every member may prune, up to what is settled (R8)."""

@@ -20,7 +20,7 @@ from coordinator.machine.effects import Effects
 from coordinator.machine.evaluate import Evaluation, evaluate, evaluate_plain
 from coordinator.machine.machine import Machine
 from coordinator.machine.needs import NOTHING, Needs, needs
-from coordinator.machine.pending import Mark, Pending
+from coordinator.machine.pending import Pending
 from coordinator.replicated.comparing import Replayed, differs
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.marks import ContentMarks
@@ -59,7 +59,6 @@ class Settling:
         """Rows taken from the file."""
         self.prefix_losses = 0
         """How often the file was cut back, because the log had lost what it held (R12)."""
-        self._lost_after: Mark | None = None
 
     def admit(self, command: Command) -> Command:
         """Return what the machine shall apply of a command. Raises NewerCommand or BadRequest,
@@ -106,22 +105,11 @@ class Settling:
             self._condition.spoil("set_aside", f"its file cannot be read: {exc}")
         return None
 
-    def lost(self) -> Settled | None:
-        """Return what listeners have to hear once, after it was found that the log has lost what
-        the file held (R12); None: nothing.
-        """
-        after, self._lost_after = self._lost_after, None
-        if after is None:
-            return None
-        time_ms, last = self._machine.log_time_ms, after.revision
-        return Settled(last, last, after.digest, (), None, time_ms, last)
-
     def cut_to_applied(self, why: str) -> None:
         """Cut the file back to what is applied here: no log has what is above (R12). Raises
         BackendUnavailable.
         """
         self._cut_back(self._machine.book.index, why)
-        self._lost_after = self._machine.settled
         self._condition.caught_up = True
 
     def _is_foreign(self) -> bool:
@@ -140,7 +128,7 @@ class Settling:
         why = self._differs(position, before, row)
         if why:
             self._cut_back(before, why)
-            row, self._lost_after = None, self._machine.settled
+            row = None
         self._condition.caught_up = position.index >= own.note.index
         if self._condition.caught_up:
             _log.info("log has reached the file", index=position.index)

@@ -46,6 +46,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """Not None: this is not an intent but an operator's adoption, at `revision`. Everything
     published after the revision `undone_after` is undone.
     """
+    term: int = 0
+    """Of the ledger row, where each member has its own store; it is not published."""
 
 
 class Broadcast(Protocol):

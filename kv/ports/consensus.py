@@ -48,6 +48,8 @@ class Settled(msgspec.Struct, frozen=True):
     If `last` is no higher than what was told before, the log of members' own stores has lost all
     above it: whatever was told of that is undone, and those revisions are given again.
     """
+    term: int = 0
+    """Of the ledger row, where each member has its own store; 0: the store is shared."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -221,6 +223,19 @@ class Consensus(Protocol):
         """The revisions that the newest adoption undid.
 
         A reader whose position lies within them is answered so, and cannot continue from there.
+        """
+        ...
+
+    def term_of(self, revision: int) -> int:
+        """Return the term of the ledger row that gave a revision, where each member has its own
+        store: a position that a client keeps is both (R12). 0: not known, or the store is shared.
+        """
+        ...
+
+    def holds_to(self, revision: int, term: int) -> int:
+        """Return the newest revision, up to `revision`, to which a kept position is in force: it is
+        `revision` itself unless another row gave that here. What was told behind the returned one
+        is undone.
         """
         ...
 

@@ -15,13 +15,14 @@ from kv.model import Version
 from kv.ports import Listing
 from node.exchange.exchange import Exchange
 from node.exchange.parameters import parse_level
-from node.judging.positions import check_given
+from node.judging.positions import check_given, check_in_force
 from node.judging.store_identity import check_store_identity
 from node.reads.levels import Level
 from node.reads.store_reads import check_snapshot
 from node.wire.answers import read_answer
 from node.wire.byte_forms import checked_prefix
 from node.wire.documents import encode
+from node.wire.kept_positions import KeptPosition
 from node.wire.page_tokens import PagePosition, place_of, token_of
 from node.wire.text_fields import parse_count, parse_flag, parse_revision
 
@@ -92,6 +93,8 @@ class _Page:
         self._level: Level = level if self._own else "linearizable"
         self._after = place.after if place is not None else b""
         self._at = place.revision if place is not None else None
+        self._term = place.term if place is not None else 0
+        """Of the row that gave the revision `_at` (R12)."""
         self._items: list[Raw] = []
         self._since_turn = 0
         """Bytes of JSON since other tasks last got a turn."""
@@ -103,16 +106,7 @@ class _Page:
         """Add keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
         BadRequest.
         """
-        reads = self._x.services.reads
-        if self._own:
-            if self._at is None and self._level == "linearizable":
-                await reads.confirm_store(self._x.deadline)
-            wanted = max(least, self._at or 0)
-            if not await reads.reach(wanted, "revision", self._x.deadline):
-                raise reads.behind(wanted)
-        else:
-            # Do not refuse yet if this node lags: the store may be ahead of what is settled here.
-            await reads.reach(least, "revision", self._x.deadline)
+        await self._reach(least)
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)
             listing = await self._step(left if self._keys_only else min(left, self._step_keys()))
@@ -123,12 +117,35 @@ class _Page:
                 )
             if self._at is None:
                 self._at = listing.head.last
+                self._term = listing.head.term if self._own else 0
+            elif self._own:
+                kept = KeptPosition(self._at, self._term)
+                check_in_force(kept, self._x.services.consensus.holds_to(*kept))
             self._more = listing.more
             for place, version in enumerate(listing.versions):
                 await self._take(version)
                 if self._bytes >= PAGE_BYTES:
                     self._more = self._more or place < len(listing.versions) - 1
                     break
+
+    async def _reach(self, least: int) -> None:
+        """Wait until this node has settled what the page has to show. Raises NotApplied,
+        BadRequest, and Undone for a token of what the log has lost (R12).
+        """
+        reads, deadline = self._x.services.reads, self._x.deadline
+        if not self._own:
+            # Do not refuse yet if this node lags: the store may be ahead of what is settled here.
+            await reads.reach(least, "revision", deadline)
+            return
+        if self._at is None and self._level == "linearizable":
+            await reads.confirm_store(deadline)
+        wanted = max(least, self._at or 0)
+        kept = KeptPosition(self._at or 0, self._term)
+        if not (
+            await reads.reach_kept(kept, "revision", deadline)
+            and await reads.reach(wanted, "revision", deadline)
+        ):
+            raise reads.behind(wanted)
 
     def _step_keys(self) -> int:
         if not self._own:
@@ -184,6 +201,7 @@ class _Page:
         at = self._at or 0
         token = None
         if self._more and self._items:
-            token = token_of(PagePosition(at, self._after), self._prefix, keys_only=self._keys_only)
+            place = PagePosition(at, self._after, term=self._term)
+            token = token_of(place, self._prefix, keys_only=self._keys_only)
         more: dict[str, str] = {"Acordo-Level": self._level, "Acordo-Source": "store"}
         return self._x.json(_Answer(at, self._items, token), revision=at, more=more)

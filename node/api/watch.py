@@ -21,8 +21,8 @@ from node.watching.ring import Portion
 from node.watching.watches import WatchEnded, Watcher
 from node.wire.byte_forms import checked_prefix, json_form
 from node.wire.documents import encode
+from node.wire.kept_positions import KeptPosition, parse_position
 from node.wire.problems import problem_of
-from node.wire.text_fields import parse_revision
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """Bytes that may wait in the socket's buffer for one watcher."""
@@ -36,8 +36,9 @@ CUT_LINGER_S: Final = 5.0
 
 async def get(x: Exchange) -> web.StreamResponse:
     """Stream changes until the client disconnects or is too slow, or the node stops."""
-    prefix, after = _asked(x)
-    if after is not None and not await x.services.reads.reach(after, "revision", x.deadline):
+    prefix, kept = _asked(x)
+    after = None if kept is None else kept.revision
+    if kept is not None and not await x.services.reads.reach_kept(kept, "revision", x.deadline):
         raise NotApplied(
             "behind", f"this node has not settled revision {after} yet, where the watch would begin"
         )
@@ -49,7 +50,7 @@ async def get(x: Exchange) -> web.StreamResponse:
         response = web.StreamResponse(headers={**x.headers(), **_HEADERS})
         x.begin_stream(WRITE_BUFFER_BYTES)
         await response.prepare(x.request)
-        await _Stream(x, response).send_all(first, coming)
+        await _Stream(x, response, watcher).send_all(first, coming)
         return response
 
 
@@ -63,14 +64,14 @@ _HEADERS: Final = {
 _HEARTBEAT: Final = b"d\r\n: heartbeat\n\n\r\n"
 
 
-def _asked(x: Exchange) -> tuple[bytes, int | None]:
+def _asked(x: Exchange) -> tuple[bytes, KeptPosition | None]:
     params = x.params("prefix", "after")
     prefix = checked_prefix(params.get("prefix", b""))
     last_id = x.request.headers.get("Last-Event-ID")
     if last_id:
-        return prefix, parse_revision(last_id.strip(), "Last-Event-ID")
+        return prefix, parse_position(last_id.strip(), "Last-Event-ID")
     after = params.get("after")
-    return prefix, None if after is None else parse_revision(
+    return prefix, None if after is None else parse_position(
         after.decode("ascii", "replace"), "after"
     )
 
@@ -91,8 +92,8 @@ async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
 class _Stream:
     """The event stream of one watch. `_sent`: the newest position sent to the client as an id."""
 
-    def __init__(self, x: Exchange, response: web.StreamResponse) -> None:
-        self._x, self._response = x, response
+    def __init__(self, x: Exchange, response: web.StreamResponse, watcher: Watcher) -> None:
+        self._x, self._response, self._watcher = x, response, watcher
         self._settings, self._now = x.services.settings, x.services.clock.monotonic
         self._watches = x.services.watches
         self._chunked = x.request.version >= (1, 1)
@@ -129,12 +130,18 @@ class _Stream:
         """Write a portion; if it has no changes, write a bookmark or a heartbeat when one is
         due.
         """
+        # now, because the portion is of the log as it is now
+        reached = KeptPosition(
+            portion.position, self._x.services.consensus.term_of(portion.position)
+        )
         for change in portion.changes:
+            self._watcher.check_lost()
             await self._write(await self._watches.frames.of(change, self._frame))
             self._sent = change.revision
         silent_s = self._now() - self._written_at
         if portion.position > self._sent and (due or silent_s >= self._settings.watch_bookmark_s):
-            await self._write(_chunk(_bookmark(portion.position)))
+            self._watcher.check_lost()
+            await self._write(_chunk(_bookmark(reached)))
             self._sent = portion.position
         elif silent_s >= self._settings.watch_heartbeat_s:
             await self._write(_HEARTBEAT)
@@ -189,7 +196,7 @@ async def _events(x: Exchange, change: Change) -> bytes:
         form["op_id"] = change.op_id
         form["log_time_ms"] = change.log_time_ms
         if place == len(change.versions) - 1:
-            parts.append(b"id: %d\n" % change.revision)
+            parts.append(b"id: %s\n" % KeptPosition(change.revision, change.term).text.encode())
         kind = b"put" if version.present else b"delete"
         parts.append(b"event: " + kind + b"\ndata: " + encode(form) + b"\n\n")
         if len(parts[-1]) >= PIECE_BYTES:
@@ -205,8 +212,9 @@ async def _value(x: Exchange, version: Version) -> bytes:
     return value
 
 
-def _bookmark(revision: int) -> bytes:
-    return b'id: %d\nevent: progress\ndata: {"revision":%d}\n\n' % (revision, revision)
+def _bookmark(reached: KeptPosition) -> bytes:
+    id = reached.text.encode()
+    return b'id: %s\nevent: progress\ndata: {"revision":%d}\n\n' % (id, reached.revision)
 
 
 _ON: Final = "go on at another node, after the position told last"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from kv.errors import BadRequest
+from kv.errors import BadRequest, Undone
+from node.wire.kept_positions import KeptPosition
 
 Standing: TypeAlias = Literal["reached", "ahead", "future"]
 
@@ -37,3 +38,11 @@ def check_given(asked: int, newest: int, name: str) -> None:
         raise BadRequest(
             "future_revision", f"{name} {asked} has not been given", allowed=f"up to {newest}"
         )
+
+
+def check_in_force(kept: KeptPosition, upto: int) -> None:
+    """Raise Undone for a position of a suffix that the log has lost (R12). `upto`: the newest
+    revision to which it is in force (`kv.ports.Consensus.holds_to`).
+    """
+    if upto < kept.revision:
+        raise Undone(upto, upto)

@@ -21,12 +21,17 @@ class CacheFiller:
     def __init__(self, consensus: Consensus, cache: Cache) -> None:
         self._consensus, self._cache = consensus, cache
         self._entries: dict[bytes, Entry] = {}
+        self._namespace = 0
+        """The namespace that the queued entries belong to."""
         self._wake = asyncio.Event()
 
     def add(self, entries: list[Entry]) -> None:
         """Queue entries for the shared cache. A newer entry of a key replaces the queued one."""
         if not self._consensus.leads:
             return
+        if self._namespace != self._consensus.namespace:
+            self._namespace = self._consensus.namespace
+            self._entries.clear()
         for entry in entries:
             self._entries.pop(entry.key, None)
             self._entries[entry.key] = entry
@@ -44,5 +49,7 @@ class CacheFiller:
                 keys = list(self._entries)[:FILL_BATCH]
                 batch = [self._entries.pop(key) for key in keys]
                 space = self._consensus.space
-                if self._consensus.leads and space is not None:
+                if space is None or space.namespace != self._namespace:
+                    continue  # they are of another history, or of what the log has lost (R12)
+                if self._consensus.leads:
                     await self._cache.put(space, batch)

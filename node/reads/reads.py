@@ -13,18 +13,19 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from kv.errors import NotApplied
+from kv.errors import BadRequest, NotApplied, Undone
 from kv.model import Entry
 from kv.ports import Cache, Clock, Consensus, MemberStore, Read, Settled, Store
-from node.judging.freshness import age_s, entry_holds
-from node.judging.positions import check_given, standing
+from node.judging.freshness import age_s, entry_holds, explained
+from node.judging.positions import check_given, check_in_force, standing
 from node.reads.cache_filler import CacheFiller
 from node.reads.fetches import FETCH_KEYS_MAX, OWN_FETCH_KEYS_MAX, Fetches, Need
 from node.reads.levels import LEVELS, SOURCES, Level, Reading, ReadOptions, Source
-from node.reads.memory import MemoryTier
+from node.reads.memory import HeldEntry, MemoryTier
 from node.reads.rounds import ReadIndexRounds
 from node.reads.store_reads import StoreReads
 from node.settings import ServerSettings
+from node.wire.kept_positions import KeptPosition
 
 RENEW_REVISIONS: Final = 1024
 """An entry that trails the settled revision by more than this gets a newer `as_of` when it is
@@ -179,7 +180,7 @@ class Reads:
         consensus, memory = self._consensus, self.memory
         if consensus.namespace != memory.namespace:
             memory.enter(consensus.namespace)
-        held = memory.get(key)
+        held = self._held(key)
         if held is None:
             return None
         entry = held.entry
@@ -195,13 +196,23 @@ class Reads:
         as_of = entry.as_of
         return Reading(entry.version, as_of, as_of if as_of > settled else settled, level, "memory")
 
+    def _held(self, key: bytes) -> HeldEntry | None:
+        """Return the entry in memory, unless it is of a suffix that the log has lost: a member that
+        has begun again reaches those revisions only in a later term, whose namespace is another one
+        (R12).
+        """
+        held = self.memory.get(key)
+        if held is not None and self.own and not explained(held.entry, self._consensus.ordered):
+            return None
+        return held
+
     async def _stale(self, key: bytes, asked: ReadOptions, deadline: float) -> Reading:
         """Serve the entry in memory if it is within `max_age_s`; otherwise read linearizably."""
         now, confirmed_at = self._clock.monotonic(), self.rounds.confirmed_at
         if confirmed_at is None or now - confirmed_at > STALE_CONFIRM_S:
             self.rounds.join()
         self.memory.enter(self._consensus.namespace)
-        held = self.memory.get(key)
+        held = self._held(key)
         if held is not None:
             holds = entry_holds(held.entry, self._consensus.touched(key))
             age = age_s(now, holds, confirmed_at, held.proved_at)
@@ -231,6 +242,21 @@ class Reads:
             case "future":
                 check_given(revision, self._consensus.ordered, name)
         return await self._wait_settled(revision, deadline)
+
+    async def reach_kept(self, kept: KeptPosition, name: str, deadline: float) -> bool:
+        """Wait as `reach` does for a position that a client was given. Raises Undone for one that
+        the log has lost (R12), also if no quorum has given its revision again.
+        """
+        check_in_force(kept, self._consensus.holds_to(*kept))
+        try:
+            reached = await self.reach(kept.revision, name, deadline)
+        except BadRequest as exc:
+            if not kept.term:
+                raise
+            upto = min(self._consensus.ordered, kept.revision)
+            raise Undone(upto, upto) from exc
+        check_in_force(kept, self._consensus.holds_to(*kept))
+        return reached
 
     async def _wait_settled(self, revision: int, deadline: float) -> bool:
         """Wait until this node has settled `revision`; return False on time-out, when the store may

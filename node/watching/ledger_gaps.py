@@ -42,6 +42,8 @@ class WantedRevision(NamedTuple):
     op_id: str
     keys: tuple[bytes, ...]
     log_time_ms: int
+    term: int
+    """Of the row, where each member has its own store; 0: the store is shared."""
 
 
 class Stretch(NamedTuple):
@@ -146,12 +148,12 @@ class LedgerGaps:
             found = await self._store.versions(places, timeout_s=self._timeout_s)
         made = dict(zip(places, found, strict=True))
         changes: list[Change] = []
-        for revision, op_id, keys, log_time_ms in wanted:
+        for revision, op_id, keys, log_time_ms, term in wanted:
             versions = [made[key, revision] for key in keys]
             whole = tuple(version for version in versions if version is not None)
             if len(whole) < len(versions):
                 raise Pruned(max(await self._store.floor(timeout_s=self._timeout_s), revision + 1))
-            changes.append(Change(revision, op_id, log_time_ms, whole))
+            changes.append(Change(revision, op_id, log_time_ms, whole, term=term))
         return Portion(tuple(changes), reached)
 
 
@@ -183,7 +185,8 @@ def portions(
             if count and count + len(keys) > versions_max:
                 cut.append((wanted, wanted[-1].revision))
                 wanted, count = [], 0
-            wanted.append(WantedRevision(revision, record.op_id, keys, row.log_time_ms))
+            term = row.term if row.index else 0
+            wanted.append(WantedRevision(revision, record.op_id, keys, row.log_time_ms, term))
             count += len(keys)
     cut.append((wanted, max(position, rows[-1].last)))
     return cut

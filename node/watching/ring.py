@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from kv.model import Version
 from kv.ports import Change, Settled
 
@@ -70,7 +72,13 @@ class ChangeRing:
             while end < count and versions[end].revision == revision:
                 end += 1
             if end > begin:
-                change = Change(revision, record.op_id, event.log_time_ms, versions[begin:end])
+                change = Change(
+                    revision,
+                    record.op_id,
+                    event.log_time_ms,
+                    versions[begin:end],
+                    term=event.term,
+                )
                 size = size_of(change)
                 self._changes.append(change)
                 self._sizes.append(size)
@@ -103,7 +111,7 @@ def under(change: Change, prefix: bytes) -> Change | None:
     versions = tuple(version for version in change.versions if version.key.startswith(prefix))
     if len(versions) == len(change.versions):
         return change
-    return Change(change.revision, change.op_id, change.log_time_ms, versions) if versions else None
+    return msgspec.structs.replace(change, versions=versions) if versions else None
 
 
 def part_key(change: Change) -> tuple[int, int, bytes]:

@@ -21,11 +21,14 @@ class SingleFlight(Generic[K, V]):
         self._weight = 0
         self._held: OrderedDict[K, V] = OrderedDict()
         self._making: dict[K, asyncio.Event] = {}
+        self._cleared = 0
 
     def clear(self) -> None:
-        """Drop every value."""
+        """Drop every value. One that is being computed is not kept, nor waited for by others."""
         self._held.clear()
         self._weight = 0
+        self._making = {}
+        self._cleared += 1
 
     def held(self, key: K) -> V | None:
         """Return the kept value, if there is one."""
@@ -39,19 +42,20 @@ class SingleFlight(Generic[K, V]):
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
-            making = self._making.get(key)
-            if making is None:
+            begun = self._making.get(key)
+            if begun is None:
                 break
-            await making.wait()
-        done = self._making[key] = asyncio.Event()
+            await begun.wait()
+        making, cleared = self._making, self._cleared
+        done = making[key] = asyncio.Event()
         try:
             made = await make()
-            if made is not None:
+            if made is not None and self._cleared == cleared:
                 self._held[key] = made
                 self._weight += self._size(made)
                 while self._weight > self._most:
                     self._weight -= self._size(self._held.popitem(last=False)[1])
             return made
         finally:
-            del self._making[key]
+            del making[key]
             done.set()

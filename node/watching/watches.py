@@ -61,6 +61,8 @@ class Watches:
         self.unsent = Unsent(settings.watch_unsent_bytes_max)
         self._unlisten = consensus.listen(self._settled)
         self._ending = False
+        self.losses = 0
+        """How often it was found that what was told is undone."""
         self.events_total = 0
         self.wakes_total = 0
         self.cut_total = 0
@@ -101,10 +103,13 @@ class Watches:
         if event.undone_after is not None:
             self.gaps.forget()
             self.frames.forget()
+            self.losses += 1
             lost = event.last <= told  # by the log: those revisions are given again
             for watcher in self._open:
-                if not lost or watcher.position > event.undone_after:
-                    watcher.undone = UndoneRange(event.undone_after, max(event.last, told + 1))
+                if lost and watcher.position > event.undone_after:
+                    watcher.lose(event.undone_after)
+                elif not lost:
+                    watcher.undone = UndoneRange(event.undone_after, event.last)
                 watcher.moved.set()
 
     def joined(self, watcher: Watcher) -> View[Watcher]:
@@ -127,6 +132,7 @@ class Watches:
             raise WatchEnded("draining", "this node is stopping")
         if self._own and (refusal := self._consensus.refusal) is not None:
             raise WatchEnded("starting", f"this member's own store cannot be used now: {refusal}")
+        watcher.check_lost()
         for undone in (watcher.undone, self._consensus.undone):
             if undone.after <= watcher.position < undone.to:
                 raise Undone(undone.after, undone.to)
@@ -166,9 +172,9 @@ class Watcher:
         self.view: View[Watcher] | None = None
         self.gone = False
         self.undone = UndoneRange()
-        """What the newest adoption, or the newest loss of the log, since the watch was opened has
-        undone.
-        """
+        """What the newest adoption since the watch was opened has undone."""
+        self._lost_after: int | None = None
+        """Of what was told, the log has lost all after this revision; None: nothing."""
 
     async def __aenter__(self) -> Self:
         self.view = self._watches.joined(self)
@@ -176,6 +182,15 @@ class Watcher:
 
     async def __aexit__(self, *exc: object) -> None:
         self._watches.left(self)
+
+    def lose(self, after: int) -> None:
+        """End the watch because the log has lost what was told of revisions above `after` (R12)."""
+        self._lost_after = after if self._lost_after is None else min(after, self._lost_after)
+
+    def check_lost(self) -> None:
+        """Raise Undone if the log has lost something of what was told."""
+        if self._lost_after is not None:
+            raise Undone(self._lost_after, self._lost_after)
 
     def leave(self) -> None:
         """End the watch because its client is gone, and free its place at once."""
@@ -204,10 +219,13 @@ class Watcher:
             self.moved.clear()
             portion = watches.at_hand(self)
             if portion is None:
+                losses = watches.losses
                 stretch = await watches.gaps.after(self.position, self.prefix)
                 for place in range(len(stretch.cuts)):
                     filled = await watches.gaps.portion(stretch, place)
                     watches.check(self)
+                    if watches.losses != losses:
+                        break  # what was read may be undone: read it again
                     yield self._reached(filled)
             elif portion.changes:
                 yield self._reached(portion)

@@ -144,7 +144,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "pruned": ProblemKind(410, "No longer kept", "begin again from the present state"),
     "undone": ProblemKind(
         410,
-        "Undone by an adoption",
+        "Undone",
         "read anew, and watch from there on: what was told may not be there",
     ),
     "body_too_large": ProblemKind(413, "Body too large"),

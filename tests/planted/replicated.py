@@ -334,32 +334,20 @@ def r12_cut_back() -> Patches:
 def r12_watchers() -> Patches:
     """Watchers do not hear that what they were told is lost, nor what took its place."""
 
-    def lost(self: Settling) -> None:
+    def undo_lost(self: Applier) -> None:
         return
 
-    yield Settling, "lost", lost
+    yield Applier, "_undo_lost", undo_lost
 
 
 @fault("INV-6")
-def r12_cut_untold() -> Patches:
-    """Watchers do not hear of what a leader cuts off its file because no log has it."""
-    right = Settling.cut_to_applied
+def r12_kept_positions() -> Patches:
+    """A position that a client keeps is a bare revision, whatever row gave it."""
 
-    def cut_to_applied(self: Settling, why: str) -> None:
-        right(self, why)
-        self._lost_after = None
+    def holds_to(self: Book, revision: int, term: int, last: int) -> int:
+        return revision
 
-    yield Settling, "cut_to_applied", cut_to_applied
-
-
-@fault("INV-6")
-def r12_history_untold() -> Patches:
-    """Watchers do not hear that a whole history is lost, nor what the next one gives again."""
-
-    def tell_of_history(self: Applier) -> None:
-        return
-
-    yield Applier, "_tell_of_history", tell_of_history
+    yield Book, "holds_to", holds_to
 
 
 @fault("INV-1")

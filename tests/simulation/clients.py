@@ -360,9 +360,7 @@ class Clients:
                     revision=reading.position,
                 )
             )
-        # an entry of what a quorum has lost may pass for one of what came in its place
-        judged = reading.source == "store" or not (world.plan.replicated and world.plan.loses)
-        if final and judged:
+        if final:
             newest = world.landed.newest(key.encode(), 1 << 53)
             value = None if newest is None or newest.value is None else newest
             if (reading.version if reading.present else None) != value:

@@ -338,7 +338,8 @@ class SimNode:
             read_index_timeout_s=0.5,
             memory_cache_bytes=plan.memory_bytes,
         )
-        stack.callback(coordinator.listen(WatchedFeed(self)))
+        self.feed = WatchedFeed(self)
+        stack.callback(coordinator.listen(self.feed))
         self.reads = Reads(coordinator, store, world.cache, self.clock, settings, own=own)
         await stack.enter_async_context(self.reads)
         self.writes = Writes(coordinator, store, self.clock, settings)

@@ -325,10 +325,33 @@ def _check(world: World, clients: Clients) -> None:
     """Check what clients were told against what landed (INV-1 to INV-6)."""
     _check_ledger(world)
     _check_broadcast(world)
+    if world.plan.replicated:
+        _check_watchers(world)
     if not world.plan.loses and not world.times.leapt:
         _check_answers(world, clients)
         _check_deadlines(world, clients)
         _check_linearizable(world, clients)
+
+
+def _check_watchers(world: World) -> None:
+    """Check what watchers were told, and the positions that they may have kept, also where a quorum
+    lost what had been told (R12).
+    """
+    for node in world.serving:
+        for revision, op_id in node.feed.told.items():
+            if world.op_id_at(revision) != op_id:
+                world.violate(
+                    "INV-6 (undone)", f"{node.name} told {op_id}@{revision}, and never took it back"
+                )
+        for (revision, term), op_id in world.kept.items():
+            row = world.landed.landed.get(revision)
+            there = row is not None and row.term == term and world.op_id_at(revision) == op_id
+            taken = node.coordinator.holds_to(revision, term) == revision
+            world.counts["positions undone"] += not taken
+            if taken != there:
+                found = "in force" if taken else "lost"
+                what = f"takes {op_id}@{revision} of term {term} for {found}, and there is {row}"
+                world.violate("INV-6 (positions)", f"{node.name} {what}")
 
 
 def _check_ledger(world: World) -> None:

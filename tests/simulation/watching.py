@@ -108,13 +108,15 @@ class WatchedFeed:
     def __init__(self, node: SimNode) -> None:
         self._node = node
         self._last: int | None = None
+        self.told: dict[int, str] = {}
+        """By revision, what was told and is not undone."""
 
     def __call__(self, settled: Settled) -> None:
         world = self._node.world
-        lost = world.plan.replicated and (
-            # watchers are told: of a suffix that a quorum lost, or of contents that differed
-            world.plan.loses or settled.undone_after == settled.previous
-        )
+        # watchers are told: of a suffix that a quorum lost, or of contents that differed
+        lost = world.plan.replicated and settled.undone_after == settled.previous
+        if lost:
+            self.told = {at: op_id for at, op_id in self.told.items() if at <= settled.last}
         if self._last is not None and settled.previous != self._last and not lost:
             world.violate(
                 "INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}"
@@ -122,6 +124,8 @@ class WatchedFeed:
         self._last = settled.last
         world.counts["watched"] += len(settled.records)
         for revision, record in enumerate(settled.records, settled.previous + 1):
+            self.told[revision] = record.op_id
+            world.kept[revision, settled.term] = record.op_id
             known = world.settled_as.setdefault(revision, record.op_id)
             if known != record.op_id and (world.plan.raft_keeps or not world.plan.loses):
                 # Else the store was taken back behind it, and a majority of the logs has lost it as

@@ -72,6 +72,7 @@ class World:
             "founded alone": 0,
             "suffixes lost": 0,
             "prefix losses": 0,
+            "positions undone": 0,
             "installs": 0,
             "levels refused": 0,
             "twins refused": 0,
@@ -84,6 +85,10 @@ class World:
         }
         self.settled_as: dict[int, str] = {}
         """What each revision was told to be: no restore and no adoption gives one twice."""
+        self.kept: dict[tuple[int, int], str] = {}
+        """What was told at a position (a revision, and the term that gave it): a client may have
+        kept it.
+        """
         self.over = False
         self.bursts = 0
         self.holds_rebases_s: float | None = None
@@ -228,6 +233,11 @@ class World:
                 return
 
     # ------------------------------------------------------------------------------------ questions
+
+    def op_id_at(self, revision: int) -> str | None:
+        """Return the op_id that has a revision in the ledger as it is now."""
+        row = self.landed.landed.get(revision)
+        return None if row is None else row.body[revision - row.first].op_id
 
     @property
     def serving(self) -> list[SimNode]:

@@ -168,12 +168,12 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
     ),
     ("/v1/watch", "GET"): Endpoint(
         "Follow changes under a prefix as server-sent events.",
-        {200: ("put, delete, progress and error events; id = revision.", EVENTS, None)},
+        {200: ("put, delete, progress and error events; the id is opaque.", EVENTS, None)},
         (400, 410, 503),
         (
             PREFIX,
             Parameter("after", "query", REVISION, "Begin after this revision; nothing: now."),
-            Parameter("Last-Event-ID", "header", {"type": "string"}, "Resume after this revision."),
+            Parameter("Last-Event-ID", "header", {"type": "string"}, "Resume after this event."),
         ),
     ),
     ("/v1/leader", "GET"): Endpoint(

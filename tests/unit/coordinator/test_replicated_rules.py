@@ -508,6 +508,49 @@ async def watchers_across_a_lost_history() -> set[str]:
         return set() if undone == [0] and newest == "kept" else {"INV-6"}
 
 
+async def position_across_a_lost_suffix() -> set[str]:
+    """Whoever kept a position of the lost suffix would miss what took its place."""
+    async with own_cluster("ab") as c:
+        a = await c.lead("a")
+        await answer(a, put("op1"))
+        before = len(c.shared.entries)
+        for n in range(3):
+            await answer(a, put(f"lost{n}"))
+        await c.level()
+        kept = [(revision, a.term_of(revision)) for revision in range(1, 5)]
+        b = await c.lead("b", lose=len(c.shared.entries) - before)
+        for n in range(5):
+            await answer(b, put(f"kept{n}"))
+        await c.level()
+        ends = [[node.holds_to(*each) for each in kept] for node in c.nodes.values()]
+        assert [b.term_of(revision) for revision in range(7)] == [0, 1, 2, 2, 2, 2, 2]
+        await c.dump("a")
+        await c.stop("a")
+        a = await c.start("a")
+        ends.append([a.holds_to(*each) for each in kept])
+        return set() if ends == [[1, 1, 1, 1]] * 3 else {"INV-6"}
+
+
+async def watchers_whose_member_fetches_what_took_the_place_of_a_lost_suffix() -> set[str]:
+    """Its file ends behind what the log has lost, so that all it hears of the loss is a state."""
+    async with own_cluster("ab") as c:
+        a, told = await c.lead("a"), list[Settled]()
+        await answer(a, put("op1"))
+        before = len(c.shared.entries)
+        c["b"].listen(told.append)
+        for n in range(3):
+            await answer(a, put(f"lost{n}"))
+        await c.level()
+        c.shared.members["b"].lags = c.shared.members["b"].ignores_loss = True
+        await c.lead("a", lose=len(c.shared.entries) - before)
+        for n in range(5):
+            await answer(a, put(f"kept{n}"))
+        c.shared.members["b"].fetch_snapshot()
+        await until(lambda: c["b"].settled.last == a.settled.last, limit_s=20)
+        undone = [event.undone_after for event in told if event.undone_after is not None]
+        return set() if undone == [1] and told[-1].previous == 1 else {"INV-6"}
+
+
 async def cache_across_a_lost_suffix() -> set[str]:
     async with own_cluster("ab") as c:
         a = await c.lead("a")
@@ -578,8 +621,14 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (applied_log_that_is_overwritten, ("r12_reset",), "INV-1"),
     (applied_log_that_is_overwritten, ("r12_cut_back",), "INV-1"),
     (watchers_across_a_lost_suffix, ("r12_watchers",), "INV-6"),
-    (watchers_of_a_leader_whose_log_takes_nothing, ("r12_cut_untold",), "INV-6"),
-    (watchers_across_a_lost_history, ("r12_history_untold",), "INV-6"),
+    (watchers_of_a_leader_whose_log_takes_nothing, ("r12_watchers",), "INV-6"),
+    (watchers_across_a_lost_history, ("r12_watchers",), "INV-6"),
+    (position_across_a_lost_suffix, ("r12_kept_positions",), "INV-6"),
+    (
+        watchers_whose_member_fetches_what_took_the_place_of_a_lost_suffix,
+        ("r12_watchers",),
+        "INV-6",
+    ),
     (cache_across_a_lost_suffix, ("r12_cache_term",), "INV-1"),
     (intent_before_the_history, ("r14_founded_first",), "R1"),
     (level_that_nobody_speaks, ("r14_speaks",), "R1"),

@@ -85,6 +85,8 @@ class FakeConsensus:
         self.refusal: str | None = None
         self.namespace = 0
         self.undone = UndoneRange()
+        self.terms: dict[int, int] = {}
+        """Of the rows that gave revisions."""
         self.pruned_window: set[str] = set()
         """Op_ids that the machine's window has forgotten."""
         self.read_indexes = 0
@@ -147,6 +149,13 @@ class FakeConsensus:
     def settled(self) -> Head:
         return self._settled
 
+    def term_of(self, revision: int) -> int:
+        return self.terms.get(revision, 0)
+
+    def holds_to(self, revision: int, term: int) -> int:
+        known = self.term_of(revision)
+        return revision - 1 if term and known and known != term else revision
+
     def touched(self, key: bytes) -> int:
         return max(self._last.get(key, 0), self.floor)
 
@@ -168,6 +177,11 @@ class FakeConsensus:
             while self._settled.last < revision:
                 self._moved.clear()
                 await self._moved.wait()
+
+    def tell(self, settled: Settled) -> None:
+        """Tell the listeners of something that did not happen."""
+        for listener in list(self._listeners):
+            listener(settled)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
