@@ -17,10 +17,15 @@ import msgspec
 from coordinator.machine.limits import Limits
 from coordinator.machine.pending import Mark
 from kv.errors import NewerCommand
-from kv.model import Cancel, Intent, LedgerRow, Recorded
+from kv.model import Cancel, Compare, Delete, Intent, LedgerRow, Put, Recorded
 
-VERSION: Final = 1
-_PREFIX: Final = bytes([VERSION])
+VERSION: Final = 2
+"""The newest version of commands. In version 2 intents may hold what version 1 does not know:
+Compare, PutWith, DeleteRange, Nested. Only a Submit that holds some says so: members of version 1
+apply all others, and stop before one that they would skip.
+"""
+_PREFIX: Final = b"\1"
+_PREFIX_2: Final = bytes([VERSION])
 
 
 class Submit(
@@ -158,7 +163,21 @@ _tag = msgspec.msgpack.Decoder(str).decode
 
 def encode(command: Command) -> bytes:
     """Return the bytes of a command, which every member applies."""
+    if type(command) is Submit and any(map(_is_of_version_2, command.intents)):
+        return _PREFIX_2 + _encode(command)
     return _PREFIX + _encode(command)
+
+
+def _is_of_version_2(intent: Intent | Cancel) -> bool:
+    if type(intent) is not Intent:
+        return False
+    writes = intent.writes
+    if not intent.guards and not intent.otherwise and len(writes) == 1 and type(writes[0]) is Put:
+        return False  # as most are
+    return any(type(guard) is Compare for guard in intent.guards) or any(
+        type(write) is not Put and type(write) is not Delete
+        for write in writes + (intent.otherwise or ())
+    )
 
 
 def decode(command: bytes) -> Command:
@@ -167,9 +186,9 @@ def decode(command: bytes) -> Command:
     Raises NewerCommand for one that a later version made: it must not be skipped here, because
     members that know it apply it. Raises ValueError for a body that no version can have made.
     """
-    if command[:1] > _PREFIX:
+    if command[:1] > _PREFIX_2:
         raise NewerCommand(f"version {command[0]} of commands; this member knows up to {VERSION}")
-    if command[:1] != _PREFIX:
+    if command[:1] not in {_PREFIX, _PREFIX_2}:
         raise ValueError(f"command of unknown version {command[:1].hex() or 'none'}")
     try:
         return _decoder.decode(memoryview(command)[1:])

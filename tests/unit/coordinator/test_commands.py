@@ -30,14 +30,18 @@ from kv.model import (
     Applied,
     AtRevision,
     Cancel,
+    Compare,
     Delete,
+    DeleteRange,
     Equals,
     Exists,
     Expired,
     Intent,
     LedgerRow,
     Mismatch,
+    Nested,
     Put,
+    PutWith,
     Recorded,
     Reference,
     Refused,
@@ -76,7 +80,22 @@ COMMANDS: list[Command] = [
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
 def test_round_trip(command: Command) -> None:
     assert decode(encode(command)) == command
-    assert encode(command)[0] == VERSION
+    assert encode(command)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "intent",
+    [
+        Intent("op", 7, (Compare(b"k", b"", "mod", "=", 3),), (Put(b"k", b"v"),)),
+        Intent("op", 7, (), (Put(b"j", b"v"), PutWith(b"k", b"v", lease=3))),
+        Intent("op", 7, (), (Put(b"j", b"v"),), (DeleteRange(b"k", b"l"),)),
+        Intent("op", 7, (), (Nested((Absent(b"k"),), (Nested((), (Delete(b"k"),)),)),)),
+    ],
+)
+def test_what_version_1_would_skip_is_of_version_2(intent: Intent) -> None:
+    command = Submit((Cancel("first"), intent))
+    assert decode(encode(command)) == command
+    assert encode(command)[0] == VERSION == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.machine.recent import Recent
+from coordinator.machine.recent import RANGES_MAX, Recent
 from coordinator.machine.window import Known, Window, meets
 from kv.model import Again, Applied, Expired, Mismatch, Recorded, Refused
 
@@ -27,6 +27,52 @@ def test_touched_is_never_below_the_truth(keys: list[bytes], entries_max: int) -
             if recent.last(other) is None and other in truth:
                 assert recent.floor >= truth[other]
         assert recent.touched(key) == revision
+
+
+RANGES = [(b"a", b""), (b"a", b"c"), (b"b", b"\0"), (b"d", b"e"), (b"c", b"a")]
+mixed = st.lists(
+    st.one_of(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), st.sampled_from(RANGES)), max_size=90
+)
+
+
+@given(mixed, st.integers(1, 4), st.integers(0, 90))
+def test_ranges_touch_every_key_in_them(
+    seen: list[bytes | tuple[bytes, bytes]], entries_max: int, cut: int
+) -> None:
+    recent, truth = Recent(entries_max), dict[bytes, int]()
+    for revision, each in enumerate(seen, 1):
+        if isinstance(each, bytes):
+            recent.touch(each, revision)
+            truth[each] = revision
+        else:
+            recent.touch_range(*each, revision)
+            begin, end = each
+            for key in b"a", b"b", b"c", b"d", b"e":
+                if key == begin if not end else begin <= key and (end == b"\0" or key < end):
+                    truth[key] = revision
+        if revision == cut:
+            restored = Recent(entries_max)
+            restored.restore(recent.entries().items(), recent.floor, recent.ranges)
+            recent = restored
+        for key, last in truth.items():
+            assert recent.touched(key) >= last
+
+
+def test_more_ranges_than_are_kept_raise_the_floor() -> None:
+    recent = Recent(10)
+    for n in range(1, RANGES_MAX + 1):
+        recent.touch_range(b"%03d" % n, b"%03d" % (n + 1), n)
+    recent.touch_range(b"001", b"002", RANGES_MAX + 1)  # the same one again is no other
+    assert (len(recent.ranges), recent.floor) == (RANGES_MAX, 0)
+    recent.touch_range(b"x", b"", RANGES_MAX + 2)
+    assert (len(recent.ranges), recent.floor) == (RANGES_MAX, 2)
+    assert recent.touched(b"other") == 2
+    assert recent.touched(b"001") == RANGES_MAX + 1
+    recent.raise_floor(1000)
+    recent.touch_range(b"y", b"z", 1001)
+    assert recent.ranges == ((b"y", b"z", 1001),)
+    recent.clear()
+    assert (recent.ranges, recent.touched(b"y")) == ((), 0)
 
 
 @given(touches, st.integers(1, 20))
