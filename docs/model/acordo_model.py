@@ -21,6 +21,7 @@ from acordo_protocol import Broken, Model, Op, Rules, Scenario
 
 PUT_1, PUT_2, OTHER = Op("x", "1"), Op("x", "2"), Op("y", "1")
 SWAP, DELETE, LATE = Op("x", "3", guard=("x", "1")), Op("x", None), Op("x", "2", deadline=True)
+RANGE_X, RANGE_XY, RANGE_Y = (Op("", None, ranged=keys) for keys in (("x",), ("x", "y"), ("y",)))
 AB = {"a": PUT_1, "b": PUT_2}
 
 SCENARIOS = {
@@ -33,6 +34,12 @@ SCENARIOS = {
             "swap-retry", {"a": PUT_1, "c": SWAP}, {"a": 1, "c": 2}, elections=0, ambiguous=1, crashes=0, lazy=True
         ),
         Scenario("delete", {"a": PUT_1, "d": DELETE}, {"a": 1, "d": 1}, elections=1, lazy=True),
+        Scenario("range", {"a": PUT_1, "y": OTHER, "r": RANGE_XY}, {"a": 1, "y": 1, "r": 1}, elections=0),
+        Scenario("range-change", {"a": PUT_1, "r": RANGE_XY}, {"a": 1, "r": 1}, elections=1, lazy=True),
+        Scenario(
+            "ranges", {"a": PUT_1, "r": RANGE_X, "s": RANGE_Y}, {"a": 1, "r": 1, "s": 1}, elections=0, ranges=1
+        ),
+        Scenario("range-loss", {"a": PUT_1, "r": RANGE_X}, {"a": 1, "r": 1}, elections=1, losses=1, lost_max=4),
         Scenario("crash", AB, {"a": 1, "b": 1}, elections=1, crashes=1, lazy=True),
         Scenario("deadline", {"a": PUT_1, "e": LATE}, {"a": 1, "e": 1}, elections=0, ambiguous=1, lazy=True),
         Scenario("window", {"a": PUT_1, "y": OTHER}, {"a": 2, "y": 1}, elections=0, window=1, recent=1),
@@ -75,8 +82,8 @@ SCENARIOS = {
 
 LARGE = Scenario(
     "large",
-    {"a": PUT_1, "b": PUT_2, "c": SWAP, "d": DELETE, "e": LATE, "y": OTHER},
-    {"a": 2, "b": 1, "c": 2, "d": 1, "e": 1, "y": 2},
+    {"a": PUT_1, "b": PUT_2, "c": SWAP, "d": DELETE, "e": LATE, "r": RANGE_XY, "y": OTHER},
+    {"a": 2, "b": 1, "c": 2, "d": 1, "e": 1, "r": 1, "y": 2},
     nodes=3,
     elections=4,
     losses=2,
@@ -86,6 +93,7 @@ LARGE = Scenario(
     reads=2,
     window=3,
     recent=1,
+    ranges=1,
 )
 LARGE_CALM = dataclasses.replace(LARGE, name="large-calm", losses=0)
 
@@ -127,6 +135,8 @@ MUTANTS = (
     ),
     Mutant("as_of = applied revision at read start", {"as_of": "applied_start"}, ("one-change",)),
     Mutant("as_of = settled revision at read end", {"as_of": "settled_end"}, ("one-change",)),
+    Mutant("a delete of a range touches keys at Settle", {"range_touch": False}, ("range", "range-change")),
+    Mutant("a forgotten range leaves the floor", {"range_floor": False}, ("ranges",)),
     Mutant("last[key] raised at Settle", {"touch": "settle"}, ("one-change",)),
     Mutant("no dedupe in the machine", {"dedupe": False}, ("one-change", "swap-retry", "loss-retry")),
     Mutant("no dedupe at all", {"dedupe": False, "store_dedupe": False}, ("one-change",)),

@@ -35,6 +35,8 @@ class Rules:
     readindex_taken: bool = True  # a leader answers ReadIndex only once it has taken over
     readindex_entry: bool = True  # a reader checks that its log holds the very entry (term too) at the read index
     as_of: str = "head"  # head (of the read's own snapshot) | settled_start | settled_end | applied_start | row_only
+    range_touch: bool = True  # a delete of a range touches the range when it is ordered, not its keys when it settles
+    range_floor: bool = True  # a range that is forgotten raises the floor
     touch: str = "submit"  # last[key] is raised when the intent is ordered (submit) or settled (settle)
     dedupe: bool = True  # the machine keeps op_id -> outcome
     store_dedupe: bool = True  # the store keeps op_id unique: a known op_id lands without effect
@@ -50,6 +52,7 @@ class Op(NamedTuple):
     value: str | None
     guard: tuple[str, str | None] | None = None
     deadline: bool = False  # the committer's clock may call it expired
+    ranged: tuple[str, ...] = ()  # delete what is there of these keys, a range: which are, the ledger alone can say
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Scenario:
     restores: int = 0  # the store loses its newest row
     window: int = 99  # op_ids kept by the machine
     recent: int = 99  # keys kept in last[]
+    ranges: int = 99  # ranges kept beside it
     publishes: bool = False
     lazy: bool = False  # followers apply only when elected (a reduction, see README)
     start: tuple[str, ...] = ()  # steps taken before exploring (each is the beginning of a step's name)
@@ -87,6 +91,7 @@ class Machine(NamedTuple):
     settled: tuple = (0, 0)  # (revision, digest)
     done: tuple = ()  # (op_id, outcome, revision), oldest first, at most Scenario.window
     last: tuple = ()  # (key, revision), oldest first, at most Scenario.recent
+    ranges: tuple = ()  # (keys, revision), oldest first, at most Scenario.ranges
     floor: int = 0
     term: int = 0  # newest no-op applied
     answers: tuple = ()  # (op_id, outcome, revision) told to waiting clients by the newest entry
@@ -179,7 +184,7 @@ def version(store: Store, key: str, at: int) -> tuple:
     """Return (revision, op_id) of the newest change of `key` at or below revision `at`."""
     found = (0, "")
     for rev, op_id, outcome, _, changed in store.ledger:
-        if changed == key and outcome == "applied" and rev <= at:
+        if key in changed and outcome == "applied" and rev <= at:
             found = (rev, op_id)
     return found
 
@@ -192,7 +197,7 @@ class Model:
 
     def __init__(self, rules: Rules, scenario: Scenario) -> None:
         self.rules, self.scenario = rules, scenario
-        self.keys = sorted({op.key for op in scenario.ops.values()})
+        self.keys = sorted({key for op in scenario.ops.values() for key in (op.ranged or (op.key,))})
         self.op_ids = sorted(scenario.ops)
         self.logs, self.stores = Trie(Machine()), Trie(Store())
         self._digests: dict[tuple, int] = {}
@@ -251,7 +256,18 @@ class Model:
         return self._touch(m, op_id, rev) if self.rules.touch == "submit" else m
 
     def _touch(self, m: Machine, op_id: str, rev: int) -> Machine:
-        key = self.scenario.ops[op_id].key
+        op = self.scenario.ops[op_id]
+        if op.ranged:
+            return self._touch_range(m, op.ranged, rev) if self.rules.range_touch else m
+        return self._touch_key(m, op.key, rev)
+
+    def _touch_range(self, m: Machine, keys: tuple, rev: int) -> Machine:
+        ranges, floor = m.ranges + ((keys, rev),), m.floor
+        while len(ranges) > self.scenario.ranges:
+            floor, ranges = max(floor, ranges[0][1]) if self.rules.range_floor else floor, ranges[1:]
+        return m._replace(ranges=ranges, floor=floor)
+
+    def _touch_key(self, m: Machine, key: str, rev: int) -> Machine:
         last = tuple(x for x in m.last if x[0] != key) + ((key, rev),)
         floor = m.floor
         while len(last) > self.scenario.recent:
@@ -273,7 +289,13 @@ class Model:
         if rules.touch == "settle":
             for op_id, _, at in said:
                 m = self._touch(m, op_id, at)
-        newest = {self.scenario.ops[op_id].key: (at, op_id) for op_id, outcome, at in said if outcome == "applied"}
+        ops = self.scenario.ops
+        for op_id, _, at in () if rules.range_touch else said:
+            for key in ops[op_id].ranged:
+                m = self._touch_key(m, key, at)
+        newest = {
+            key: (at, op_id) for op_id, outcome, at in said if outcome == "applied" for key in by_rev[at][3]
+        }
         return m._replace(
             pending=tuple(p for p in m.pending if p[0] > rev),
             settled=(rev, dig),
@@ -338,11 +360,13 @@ class Model:
                 raise Broken(f"INV-6: {op_id}@{rev} is appended to a ledger that ends at {store.head[0]}")
             if known and outcome != "again":
                 raise Broken(f"INV-3: {op_id} recorded twice ({known[1]} at {known[2]}, {outcome} at {rev})")
-            row = (rev, op_id, outcome, dig, op.key)
+            there = tuple(key for key in op.ranged if rows.get(key, (None, None))[1] is not None)
+            changed = there if op.ranged else (op.key,)
+            row = (rev, op_id, outcome, dig, changed)
             found = self.stores.find(store_id, row)
             if found is None:
                 if outcome == "applied":
-                    rows[op.key] = (op.key, op.value, rev, op_id)
+                    rows |= {key: (key, op.value, rev, op_id) for key in changed}
                 ops = store.ops if known else store.ops + ((op_id, outcome, rev),)
                 found = self.stores.add(
                     store_id, row, Store((rev, dig), tuple(sorted(rows.values())), ops, store.ledger + (row,))
@@ -352,7 +376,7 @@ class Model:
 
     def rows_after(self, store: Store, rev: int) -> tuple:
         """Ledger rows as a Settle carries them; "again" becomes the outcome that the op_id already has."""
-        return tuple((r[0], r[1], r[2]) for r in store.ledger if r[0] > rev)
+        return tuple((r[0], r[1], r[2], r[4]) for r in store.ledger if r[0] > rev)
 
     def restored(self, s: State) -> bool:
         """After a restore acknowledged rows are gone, whoever did it: only the refusals are still checked."""
@@ -380,6 +404,8 @@ class Model:
         if self.restored(s):
             return
         last = dict(m.last)
+        for keys, rev in m.ranges:
+            last |= {key: max(last.get(key, 0), rev) for key in keys}
         for key, ver, as_of in s.cache:
             if self.rules.judge_floor:
                 holds = max(last.get(key, 0), m.floor) <= as_of
@@ -614,7 +640,7 @@ class Model:
         rows = self.rows_after(store, m.settled[0])
         known = any(p[0] == head[0] and (p[2] == head[1] or not rules.digest_check) for p in m.pending)
         if known:
-            rows = tuple((r[0], r[1], "expired" if r[1] == mine else r[2]) for r in rows)
+            rows = tuple((r[0], r[1], "expired" if r[1] == mine else r[2], r[3]) for r in rows)
         plan = ("settle" if known else "rebase", *head, rows)
         return self._with(s, i, node._replace(stage="waits", head=head, plan=plan))
 
@@ -682,7 +708,7 @@ def _items(txn: Txn) -> str:
 def _show(entry: tuple) -> str:
     match entry:
         case ("settle" | "rebase" as kind, rev, _, rows):
-            return f"{kind.capitalize()}({rev}: {' '.join(f'{op_id}@{at}={outcome}' for at, op_id, outcome in rows)})"
+            return f"{kind.capitalize()}({rev}: {' '.join(f'{op_id}@{at}={outcome}' for at, op_id, outcome, _ in rows)})"
         case (kind, what):
             return f"{kind.capitalize()}({what})"
     raise AssertionError(entry)

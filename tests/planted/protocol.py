@@ -28,7 +28,7 @@ from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark, Pending
 from coordinator.machine.recent import Recent
 from coordinator.machine.snapshot import MachineState
-from kv.model import Group, Head, Intent, Recorded, RecordedOperation
+from kv.model import DeleteRange, Group, Head, Intent, Recorded, RecordedOperation
 from kv.ports import Appended, Facts, Settled, TakenOver
 from tests.planted import store
 from tests.planted.registry import Patches, fault
@@ -272,6 +272,35 @@ def touch() -> Patches:
 
     yield Machine, "_touch", not_yet
     yield Machine, "_settle_records", settle_records
+
+
+def _untouched(self: Machine, write: DeleteRange, revision: int) -> None:
+    return
+
+
+@fault("INV-1")
+def range_touch() -> Patches:
+    """A range is touched when its delete settles, key by key, not when it is ordered."""
+    right = Machine._settle_records
+
+    def settle_records(
+        self: Machine, first: int, digest: bytes, records: tuple[Recorded, ...], *more: Any,
+        **made: Any,
+    ) -> Settled:  # fmt: skip
+        settled = right(self, first, digest, records, *more, **made)
+        for revision, record in enumerate(records, first):
+            for key in record.keys:
+                self.recent.touch(key, max(revision, self.recent.last(key) or 0))
+        return settled
+
+    yield Machine, "_touch_range", _untouched
+    yield Machine, "_settle_records", settle_records
+
+
+@fault("INV-1")
+def range_untouched() -> Patches:
+    """A delete of a range touches nothing."""
+    yield Machine, "_touch_range", _untouched
 
 
 @fault("INV-3")

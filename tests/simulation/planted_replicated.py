@@ -67,7 +67,13 @@ class OwnCase(NamedTuple):
     faults: tuple[str, ...]
 
 
+DOUBTFUL_CACHE: Final[dict[str, Any]] = {
+    **OWN, "hostile": True, "memory_bytes": 1, "writes": 0.6, "faults": ("transfer",),
+}  # fmt: skip
+"""Old cache entries are at hand."""
+
 CASES: Final = (
+    OwnCase("a deleted range is not touched", DOUBTFUL_CACHE, ("range_untouched",)),
     OwnCase("R1: a row carries the member's own time", OWN, ("r1_row_time",)),
     OwnCase("R2: evaluated by the member's clock", OWN, ("r2_own_clock",)),
     OwnCase("R2: an op_id is known by what pruning left", FORGETS, ("r2_known_by_pruning",)),

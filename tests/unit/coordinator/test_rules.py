@@ -27,12 +27,21 @@ from coordinator.machine.needs import needs
 from coordinator.machine.pending import Mark
 from coordinator.machine.snapshot import decode_state, encode_state
 from kv.errors import NotApplied
-from kv.model import GENESIS_DIGEST, Answer, Applied, LedgerRow, Recorded, roll
+from kv.model import (
+    GENESIS_DIGEST,
+    Answer,
+    Applied,
+    DeleteRange,
+    Intent,
+    LedgerRow,
+    Recorded,
+    roll,
+)
 from kv.ports import Appended
 from tests.planted import protocol
 from tests.planted.registry import PlantedFault, planted
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
-from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, put
+from tests.unit.coordinator.cluster import FAR_MS, QUIET, Cluster, answer, cluster, put
 from tests.virtual import run, until
 
 Story = Callable[[], Awaitable[set[str]]]
@@ -285,6 +294,33 @@ async def read_between_commit_and_settle() -> set[str]:
         told = await answer(c["a"], put("op1"))
         await until(lambda: c["b"].machine.revision == 1)
         assert c["b"].machine.settled.revision == 0
+        return {"INV-1"} if await reads_stale(c, c["b"], entry, told.revision) else set()
+
+
+async def read_between_commit_and_settle_of_a_range() -> set[str]:
+    async with cluster("ab") as c:
+        await c.lead("a")
+        await answer(c["a"], put("op1"))
+        await c.settled()
+        entry = cached(c, b"k")
+        c.shared.filter = lambda member, command: (
+            NotApplied("no_quorum") if isinstance(decode(command), Settle) else None
+        )
+        delete = Intent("op2", FAR_MS, writes=(DeleteRange(b"a", b"z"),))
+        told = await answer(c["a"], delete)
+        assert c.database.ledger(2, 1)[0].body[0].keys == (b"k",)
+        await until(lambda: c["b"].machine.revision == 2)
+        assert c["b"].machine.settled.revision == 1
+        return {"INV-1"} if await reads_stale(c, c["b"], entry, told.revision) else set()
+
+
+async def range_that_was_deleted() -> set[str]:
+    async with cluster("ab") as c:
+        await c.lead("a")
+        await answer(c["a"], put("op1"))
+        entry = cached(c, b"k")
+        told = await answer(c["a"], Intent("op2", FAR_MS, writes=(DeleteRange(b"k", b""),)))
+        await c.settled()
         return {"INV-1"} if await reads_stale(c, c["b"], entry, told.revision) else set()
 
 
@@ -562,6 +598,8 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (floor_over_a_known_key, ("judge_floor",), "INV-5"),
     (floor_over_a_known_key, ("rebase_floor",), "INV-5"),
     (read_between_commit_and_settle, ("touch",), "INV-1"),
+    (read_between_commit_and_settle_of_a_range, ("range_touch",), "INV-1"),
+    (range_that_was_deleted, ("range_untouched",), "INV-1"),
     (same_op_id_twice, ("dedupe", "store_dedupe"), "INV-3"),
     (same_op_id_after_the_window_forgot_it, ("store_dedupe",), "INV-3"),
     (overwritten_log, ("reset",), "INV-1"),
