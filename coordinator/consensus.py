@@ -264,6 +264,7 @@ class Coordinator:
                 if self.own is not None:
                     self.own.contents.look(raft, self.roster.tellings(raft))
                     self.own.mending.look(raft)
+                    await self.own.keeping.keep_confirmed()
 
     # -------------------------------------------------------------------------------------- writing
 

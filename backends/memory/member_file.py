@@ -38,6 +38,8 @@ class MemoryFile:
         """Why the file is damaged; empty: it is not."""
         self.trouble = ""
         """Why nothing can be written, as on a full disk; empty: all is well."""
+        self.fetched = False
+        """Whether the content is another member's, and was not confirmed since."""
         self.opened: object | None = None
         """The store that has the file open."""
         self.noticed: Callable[[], None] = lambda: None
@@ -98,7 +100,7 @@ class MemoryFile:
         """Delete the file while no process runs."""
         self.opened = None
         self.put(MemberTables())
-        self.refusal = ""
+        self.refusal, self.fetched = "", False
 
     def replace_by(self, image: bytes) -> None:
         """Put an image in the place of the file while no process runs: an old copy, another

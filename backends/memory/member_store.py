@@ -129,6 +129,10 @@ class MemoryMemberStore:
         return self.file.written.note
 
     @property
+    def fetched(self) -> bool:
+        return self.file.fetched
+
+    @property
     def unwritten_bytes(self) -> int:
         return sum(size for _, size in self._waiting)
 
@@ -187,7 +191,7 @@ class MemoryMemberStore:
         self._waiting, self._done = [], self._taken
         self.file.aside.append((why, self.file.written))
         self.file.put(MemberTables())
-        self.tables = MemberTables()
+        self.tables, self.file.fetched = MemberTables(), False
         return f"memory-{len(self.file.aside)}"
 
     async def copy(self) -> StateCopy:
@@ -204,8 +208,14 @@ class MemoryMemberStore:
             raise BackendUnavailable("memory", self.file.trouble)
         self._check_open()
         self._waiting, self._done = [], self._taken
+        self.file.fetched = True
         self.file.put(tables)
         self.tables = tables.clone()
+
+    async def confirm(self) -> None:
+        await self._pause()
+        self.file.check()
+        self.file.fetched = False
 
     # ------------------------------------------------------------------------- pruning and checking
 

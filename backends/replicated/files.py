@@ -104,6 +104,30 @@ def put_in_place(path: str) -> None:
     _complete(path)
 
 
+def put_fetched_in_place(path: str) -> None:
+    """Do the same with another member's file. It is marked as that before it is there, durably.
+    Raises OSError.
+    """
+    Path(_mark(path)).touch(mode=0o600)
+    sync_directory(path)
+    put_in_place(path)
+
+
+def is_fetched(path: str) -> bool:
+    """Return whether the file is another member's, or may be."""
+    return os.path.exists(_mark(path))
+
+
+def confirm(path: str) -> None:
+    """Take the mark of another member's file away. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_mark(path))
+
+
+def _mark(path: str) -> str:
+    return f"{path}.fetched"
+
+
 def tidy(path: str) -> None:
     """Complete or remove what an interruption left. Raises OSError."""
     if os.path.exists(_ready(path)):
@@ -140,6 +164,7 @@ def put_aside(path: str) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + suffix, place + suffix)
     sync_directory(path)
+    confirm(path)  # what takes its place is this member's own
     for number in numbers[: len(numbers) + 1 - ASIDE_MAX]:
         old = f"{path}.aside-{number}"
         with contextlib.suppress(FileNotFoundError):

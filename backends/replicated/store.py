@@ -49,6 +49,7 @@ class SqliteMemberStore:
         self.file: OpenedFile | None = None
         self._lock = files.Lock(path)
         self._damage = ""
+        self.fetched = False
         self._whole = asyncio.Lock()
         """Held, whatever is awaited, by the one who replaces or copies the file as a whole: a
         connection that closes late would delete the next file's write-ahead log.
@@ -75,6 +76,7 @@ class SqliteMemberStore:
 
     async def _open(self) -> None:
         self._damage = ""
+        self.fetched = files.is_fetched(self.path)
         try:
             self.file = await OpenedFile.open(self.path, self._is_damaged)
         except UnsoundFile as exc:
@@ -207,7 +209,15 @@ class SqliteMemberStore:
                 raise
             except OSError as exc:
                 raise files.unavailable(self.path, exc) from exc
-            await to_the_end(self._replace(files.put_in_place))
+            await to_the_end(self._replace(files.put_fetched_in_place))
+
+    async def confirm(self) -> None:
+        async with self._whole:
+            try:
+                await to_the_end(asyncio.to_thread(files.confirm, self.path))
+            except OSError as exc:
+                raise files.unavailable(self.path, exc) from exc
+            self.fetched = False
 
     # ------------------------------------------------------------------------ pruning and checking
 

@@ -65,7 +65,7 @@ class Contents:
         others = [peer for peer in raft.peers if peer.id != raft.id and peer.voter]
         votes = any(peer.id == raft.id and peer.voter for peer in raft.peers)
         if not self._keeping.witness and confirmed(own, told, len(others)):
-            self._keeping.witness = True
+            self._keeping.confirm()
             _log.info("fetched state is like the others'", seq=self._marks.newest)
         counts, voters = votes and self._keeping.witness, len(others) + votes
         verdict = judge(own, counts, told, voters)

@@ -5,6 +5,7 @@ others, put in place, and begun again (R4, R5, R6, R12).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import msgspec
@@ -55,10 +56,25 @@ class Keeping:
         self.changing = asyncio.Lock()
         """Held while the whole file is replaced or put aside."""
         self.installs = 0
-        self.witness = True
+        self._confirmed = False
+        """Whether a comparison of the state that was fetched last has held."""
+
+    @property
+    def witness(self) -> bool:
         """Whether this member's contents are its own evaluation. A fetched state is not, until a
-        comparison with others has held (R3).
+        comparison with others has held, even if this member restarts before (R3).
         """
+        return self._confirmed or not self._own.fetched
+
+    def confirm(self) -> None:
+        """Record that a comparison of the fetched state with others has held."""
+        self._confirmed = True
+
+    async def keep_confirmed(self) -> None:
+        """Let the own store know, so that a restart knows too."""
+        if self._confirmed and self._own.fetched:
+            with contextlib.suppress(BackendUnavailable):  # it is tried again
+                await self._own.confirm()
 
     # ----------------------------------------------------------------------------- dumps of its own
 
@@ -118,7 +134,7 @@ class Keeping:
             raise ValueError("a member with its own store needs a copy of another's")
         decoded = decode_state(snapshot)
         self.check(decoded)
-        self._condition.replacing = True
+        self._condition.replacing, self._confirmed = True, False
         try:
             async with self.changing:
                 await self._own.install(state)
@@ -127,7 +143,6 @@ class Keeping:
         finally:
             self._condition.replacing = False
         self._is_in_place = False
-        self.witness = False
         self.installs += 1
 
     # ------------------------------------------------------------------------------ beginning again

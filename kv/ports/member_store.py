@@ -124,6 +124,13 @@ class MemberStore(StoreReader, Protocol):
         ...
 
     @property
+    def fetched(self) -> bool:
+        """Whether the content is another member's (`install`), and was not confirmed since (R3).
+        It survives a power cut.
+        """
+        ...
+
+    @property
     def unwritten_bytes(self) -> int:
         """Roughly how many bytes were settled and are not in the file yet (R9)."""
         ...
@@ -199,12 +206,18 @@ class MemberStore(StoreReader, Protocol):
         ...
 
     async def install(self, state: StateCopy) -> None:
-        """Replace the file by a copy of another member's, durably. `note` and `newest` are then
-        those of the copy.
+        """Replace the file by a copy of another member's, durably, and marked as `fetched`. `note`
+        and `newest` are then those of the copy.
 
         Raises ValueError, with nothing changed, when the bytes are not a sound store of a version
         that is understood; BackendUnavailable when there is no room. Interrupted at any moment,
         either the old or the new file is there.
+        """
+        ...
+
+    async def confirm(self) -> None:
+        """Take the content for this member's own: `fetched` is false from now on. A power cut may
+        undo that. Raises BackendUnavailable.
         """
         ...
 

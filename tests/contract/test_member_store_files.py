@@ -156,6 +156,34 @@ async def test_what_was_installed_is_durable_by_then(disk: Disk, other: Disk) ->
         assert await everything(again) == await made_by(story().steps)
 
 
+async def test_what_was_installed_is_another_members_until_it_is_confirmed(
+    disk: Disk, other: Disk
+) -> None:
+    async with disk.store() as source:
+        settle(source, *story().steps)
+        assert not source.fetched
+        state = await source.copy()
+        async with other.store() as target:
+            assert not target.fetched
+            with pytest.raises(ValueError):  # noqa: PT011 (it says in its own words why)
+                await target.install(copy_of(b"garbage" * 1000))
+            assert not target.fetched
+            await target.install(state)
+            assert target.fetched
+            await other.kill(target)
+        async with other.store() as again:
+            assert again.fetched
+            await again.confirm()
+            assert not again.fetched
+        async with other.store() as again:
+            assert not again.fetched
+            await again.install(state)
+            await again.set_aside("it differs from the others")
+            assert not again.fetched, "what is there now is made here"
+        state.close()
+        assert not source.fetched
+
+
 @pytest.mark.parametrize("how", ["torn", "empty", "garbage", "flipped", "foreign", "newer"])
 async def test_what_is_no_sound_store_is_not_installed(disk: Disk, other: Disk, how: str) -> None:
     if how in {"foreign", "newer"}:

@@ -158,6 +158,16 @@ def r3_witness() -> Patches:
     yield witnesses, "_counts", counts
 
 
+@fault("R3")
+def r3_witness_restarts() -> Patches:
+    """A member that fetched its state is a witness for it once it has restarted."""
+
+    def witness(self: Keeping) -> bool:
+        return self._confirmed or not self.installs
+
+    yield Keeping, "witness", property(witness)
+
+
 # ------------------------------------------------------------------------------ dumps and restarts
 
 

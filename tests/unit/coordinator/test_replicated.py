@@ -272,7 +272,7 @@ def test_what_was_undecided_ends_when_all_voters_agree_although_one_fetched_its_
             await c.level()
             assert a.own is not None
             assert c["b"].own is not None
-            c["b"].own.keeping.witness = False  # an operator replaced the member that differed
+            c.files["b"].fetched = True  # an operator replaced the member that differed
             a.own.condition.undecided = "the members' contents differ"
             await until(lambda: a.refusal is None)
             await answer(a, put("op2"))

@@ -201,6 +201,26 @@ async def right_member_between_a_wrong_one_and_its_copy() -> set[str]:
     return {"R3"} if verdict == "diverged" else set()
 
 
+async def member_restarts_with_a_state_that_nothing_has_confirmed() -> set[str]:
+    async with own_cluster("abc") as c:
+        a = await c.lead("a")
+        await answer(a, put("op1"))
+        await c.level()
+        c["b"].roster.tellings = lambda raft: iter(())  # type: ignore[method-assign]
+        c.shared.members["b"].fetch_snapshot()
+        await until(lambda: c["b"].status().counts["store_installs"] == 1)
+        await c.dump("b")
+        await c.stop("b")
+        b = await c.start("b")
+        before = b.own is not None and b.own.keeping.witness
+        if before:
+            return {"R3"}
+        await answer(a, put("op2"))
+        await until(lambda: b.own is not None and b.own.keeping.witness)
+        await until(lambda: not c.files["b"].fetched)
+        return set()
+
+
 # ------------------------------------------------------------------------------ dumps and restarts
 
 
@@ -604,6 +624,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (two_members_differ_over_a_change_of_leader, ("r3_undecided_stays",), "R3"),
     (digests_of_a_lost_suffix, ("r3_same_log",), "R3"),
     (right_member_between_a_wrong_one_and_its_copy, ("r3_witness",), "R3"),
+    (member_restarts_with_a_state_that_nothing_has_confirmed, ("r3_witness_restarts",), "R3"),
     (power_cut_after_a_dump, ("r4_durable",), "INV-2"),
     (damaged_file, ("r5_file_whole",), "R1"),
     (missing_file, ("r5_dump_file",), "R1"),
