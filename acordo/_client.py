@@ -20,6 +20,7 @@ from acordo._calls.look_up import look_up
 from acordo._cluster_calls import ClusterCalls
 from acordo._errors import TransactionRefused
 from acordo._intents import Bytes, Guard, Intent, Write, as_bytes, key_bytes
+from acordo._lease_calls import LeaseCalls
 from acordo._messages import Reply, Request
 from acordo._watch import watch_events
 from acordo._wire import answers, requests
@@ -27,7 +28,7 @@ from acordo._wire import answers, requests
 W = TypeVar("W", results.Written, results.TransactionDone)
 
 
-class Client(ClusterCalls):
+class Client(ClusterCalls, LeaseCalls):
     """A client of one cluster, used with `async with`.
 
     It keeps using the first node that answers until that node fails. `timeout_s` bounds every call
@@ -159,6 +160,7 @@ class Client(ClusterCalls):
         value: Bytes,
         *,
         ttl_s: float | None = None,
+        lease: str | None = None,
         if_revision: int | None = None,
         exists: bool | None = None,
         op_id: str | None = None,
@@ -166,7 +168,8 @@ class Client(ClusterCalls):
     ) -> results.Written:
         """Set the key, at most once per op_id.
 
-        `ttl_s`: seconds until the key is deleted, at least 0.001 (None: never). `if_revision`:
+        `ttl_s`: seconds until the key is deleted, at least 0.001 (None: never). `lease`: the lease
+        that the key ends with; BadRequest("lease_not_found") if it is not there. `if_revision`:
         write only if the key is at that revision (0: absent). `exists`: write only if the key is
         present (True) or absent (False). `op_id`: 1 to 128 printable ASCII characters; a repeated
         one gets the outcome of the first write. Raises PreconditionFailed, NotApplied, Unreachable,
@@ -176,7 +179,13 @@ class Client(ClusterCalls):
 
         def make(op_id: str) -> Request:
             return requests.put_request(
-                raw, content, op_id, ttl_s=ttl_s, if_revision=if_revision, exists=exists
+                raw,
+                content,
+                op_id,
+                ttl_s=ttl_s,
+                lease=lease,
+                if_revision=if_revision,
+                exists=exists,
             )
 
         return await self._write(op_id, make, answers.parse_written, timeout_s)

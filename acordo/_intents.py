@@ -94,6 +94,7 @@ class Put(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes
     value: bytes
     ttl_s: float | None = None
+    lease: str | None = None
 
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,12 +106,13 @@ class Delete(msgspec.Struct, frozen=True, kw_only=True):
 Write: TypeAlias = Put | Delete
 
 
-def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None) -> Put:
+def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None, lease: str | None = None) -> Put:
     """Return a write that sets a key (1 to 1024 bytes) to a value (up to 1 MiB).
 
-    `ttl_s`: seconds until the key is deleted, 0.001 to ten years (None: never). Raises BadRequest.
+    `ttl_s`: seconds until the key is deleted, 0.001 to ten years (None: never). `lease`: the lease
+    that the key ends with. Raises BadRequest.
     """
-    return Put(key=key_bytes(key), value=as_bytes(value, "value"), ttl_s=ttl_s)
+    return Put(key=key_bytes(key), value=as_bytes(value, "value"), ttl_s=ttl_s, lease=lease)
 
 
 def delete(key: Bytes) -> Delete:

@@ -70,6 +70,7 @@ GUARDED: Final = frozenset({409, 412})
 """Statuses of a request whose guards were evaluated and did not all hold."""
 MISMATCH: Final = "mismatch"
 EXPIRED: Final = "expired"
+LEASE_GONE: Final = "lease_not_found"
 
 
 def classify(observed: Observation) -> Judgement:
@@ -144,6 +145,9 @@ def _missing(observed: Observation) -> Judgement:
         return Judgement(Certainty.UNKNOWN, "not_from_a_node")
     if observed.status == 404 and observed.code in (None, "key_not_found", "not_found"):
         return Judgement(Certainty.OK, "absent", refused=True, settles=observed.idempotent)
+    if observed.status == 404 and observed.code == LEASE_GONE:
+        # The refusal is recorded under the op_id, as that of a guard is.
+        return Judgement(Certainty.FAIL, "no_such_lease", settles=observed.idempotent)
     return Judgement(Certainty.FAIL, "no_such_thing")
 
 

@@ -46,6 +46,10 @@ class Reading(_Result, frozen=True, kw_only=True):
     """Log time at which the key will be deleted, in milliseconds since 1970 (approximately); None:
     never.
     """
+    lease: str | None = None
+    """The lease that the key ends with; None: there is none, or it was not told (in listings and
+    transactions).
+    """
     served: Served
 
     @property
@@ -128,6 +132,18 @@ class TransactionDone(_Result, frozen=True, kw_only=True):
     outcome.
     """
     attempts: int = 1
+
+
+class Lease(_Result, frozen=True, kw_only=True):
+    """A lease that is there."""
+
+    id: str
+    """16 hexadecimal digits."""
+    ttl_s: float
+    left_s: float | None = None
+    """Seconds that it still lives, at least, unless it is kept alive; None: not told."""
+    keys: tuple[bytes, ...] | None = None
+    """The keys attached to it; None: not asked for."""
 
 
 class Item(_Result, frozen=True, kw_only=True):

@@ -115,6 +115,10 @@ class IdleReplica:
     def saved(self, position: Position) -> None:
         """Do nothing: nothing depends on it."""
 
+    async def answer(self, question: bytes) -> bytes:
+        """Answer nothing: nobody asks."""
+        return b""
+
     async def attach(self) -> StateCopy | None:
         """Attach nothing."""
         return None

@@ -28,6 +28,8 @@ from coordinator.clients.waits import Waits
 from coordinator.commit.committer import Committer
 from coordinator.commit.leadership import LeadersPart
 from coordinator.failure import FatalFailure
+from coordinator.leases.asking import Asking
+from coordinator.leases.keeper import LeaseKeeper
 from coordinator.log import Log, Position, Replica
 from coordinator.logtime import LogTime
 from coordinator.machine.machine import Machine
@@ -43,6 +45,7 @@ from kv.model import Answer, Cancel, Head, Intent, Recorded
 from kv.ports import (
     Broadcast,
     Clock,
+    LeaseTime,
     Listener,
     MemberStore,
     Space,
@@ -156,6 +159,8 @@ class Coordinator:
             settings=self.settings,
             ordered=lambda: 0 if self.own is None else self.own.cursors.held_at() or 0,
         )
+        self.leases = LeaseKeeper(self, reader, clock, name=name, settings=self.settings)
+        self._asking = Asking(self._log)
         self.likeness = Likeness(self, self._log)
         self._know_peers()
         self._serve_clients(reader)
@@ -199,6 +204,7 @@ class Coordinator:
         self._failure = FatalFailure()
         self._waits, self._feed = Waits(), Feed()
         self._feed.listen(self.publisher.hear)
+        self._feed.listen(self.leases.hear)
         self._recovery = Recovery(self._waits, store, self.settings)
         self._submission = Submission(self, self._log, self._waits, self._failure, self.settings)
         self._applier = Applier(
@@ -219,6 +225,8 @@ class Coordinator:
             *(() if self.own is None else self.own.loops()),
             ("committer", self.leading.run()),
             ("sweeper", self.sweeper.run()),
+            ("leases", self.leases.run()),
+            ("asking", self._asking.run()),
             ("scrubber", self.scrubber.run()),
             ("publisher", self.publisher.run()),
             ("recovery", self._recovery.run()),
@@ -380,6 +388,7 @@ class Coordinator:
         self.roster.lead_seen(self.node, term)
         self.leading.led(term)
         self.sweeper.led(term)
+        self.leases.led(term)
         self.scrubber.led()
         self.publisher.led(term)
 
@@ -387,8 +396,13 @@ class Coordinator:
         """Stop leading; see `log.Replica.deposed`."""
         self.leading.deposed(term)
         self.sweeper.deposed()
+        self.leases.deposed()
         self.scrubber.deposed()
         self.publisher.deposed()
+
+    async def answer(self, question: bytes) -> bytes:
+        """Answer what a member asks about leases; see `log.Replica.answer`."""
+        return await self.leases.answer(question)
 
     def note(self) -> bytes:
         """Return the note about this member's machine that its peers receive."""
@@ -429,6 +443,10 @@ class Coordinator:
             )
         except TimeoutError as exc:
             raise NotApplied("no_quorum", "this node's log does not catch up") from exc
+
+    async def lease_time(self, lease: int, *, renew: bool, timeout_s: float) -> LeaseTime | None:
+        """Ask the leader how long a lease lives; see `kv.ports.Consensus.lease_time`."""
+        return await self._asking.time(lease, renew=renew, timeout_s=timeout_s)
 
     @property
     def ordered(self) -> int:

@@ -169,6 +169,13 @@ class Replica(Protocol):
         """Stop leading `term`."""
         ...
 
+    async def answer(self, question: bytes) -> bytes:
+        """Answer, as the leader, a question that a member has put by `Log.ask`.
+
+        Raises NotApplied: who asked may ask again.
+        """
+        ...
+
     def note(self) -> bytes:
         """Return a note about this member's machine (≤ 256 bytes). The log carries it to the peers
         a few times a second, and at once to a new leader.
@@ -207,6 +214,14 @@ class Log(Protocol):
 
         Calls that arrive before a round begins share it. Only a leader for whose own term
         `open_reads` was called answers. Raises NotApplied.
+        """
+        ...
+
+    async def ask(self, question: bytes, *, timeout_s: float) -> bytes:
+        """Return what the leader's `Replica.answer` says to a question, from any member. It takes
+        no entry of the log. Both are at most 1 MiB.
+
+        Raises NotApplied, also when no answer came in time.
         """
         ...
 

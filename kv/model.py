@@ -15,6 +15,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from kv.leases import lease_key
+
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 1024 * 1024
 INLINE_BYTES_MAX: Final = 64 * 1024
@@ -205,6 +207,23 @@ class DeleteRange(_Frozen, frozen=True, tag="k"):
     end: bytes
 
 
+class EndLease(_Frozen, frozen=True, tag="l"):
+    """A write that ends a lease with all keys attached to it. Where there is none it writes
+    nothing. It stands alone in its intent.
+    """
+
+    lease: int
+    term: int = 0
+    """Not 0: the term of the leader whose memory says that its time is over. In a ledger row of
+    another term the intent expires.
+    """
+
+    @property
+    def key(self) -> bytes:
+        """The key of the lease itself."""
+        return lease_key(self.lease)
+
+
 class Nested(_Frozen, frozen=True, tag="n"):
     """A transaction among the writes of another: `writes` if all `guards` hold, else `otherwise`.
 
@@ -212,13 +231,13 @@ class Nested(_Frozen, frozen=True, tag="n"):
     """
 
     guards: tuple[Absent | Exists | AtRevision | Equals | Compare, ...]
-    writes: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...]
-    otherwise: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...] = ()
+    writes: tuple[Put | Delete | PutWith | DeleteRange | EndLease | Nested, ...]
+    otherwise: tuple[Put | Delete | PutWith | DeleteRange | EndLease | Nested, ...] = ()
 
 
-KeyWrite: TypeAlias = Put | Delete | PutWith | DeleteRange
+KeyWrite: TypeAlias = Put | Delete | PutWith | DeleteRange | EndLease
 """A write that is not a transaction."""
-Write: TypeAlias = Put | Delete | PutWith | DeleteRange | Nested
+Write: TypeAlias = Put | Delete | PutWith | DeleteRange | EndLease | Nested
 
 
 class Intent(_Frozen, frozen=True, tag="i"):
@@ -233,8 +252,8 @@ class Intent(_Frozen, frozen=True, tag="i"):
     deadline_ms: int
     """The log time after which it may no longer take effect. Not part of the body hash."""
     guards: tuple[Absent | Exists | AtRevision | Equals | Compare, ...] = ()
-    writes: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...] = ()
-    otherwise: tuple[Put | Delete | PutWith | DeleteRange | Nested, ...] | None = None
+    writes: tuple[Put | Delete | PutWith | DeleteRange | EndLease | Nested, ...] = ()
+    otherwise: tuple[Put | Delete | PutWith | DeleteRange | EndLease | Nested, ...] | None = None
     """None: a failed guard refuses the intent. A tuple, even an empty one: a failed guard makes the
     intent apply `otherwise` instead.
     """
@@ -326,7 +345,8 @@ class Refused(_Frozen, frozen=True, tag="R"):
     """The revision of that guard's key, 0 when absent."""
     seen: tuple[int, ...] = ()
     reason: str = ""
-    """Why it was refused if not for a guard: too_many_keys, key_absent."""
+    """Why it was refused if not for a guard: too_many_keys, key_absent, lease_not_found,
+    lease_full."""
 
 
 class Expired(_Frozen, frozen=True, tag="X"):

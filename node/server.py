@@ -42,6 +42,7 @@ from node.services import AsyncWrites, NodeServices
 from node.settings import ServerSettings
 from node.watching.watches import Watches
 from node.wire.problems import problem_of
+from node.writes.leases import Leases
 from node.writes.lookups import Lookups
 from node.writes.writes import Writes
 
@@ -88,6 +89,7 @@ def services_of(
         reads=reads,
         writes=writes,
         lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes, own=own),
+        leases=Leases(consensus, reader, clock, settings, reads=reads, writes=writes),
         watches=Watches(consensus, store, settings, own=own),
         metrics=RequestMetrics(registry),
         readiness=NodeReadiness(consensus, probe, cache, broadcast, load, checks=checks),

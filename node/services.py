@@ -12,6 +12,7 @@ from node.readiness.readiness import NodeReadiness
 from node.reads.reads import Reads
 from node.settings import ServerSettings
 from node.watching.watches import Watches
+from node.writes.leases import Leases
 from node.writes.lookups import Lookups
 from node.writes.writes import Writes
 
@@ -47,6 +48,7 @@ class NodeServices:
     reads: Reads
     writes: Writes
     lookups: Lookups
+    leases: Leases
     watches: Watches
     metrics: RequestMetrics
     readiness: NodeReadiness

@@ -31,6 +31,8 @@ _HOPELESS: Final = frozenset(
         "gives_up",
         "ask_leader",
         "foreign_store",
+        "lease_exists",
+        "lease_full",
     }
 )
 """Codes of a 409 without a guard for which a retry gives the same answer."""

@@ -82,6 +82,7 @@ def put(
         Path | None, typer.Option("--file", "-f", help="Take the value from a file.")
     ] = None,
     ttl: Annotated[float | None, typer.Option(help="Seconds until the key is deleted.")] = None,
+    lease: Annotated[str | None, typer.Option(help="The lease that the key ends with.")] = None,
     if_revision: Annotated[
         int | None, typer.Option(help="Only if the key is at this revision; 0: absent.")
     ] = None,
@@ -101,6 +102,7 @@ def put(
             key_of(key),
             _value(value, file),
             ttl_s=ttl,
+            lease=lease,
             if_revision=if_revision,
             exists=_presence(if_exists, if_absent),
             op_id=op_id,

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import typer
 
-from acordo._cli import bulk, cluster, dead, keys, ledger, transactions, webhooks
+from acordo._cli import bulk, cluster, dead, keys, leases, ledger, transactions, webhooks
 from acordo._cli.shell import app, hoisted
 
 GROUPS: Final[dict[str, typer.Typer]] = {
+    "lease": leases.lease_app,
     "ledger": ledger.ledger_app,
     "members": cluster.members_app,
     "dead": dead.dead_app,

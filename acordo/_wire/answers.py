@@ -47,9 +47,13 @@ def parse_reading(reply: Reply, key: bytes) -> results.Reading:
     if reply.observed.status == 404:
         return results.Reading(key=key, value=None, revision=0, served=who)
     expires = reply.headers.get("Acordo-Expires")
-    expires_ms = None if expires is None else integer(expires)
     return results.Found(
-        key=key, value=reply.body, revision=etag(reply), expires_ms=expires_ms, served=who
+        key=key,
+        value=reply.body,
+        revision=etag(reply),
+        expires_ms=None if expires is None else integer(expires),
+        lease=reply.headers.get("Acordo-Lease"),
+        served=who,
     )
 
 
@@ -146,6 +150,45 @@ def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
     named = answer.get("op_id")  # the node may have added a prefix
     return results.Accepted(
         op_id=named if isinstance(named, str) else op_id, url=str(url), served=who
+    )
+
+
+def parse_granted(reply: Reply, op_id: str) -> results.Lease:
+    """Return the lease that was granted. Raises Damaged."""
+    return parse_lease(reply)
+
+
+def parse_lease(reply: Reply) -> results.Lease:
+    """Return a lease. Raises Damaged."""
+    served(reply)
+    return _lease(_object(reply))
+
+
+def parse_leases(reply: Reply) -> tuple[tuple[results.Lease, ...], str | None]:
+    """Return a page of leases, and what continues after it. Raises Damaged."""
+    served(reply)
+    answer = _object(reply)
+    return tuple(_lease(form) for form in json_list(answer.get("leases"))), _token(answer)
+
+
+def parse_revoked(reply: Reply, op_id: str) -> int:
+    """Return the revision at which a lease was revoked. Raises Damaged."""
+    served(reply)
+    return integer(_object(reply).get("revision"))
+
+
+def _lease(form: object) -> results.Lease:
+    if not isinstance(form, dict) or not isinstance(form.get("id"), str):
+        raise Damaged("not a lease")
+    keys = form.get("keys")
+    return _converted(
+        {
+            "id": form["id"],
+            "ttl_s": form.get("ttl"),
+            "left_s": form.get("left"),
+            "keys": None if keys is None else tuple(from_json(key) for key in json_list(keys)),
+        },
+        results.Lease,
     )
 
 

@@ -106,9 +106,14 @@ def _guard_of(form: dict[str, Any]) -> Guard:
 def _write_of(form: dict[str, Any]) -> Write:
     if set(form) == {"delete"}:
         return delete(from_json(form["delete"]))
-    if {"put", "value"} <= set(form) <= {"put", "value", "ttl"}:
-        return put(from_json(form["put"]), from_json(form["value"]), ttl_s=form.get("ttl"))
-    raise Damaged("a write is put and value (and ttl), or delete")
+    if {"put", "value"} <= set(form) <= {"put", "value", "ttl", "lease"}:
+        return put(
+            from_json(form["put"]),
+            from_json(form["value"]),
+            ttl_s=form.get("ttl"),
+            lease=form.get("lease"),
+        )
+    raise Damaged("a write is put and value (and ttl, lease), or delete")
 
 
 def intent_json(intent: Intent) -> dict[str, Any]:
@@ -142,8 +147,10 @@ def _guard_json(guard: Guard) -> dict[str, Any]:
 def _write_json(write: Write) -> dict[str, Any]:
     if isinstance(write, Delete):
         return {"delete": to_json(write.key)}
-    body = {"put": to_json(write.key), "value": to_json(write.value)}
-    return body if write.ttl_s is None else {**body, "ttl": write.ttl_s}
+    body: dict[str, Any] = {"put": to_json(write.key), "value": to_json(write.value)}
+    if write.ttl_s is not None:
+        body["ttl"] = write.ttl_s
+    return body if write.lease is None else {**body, "lease": write.lease}
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -76,13 +76,14 @@ def put_request(
     op_id: str,
     *,
     ttl_s: float | None,
+    lease: str | None = None,
     if_revision: int | None,
     exists: bool | None,
 ) -> Request:
     """Return a write of one key. Raises BadRequest for contradictory or invalid conditions."""
     return Request(
         method="PUT",
-        path=with_query(path_of(key), ttl=ttl_s),
+        path=with_query(path_of(key), ttl=ttl_s, lease=lease),
         headers=_idempotent(
             op_id,
             {"Content-Type": "application/octet-stream", **_preconditions(if_revision, exists)},
@@ -189,6 +190,49 @@ def watch_request(prefix: bytes, after: str) -> Request:
         path=with_query("/v1/watch", prefix=prefix),
         headers={"Accept": "text/event-stream", "Last-Event-ID": after},
     )
+
+
+def grant_request(ttl_s: float, lease: str | None, op_id: str) -> Request:
+    """Return a request to grant a lease."""
+    body: dict[str, object] = {"ttl": ttl_s} if lease is None else {"ttl": ttl_s, "id": lease}
+    return Request(
+        method="POST",
+        path="/v1/leases",
+        headers=_idempotent(op_id, {"Content-Type": "application/json"}),
+        body=_encode(body),
+        mutation=True,
+        op_id=op_id,
+    )
+
+
+def keep_alive_request(lease: str) -> Request:
+    """Return a request to keep a lease alive. It changes no data, and may be repeated freely."""
+    return Request(method="POST", path=f"{_lease_path(lease)}/keep-alive", body=b"")
+
+
+def lease_request(lease: str, *, keys: bool) -> Request:
+    """Return a request for the time that a lease lives."""
+    return plain_get(with_query(_lease_path(lease), keys="true" if keys else None))
+
+
+def leases_request(token: str | None) -> Request:
+    """Return a request for a page of leases; `token` continues after the page before."""
+    return plain_get(with_query("/v1/leases", limit=1000, continue_=token))
+
+
+def revoke_request(lease: str, op_id: str) -> Request:
+    """Return a request to end a lease."""
+    return Request(
+        method="DELETE",
+        path=_lease_path(lease),
+        headers=_idempotent(op_id),
+        mutation=True,
+        op_id=op_id,
+    )
+
+
+def _lease_path(lease: str) -> str:
+    return f"/v1/leases/{quote(lease, safe='')}"
 
 
 def plain_get(path: str) -> Request:

@@ -41,6 +41,7 @@ from kv.ports import (
     Facts,
     Fenced,
     Identity,
+    LeaseAsk,
     Listing,
     Outranked,
     Pruning,
@@ -168,7 +169,9 @@ class MemoryDatabase:
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
         blobs: Sequence[tuple[str, bytes]],
+        *,
         spans: Sequence[Span] = (),
+        leases: Sequence[LeaseAsk] = (),
     ) -> Facts:
         operations = {
             op_id: self._operations[op_id] for op_id in op_ids if op_id in self._operations
@@ -186,7 +189,8 @@ class MemoryDatabase:
         }
         missing = frozenset(blob for blob in blobs if blob not in self._blobs)
         within = {span: self._within(span) for span in spans}
-        return Facts(self.head(), operations, versions, hashes, missing, within)
+        leased = self._versions.leased.facts(leases)
+        return Facts(self.head(), operations, versions, hashes, missing, within, leased)
 
     def _within(self, span: Span) -> tuple[Version, ...]:
         """Return the present keys of a span."""
@@ -247,6 +251,9 @@ class MemoryDatabase:
         return _first(
             [(key, revision) for expires, revision, key in found if expires <= log_time_ms], limit
         )
+
+    def attached(self, lease: int, limit: int) -> tuple[bytes, ...]:
+        return _first(self._versions.leased.keys(lease), limit)
 
     # ---------------------------------------------------------------- staged values, floor, cursors
 

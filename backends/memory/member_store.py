@@ -19,6 +19,7 @@ from kv.errors import BackendUnavailable, BadRequest, InvariantViolated
 from kv.model import Head, LedgerRow, RecordedOperation, Reference, Version
 from kv.ports import (
     Facts,
+    LeaseAsk,
     Listing,
     LocalRetention,
     Note,
@@ -149,9 +150,17 @@ class MemoryMemberStore:
         hashed: Sequence[bytes],
         *,
         spans: Sequence[Span] = (),
+        leases: Sequence[LeaseAsk] = (),
         recorded_since_ms: int,
     ) -> Facts:
-        return self._sound().facts_since(op_ids, keys, hashed, spans, recorded_since_ms)
+        return self._sound().facts_since(
+            op_ids,
+            keys,
+            hashed,
+            spans=spans,
+            leases=leases,
+            recorded_since_ms=recorded_since_ms,
+        )
 
     def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         return self._sound().numbers(keys)
@@ -290,6 +299,9 @@ class MemoryMemberStore:
         self, log_time_ms: int, limit: int, *, timeout_s: float
     ) -> tuple[tuple[bytes, int], ...]:
         return await self._read("due", lambda tables: tables.due(log_time_ms, limit), timeout_s)
+
+    async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
+        return await self._read("attached", lambda tables: tables.attached(lease, limit), timeout_s)
 
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
         return await self._read("scrub", lambda tables: tables.scrub(after), timeout_s)

@@ -16,7 +16,7 @@ from backends.memory.database import MemoryDatabase
 from kv.content import content_digest
 from kv.errors import InvariantViolated
 from kv.model import GENESIS_DIGEST, LedgerRow, RecordedOperation, Version
-from kv.ports import Facts, LocalRetention, Note, Pruning, Span, Step
+from kv.ports import Facts, LeaseAsk, LocalRetention, Note, Pruning, Span, Step
 
 SCRUBBED_ROWS_MAX = 256
 """The number of ledger rows whose content is recomputed in one step."""
@@ -72,11 +72,13 @@ class MemberTables(MemoryDatabase):
         op_ids: Sequence[str],
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
+        *,
         spans: Sequence[Span],
+        leases: Sequence[LeaseAsk],
         recorded_since_ms: int,
     ) -> Facts:
         """Return what `evaluate` needs; operations recorded before that log time are not known."""
-        facts = self.facts(op_ids, keys, hashed, (), spans)
+        facts = self.facts(op_ids, keys, hashed, (), spans=spans, leases=leases)
         known = {
             op_id: operation
             for op_id, operation in facts.operations.items()

@@ -30,6 +30,7 @@ from kv.ports import (
     Facts,
     Fenced,
     Identity,
+    LeaseAsk,
     Listing,
     Outranked,
     Pruning,
@@ -73,10 +74,13 @@ class MemoryStore:
         blobs: Sequence[tuple[str, bytes]],
         *,
         spans: Sequence[Span] = (),
+        leases: Sequence[LeaseAsk] = (),
         timeout_s: float,
     ) -> Facts:
         return await self._read(
-            "facts", lambda: self.database.facts(op_ids, keys, hashed, blobs, spans), timeout_s
+            "facts",
+            lambda: self.database.facts(op_ids, keys, hashed, blobs, spans=spans, leases=leases),
+            timeout_s,
         )
 
     async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
@@ -161,6 +165,9 @@ class MemoryStore:
         self, log_time_ms: int, limit: int, *, timeout_s: float
     ) -> tuple[tuple[bytes, int], ...]:
         return await self._read("due", lambda: self.database.due(log_time_ms, limit), timeout_s)
+
+    async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
+        return await self._read("attached", lambda: self.database.attached(lease, limit), timeout_s)
 
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
         return await self._write("prune", lambda: self.database.prune(retention), timeout_s)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
+from backends.leases import LeaseIndex
 from kv.model import Reference, Version
 
 
@@ -25,6 +26,7 @@ class MemoryVersions:
         """(revision, key) of every version that pruning has not reached yet, in order."""
         self.due: dict[bytes, tuple[int, int]] = {}
         """Key -> (expires, revision) of newest versions that expire."""
+        self.leased = LeaseIndex()
 
     def insert(self, version: Version) -> None:
         """Add a version that is newer than every other of its key."""
@@ -34,6 +36,7 @@ class MemoryVersions:
             bisect.insort(self.keys, key)
         self.by_key[key].append(version)
         self.made.append((version.revision, key))
+        self.leased.settle((version,))
         if version.expires_ms is None:
             self.due.pop(key, None)
         else:
@@ -110,6 +113,7 @@ class MemoryVersions:
         kept = [version for version in self.every() if version.revision <= last]
         made = [place for place in self.made if place[0] <= last]
         self.by_key, self.keys, self.due = {}, [], {}
+        self.leased = LeaseIndex()
         for version in sorted(kept, key=lambda version: version.revision):
             self.insert(version)
         self.made = made

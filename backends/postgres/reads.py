@@ -17,8 +17,9 @@ from backends.postgres.connections import Connections, Pool
 from backends.postgres.hosts import Connection
 from backends.postgres.rows import Snapshot, b64, head_of, operation_of, snapshot_of, version_of
 from kv.errors import StoreDamaged
+from kv.leases import LEASE_KEYS_MAX
 from kv.model import GENESIS, REVISION_MAX, RecordedOperation, Version
-from kv.ports import Facts, Listing, Read, Scrubbed, Span
+from kv.ports import Facts, LeaseAsk, LeaseFacts, Listing, Read, Scrubbed, Span
 
 LIST_VALUES_MAX: Final = 128
 """The number of versions with values fetched by one statement of a listing: at most 8 MiB
@@ -28,6 +29,9 @@ inline.
 Asked: TypeAlias = list[tuple[bytes, str]]
 """Keys, each with the part of its version that is wanted: `sql.WHOLE`, `sql.HASH` or `sql.BARE`."""
 T = TypeVar("T")
+_LookedUp: TypeAlias = tuple[
+    list[tuple[Asked, list[Any]]], dict[Span, list[Any]], dict[int, LeaseFacts]
+]
 
 
 async def facts(
@@ -38,6 +42,7 @@ async def facts(
     blobs: Sequence[tuple[str, bytes]],
     *,
     spans: Sequence[Span] = (),
+    leases: Sequence[LeaseAsk] = (),
     timeout_s: float,
 ) -> Facts:
     """Read what `evaluate` needs for one group; see the port's `facts`."""
@@ -49,13 +54,14 @@ async def facts(
     versions: dict[bytes, Version] = {}
     found: dict[bytes, bytes] = {}
     staged: set[tuple[str, bytes]] = set()
-    snapshots, within = await _looked_up(
+    snapshots, within, leased = await _looked_up(
         connections,
         connections.writers,
         connections.dialect.facts,
         (list(op_ids), owners, hashes, REVISION_MAX),
         asked,
         spans=spans,
+        leases=leases,
         timeout_s=timeout_s,
     )
     for part, rows in snapshots:
@@ -77,7 +83,8 @@ async def facts(
     seen = {
         span: tuple(_version(row, row["x"], name) for row in rows) for span, rows in within.items()
     }
-    return Facts(head, operations, versions, found, frozenset(set(blobs) - staged), seen)
+    missing = frozenset(set(blobs) - staged)
+    return Facts(head, operations, versions, found, missing, seen, leased)
 
 
 async def read(
@@ -104,7 +111,7 @@ async def _read_once(
     asked = [(key, sql.WHOLE) for key in dict.fromkeys(keys)]
     first = (settled, REVISION_MAX if at is None else at)
     name, statement = connections.name, connections.dialect.read
-    snapshots, _ = await _looked_up(
+    snapshots, _, _ = await _looked_up(
         connections, connections.readers, statement, first, asked, timeout_s=timeout_s
     )
     for _, rows in snapshots:
@@ -187,10 +194,11 @@ async def _looked_up(
     asked: Asked,
     *,
     spans: Sequence[Span] = (),
+    leases: Sequence[LeaseAsk] = (),
     timeout_s: float,
-) -> tuple[list[tuple[Asked, list[Any]]], dict[Span, list[Any]]]:
-    """Look keys up, and spans, in one snapshot: with one statement, or with a transaction of
-    several when there are many keys, or spans.
+) -> _LookedUp:
+    """Look keys up, and spans and leases, in one snapshot: with one statement, or with a
+    transaction of several when there are many keys, or spans or leases.
     """
     dialect = connections.dialect
     parts = list(_parts(asked, dialect.keys_max))
@@ -211,19 +219,30 @@ async def _looked_up(
         )
         return rows
 
-    async def body(
-        connection: Connection, left_s: float
-    ) -> tuple[list[tuple[Asked, list[Any]]], dict[Span, list[Any]]]:
-        if len(parts) == 1 and not spans:
-            return [(parts[0], await one(connection, parts[0], left_s))], {}
+    async def body(connection: Connection, left_s: float) -> _LookedUp:
+        if len(parts) == 1 and not (spans or leases):
+            return [(parts[0], await one(connection, parts[0], left_s))], {}, {}
         async with (
             asyncio.timeout(left_s),
             connection.transaction(isolation="serializable", readonly=True),
         ):
             found = [(part, await one(connection, part, left_s)) for part in parts]
-            return found, {span: await within(connection, span, left_s) for span in spans}
+            seen = {span: await within(connection, span, left_s) for span in spans}
+            return found, seen, await _leased(connection, leases, left_s)
 
     return await connections.run(pool, body, timeout_s, writes=False)
+
+
+async def _leased(
+    connection: Connection, leases: Sequence[LeaseAsk], left_s: float
+) -> dict[int, LeaseFacts]:
+    found: dict[int, LeaseFacts] = {}
+    for lease, whole in sorted(leases):  # those whose keys are wanted come last
+        statement = sql.ATTACHED if whole else sql.COUNT_ATTACHED
+        rows: list[Any] = await connection.fetch(statement, lease, LEASE_KEYS_MAX, timeout=left_s)
+        keys = tuple(row["key"] for row in rows) if whole else ()
+        found[lease] = LeaseFacts(len(keys) if whole else rows[0]["total"], keys)
+    return found
 
 
 def _version(row: Any, key: bytes, store: str) -> Version:

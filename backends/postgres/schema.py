@@ -96,7 +96,11 @@ _NUMBERS: Final = (
     "ALTER TABLE acordo_versions ADD COLUMN IF NOT EXISTS version int8 NOT NULL DEFAULT 0::int8",
     "ALTER TABLE acordo_versions ADD COLUMN IF NOT EXISTS lease int8 NOT NULL DEFAULT 0::int8",
 )
-MIGRATIONS: Final = (_VERSION_1, _IDENTITY, _HASHES, _NUMBERS)
+_LEASES: Final = (
+    """CREATE INDEX IF NOT EXISTS acordo_versions_lease ON acordo_versions (lease, key)
+        WHERE lease <> 0::int8""",
+)
+MIGRATIONS: Final = (_VERSION_1, _IDENTITY, _HASHES, _NUMBERS, _LEASES)
 """The statements that lead from schema version n to n + 1, each repeatable. Never edited once
 released.
 """

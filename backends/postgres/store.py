@@ -22,6 +22,7 @@ from kv.ports import (
     Facts,
     Fenced,
     Identity,
+    LeaseAsk,
     Listing,
     Outranked,
     Pruning,
@@ -170,10 +171,18 @@ class PostgresStore:
         blobs: Sequence[tuple[str, bytes]],
         *,
         spans: Sequence[Span] = (),
+        leases: Sequence[LeaseAsk] = (),
         timeout_s: float,
     ) -> Facts:
         return await reads.facts(
-            self.connections, op_ids, keys, hashed, blobs, spans=spans, timeout_s=timeout_s
+            self.connections,
+            op_ids,
+            keys,
+            hashed,
+            blobs,
+            spans=spans,
+            leases=leases,
+            timeout_s=timeout_s,
         )
 
     async def read(
@@ -213,6 +222,10 @@ class PostgresStore:
     ) -> tuple[tuple[bytes, int], ...]:
         rows = await self.connections.fetch(sql.DUE, log_time_ms, limit, timeout_s=timeout_s)
         return tuple((row["key"], row["revision"]) for row in rows)
+
+    async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
+        rows = await self.connections.fetch(sql.ATTACHED, lease, limit, timeout_s=timeout_s)
+        return tuple(row["key"] for row in rows)
 
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
         return await reads.scrub(self.connections, after, timeout_s=timeout_s)

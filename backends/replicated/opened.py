@@ -12,13 +12,14 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
+from backends.leases import LeaseIndex
 from backends.replicated import facts, files, opening, overlay, pruning, reads, schema, writes
 from backends.replicated.reader import ReaderThread
 from backends.replicated.rows import BACKEND
 from backends.replicated.writer import Writer, WriterThread
 from kv.errors import BackendUnavailable, InvariantViolated, StoreDamaged
 from kv.model import GENESIS, Head, LedgerRow
-from kv.ports import Facts, LocalRetention, Pruning, Span, Step
+from kv.ports import Facts, LeaseAsk, LocalRetention, Pruning, Span, Step
 
 READER_CACHE_KIB: Final = 8 * 1024
 FACTS_CACHE_KIB: Final = 4 * 1024
@@ -51,6 +52,8 @@ class OpenedFile:
         self._reader = ReaderThread(path, lambda: _reading(path, READER_CACHE_KIB))
         self._facts = reading
         self._newest = facts.Newest()
+        self.leases = LeaseIndex(found.leased)
+        """Which keys each lease has, of everything that was settled."""
 
     @classmethod
     async def open(cls, path: str, damaged: Callable[[str], None]) -> Self:
@@ -94,11 +97,13 @@ class OpenedFile:
         op_ids: Sequence[str],
         keys: Sequence[bytes],
         hashed: Sequence[bytes],
+        *,
         spans: Sequence[Span],
+        leases: Sequence[LeaseAsk],
         recorded_since_ms: int,
     ) -> Facts:
         """Read what `evaluate` needs. Raises BackendUnavailable."""
-        return self._now(
+        found = self._now(
             lambda: facts.facts(
                 facts.Settled(self._facts, self.writer.overlay, self._newest, self.head),
                 op_ids,
@@ -108,6 +113,9 @@ class OpenedFile:
                 recorded_since_ms=recorded_since_ms,
             )
         )
+        if leases:
+            found = msgspec.structs.replace(found, leases=self.leases.facts(leases))
+        return found
 
     def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         """Return the create_revision and the version of the present ones of the keys. Raises
@@ -143,6 +151,7 @@ class OpenedFile:
         if group is not None:
             self.newest = group.row
             self._newest.settle(group.versions, step.hashes)
+            self.leases.settle(group.versions)
         self.floor = max(self.floor, step.floor)
 
     def check_settled(self, index: int) -> None:
@@ -170,6 +179,7 @@ class OpenedFile:
                 )
                 self.newest = reads.newest_row(connection)
                 self.floor = schema.one(connection, "SELECT floor FROM state")
+                self.leases = LeaseIndex(reads.leased(connection))
             except (sqlite3.Error, msgspec.MsgspecError, ValueError) as exc:
                 self._goes_on(exc)
                 raise files.unavailable(self.path, exc) from exc

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -40,6 +41,8 @@ class Found(NamedTuple):
     term: int
     due: bool
     """Whether a key expires."""
+    leased: Sequence[tuple[bytes, int]] = ()
+    """The key and the lease of every present key that is attached to one."""
 
 
 def open_file(path: str) -> Found:
@@ -111,6 +114,7 @@ def _look_into(path: str, connection: sqlite3.Connection) -> Found:
         floor,
         pruning.term_at(connection),
         schema.one(connection, "SELECT EXISTS (SELECT 1 FROM due)") == 1,
+        reads.leased(connection),
     )
 
 

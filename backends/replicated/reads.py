@@ -289,6 +289,13 @@ def due(
     ]
 
 
+def leased(connection: sqlite3.Connection) -> list[tuple[bytes, int]]:
+    """Return the key and the lease of every present key that is attached to one."""
+    sql = """SELECT key, lease FROM versions AS v WHERE lease <> 0 AND kind > 0 AND id = (
+        SELECT id FROM versions WHERE key = v.key ORDER BY id DESC LIMIT 1)"""
+    return connection.execute(sql).fetchall()
+
+
 def _row(row: rows.Row | None) -> LedgerRow | None:
     return None if row is None else rows.ledger_row(row)
 

@@ -72,6 +72,7 @@ _MORE: Final = (
     "CREATE INDEX ledger_last ON ledger (last)",
     # both end in the rowid, as every index of a rowid table does
     "CREATE INDEX versions_key ON versions (key)",
+    "CREATE INDEX versions_lease ON versions (lease, key) WHERE lease <> 0",
     "CREATE INDEX ops_op_id ON ops (op_id)",
     "CREATE INDEX due_expires ON due (expires)",
     "INSERT INTO state VALUES (1, x'', 0, 0, zeroblob(32), 0, 0, 0)",

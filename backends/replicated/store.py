@@ -22,6 +22,7 @@ from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Head, LedgerRow, RecordedOperation, Reference, Version
 from kv.ports import (
     Facts,
+    LeaseAsk,
     Listing,
     LocalRetention,
     Note,
@@ -152,9 +153,17 @@ class SqliteMemberStore:
         hashed: Sequence[bytes],
         *,
         spans: Sequence[Span] = (),
+        leases: Sequence[LeaseAsk] = (),
         recorded_since_ms: int,
     ) -> Facts:
-        return self._sound().facts(op_ids, keys, hashed, spans, recorded_since_ms)
+        return self._sound().facts(
+            op_ids,
+            keys,
+            hashed,
+            spans=spans,
+            leases=leases,
+            recorded_since_ms=recorded_since_ms,
+        )
 
     def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         return self._sound().numbers(keys)
@@ -358,6 +367,9 @@ class SqliteMemberStore:
             lambda connection: reads.due(connection, log_time_ms, limit + more), timeout_s
         )
         return overlay.due(view, found, log_time_ms, place.head.last)[:limit]
+
+    async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
+        return self._sound().leases.keys(lease)[:limit]
 
     async def _read(
         self, body: Callable[[sqlite3.Connection], T], timeout_s: float

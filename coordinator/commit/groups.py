@@ -159,7 +159,7 @@ class GroupCommitter:
             committer=self._context.name,
             log_time_ms=now_ms,
             batch=batch,
-            evaluation=evaluate(batch, facts, now_ms),
+            evaluation=evaluate(batch, facts, now_ms, term),
         )
 
     async def _facts(self, asks: Needs) -> Facts:
@@ -170,6 +170,7 @@ class GroupCommitter:
             asks.hashed,
             asks.blobs,
             spans=asks.spans,
+            leases=asks.leases,
             timeout_s=store.timeout_s,
         )
         spans = {span: await self._whole(span, found.spans[span]) for span in found.spans}

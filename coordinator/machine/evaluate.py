@@ -6,7 +6,7 @@ group is built on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from coordinator.machine.comparing import Numbers, stands
@@ -14,6 +14,7 @@ from coordinator.machine.needs import deleted_span, is_by_order, span_of
 from coordinator.machine.pending import Pending
 from coordinator.machine.window import meets
 from kv.branches import every_write, taken, within
+from kv.leases import FULL, LEASE_KEYS_MAX, LEASES_PREFIX, NO_LEASE, lease_key
 from kv.model import (
     NODE_OP_ID_PREFIX,
     RANGE_KEYS_MAX,
@@ -23,7 +24,9 @@ from kv.model import (
     AtRevision,
     Cancel,
     Compare,
+    Delete,
     DeleteRange,
+    EndLease,
     Equals,
     Exists,
     Expired,
@@ -92,14 +95,14 @@ def evaluate_plain(
     return Evaluation(tuple(records), tuple(versions), ())
 
 
-def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int) -> Evaluation:
+def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int, term: int = 0) -> Evaluation:
     """Return the outcome of each intent, the versions they make and the op_ids they record first.
 
     An op_id that is known (in the store, or earlier in the group) has no second effect (INV-3);
     op_ids made by a node are not looked up. An intent past its deadline, or whose staged value is
-    missing, expires.
+    missing, expires; so does an end of a lease that is of another term than `term`, the row's.
     """
-    group = _Group(facts, now_ms)
+    group = _Group(facts, now_ms, term)
     for pending in batch:
         group.add(pending)
     return Evaluation(tuple(group.records), tuple(group.versions), tuple(group.operations))
@@ -133,16 +136,18 @@ def add_versions(
 class _Group:
     """A group under evaluation: the facts, and what its intents have changed so far."""
 
-    def __init__(self, facts: Facts, now_ms: int) -> None:
+    def __init__(self, facts: Facts, now_ms: int, term: int) -> None:
         self.records: list[Recorded] = []
         self.versions: list[Version] = []
         self.operations: list[RecordedOperation] = []
-        self._facts, self._now_ms = facts, now_ms
+        self._facts, self._now_ms, self._term = facts, now_ms, term
         self._first: dict[str, RecordedOperation] = {}
         self._own: dict[bytes, Version] = {}
         """The newest version of each key that this group made."""
         self._before = _versions_in(facts)
         """The newest version of each key before the group, as far as it was asked for."""
+        self._gained: dict[int, int] = {}
+        """How many keys this group has attached to each lease, beyond those in the facts."""
 
     def add(self, pending: Pending) -> None:
         """Evaluate one more intent on top of those before it."""
@@ -175,7 +180,7 @@ class _Group:
         if type(intent) is Cancel:
             return _EXPIRED, ()
         assert isinstance(intent, Intent)
-        if self._is_late(pending, intent):
+        if self._is_late(pending, intent) or self._is_of_another_term(intent):
             return _EXPIRED, ()
         if self._facts.missing and self._lacks_blob(intent):
             return _EXPIRED, ()
@@ -222,6 +227,15 @@ class _Group:
         """
         return pending.late or self._now_ms > intent.deadline_ms
 
+    def _is_of_another_term(self, intent: Intent) -> bool:
+        """Return whether an intent ends a lease because its time was over by the memory of a leader
+        of another term: a later leader has given the lease its whole ttl, and may have renewed it.
+        """
+        for write in intent.writes:
+            if type(write) is EndLease and write.term and write.term != self._term:
+                return True
+        return False
+
     def _write(self, writes: Sequence[KeyWrite], pending: Pending) -> tuple[bytes, ...]:
         """Make the versions of a branch; return their keys. Raises _Refusal, having changed
         nothing.
@@ -234,18 +248,17 @@ class _Group:
         made: dict[bytes, Version] = {}
         deleted = 0
         for each in writes:
+            if isinstance(each, Put | PutWith):
+                made[each.key] = self._put(each, revision)
+                continue
+            keys = self._removed(each)
+            # no client can ask for a key twice (kv.branches.check)
+            made |= {key: Version(key, revision, None) for key in keys if key not in made}
             if type(each) is DeleteRange:
-                for key in self._present(deleted_span(each)):
-                    made.setdefault(key, Version(key, revision, None))
-                    deleted += 1
+                deleted += len(keys)
                 if deleted > RANGE_KEYS_MAX:
                     raise _Refusal("too_many_keys")
-            elif each.key in made:
-                continue  # which no client can ask for (kv.branches.check)
-            elif type(each) is Put or type(each) is PutWith:
-                made[each.key] = self._put(each, revision)
-            elif self._revision(each.key):
-                made[each.key] = Version(each.key, revision, None)
+        self._attach(made.values())
         self.versions.extend(made.values())
         self._own.update(made)
         return tuple(made)
@@ -269,6 +282,45 @@ class _Group:
             return Version(key, revision, value, expires_ms, revision, 1, lease)
         created, count = before.create_revision, before.version + 1
         return Version(key, revision, value, expires_ms, created, count, lease)
+
+    def _removed(self, write: Delete | DeleteRange | EndLease) -> list[bytes]:
+        """Return the present keys that a write removes. Raises _Refusal."""
+        if type(write) is EndLease:
+            return self._ended(write.lease)
+        if type(write) is DeleteRange:
+            # leases are not among them: they end with their keys, or not at all
+            keys = self._present(deleted_span(write))
+            return [key for key in keys if not key.startswith(LEASES_PREFIX)]
+        return [write.key] if self._revision(write.key) else []
+
+    def _ended(self, lease: int) -> list[bytes]:
+        """Return all keys that end with a lease, its own one too; none if it is not there."""
+        if not self._revision(lease_key(lease)):
+            return []
+        before, own = self._facts.leases[lease], self._own
+        self._gained[lease] = -before.total
+        keys = [key for key in before.keys if key not in own]
+        keys += [key for key, made in own.items() if made.lease == lease and made.present]
+        return sorted([*keys, lease_key(lease)])
+
+    def _attach(self, made: Iterable[Version]) -> None:
+        """Count the keys that versions attach to leases. Raises _Refusal, having changed nothing:
+        a lease is not there, or has too many keys.
+        """
+        gained: dict[int, int] = {}
+        for version in made:
+            lease = version.lease
+            before = self._newest(version.key) if lease else None
+            if not lease or (before is not None and before.lease == lease):
+                continue
+            if not self._revision(lease_key(lease)):
+                raise _Refusal(NO_LEASE)
+            if lease not in gained:
+                gained[lease] = self._gained.get(lease, 0)
+            gained[lease] += 1
+            if self._facts.leases[lease].total + gained[lease] > LEASE_KEYS_MAX:
+                raise _Refusal(FULL)
+        self._gained |= gained
 
     def _newest(self, key: bytes) -> Version | None:
         """Return the newest version of a key as this group sees it now; None when absent. Its value

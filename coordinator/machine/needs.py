@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from coordinator.machine.pending import Pending
 from kv.branches import every_guard, every_write
+from kv.leases import lease_key
 from kv.model import (
     GENESIS,
     NODE_OP_ID_PREFIX,
@@ -18,6 +19,7 @@ from kv.model import (
     Cancel,
     Compare,
     DeleteRange,
+    EndLease,
     Equals,
     Guard,
     Head,
@@ -27,7 +29,7 @@ from kv.model import (
     PutWith,
     Reference,
 )
-from kv.ports import Facts, Span
+from kv.ports import Facts, LeaseAsk, Span
 
 
 class Needs(NamedTuple):
@@ -38,11 +40,13 @@ class Needs(NamedTuple):
     hashed: tuple[bytes, ...]
     blobs: tuple[tuple[str, bytes], ...]
     spans: tuple[Span, ...] = ()
+    leases: tuple[LeaseAsk, ...] = ()
 
     @property
     def nothing(self) -> bool:
         """Whether the group can be evaluated without the store."""
-        return not (self.op_ids or self.keys or self.hashed or self.blobs or self.spans)
+        asked = self.op_ids or self.keys or self.hashed or self.blobs or self.spans
+        return not (asked or self.leases)
 
 
 NOTHING: Final = Needs((), (), (), ())
@@ -90,6 +94,7 @@ def _needs(batch: Sequence[Pending], *, numbered: bool) -> Needs:
         tuple(asked.hashed),
         tuple(asked.blobs),
         tuple(asked.spans),
+        tuple(asked.leases),
     )
 
 
@@ -102,6 +107,7 @@ class _Asked:
         self.hashed: dict[bytes, None] = {}
         self.blobs: dict[tuple[str, bytes], None] = {}
         self.spans: dict[Span, None] = {}
+        self.leases: dict[LeaseAsk, None] = {}
         self._numbered = numbered
 
     def add(self, intent: Intent) -> None:
@@ -132,10 +138,15 @@ class _Asked:
             if type(write.value) is not bytes:
                 assert isinstance(write.value, Reference)
                 self.blobs[write.value.op_id, write.value.hash] = None
+            if type(write) is PutWith and write.lease:
+                self.keys[lease_key(write.lease)] = None
+                self.leases[LeaseAsk(write.lease, whole=False)] = None
             if type(write) is PutWith and write.keep_value:
                 self.spans[Span(write.key, b"", 1, whole=True)] = None
             if type(write) is Put and not self._numbered:
                 return
+        elif type(write) is EndLease:
+            self.leases[LeaseAsk(write.lease, whole=True)] = None
         self.keys[write.key] = None
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 import msgspec
 
 from kv.branches import every_guard, every_write
-from kv.model import GENESIS_DIGEST, Cancel, Compare, Delete, DeleteRange, Intent, Put
+from kv.model import GENESIS_DIGEST, Cancel, Compare, Delete, DeleteRange, EndLease, Intent, Put
 
 _FIXED_BYTES = 128
 """The weight of an intent besides its keys and values: op_id, hash, outcome and framing."""
 RANGE_BYTES = 64 * 1024
-"""What a delete of a range counts for, so that few of them are in one group: each may remove
-RANGE_KEYS_MAX keys, which its record names.
+"""What a delete of a range, and the end of a lease, count for, so that few of them are in one
+group: each may remove RANGE_KEYS_MAX keys, which its record names.
 """
 
 
@@ -68,7 +68,7 @@ def size_of(intent: Intent | Cancel) -> int:
             return total + 64 * len(intent.reads)
     for each in every_write(intent):
         total += 64 + len(each.key)
-        if isinstance(each, DeleteRange):
+        if isinstance(each, DeleteRange | EndLease):
             total += RANGE_BYTES
         elif not isinstance(each, Delete) and type(each.value) is bytes:
             total += len(each.value)

@@ -21,6 +21,7 @@ from coordinator.raft.administration import Administration
 from coordinator.raft.core.compaction import LogBounds
 from coordinator.raft.core.protocol import Core
 from coordinator.raft.core.pysyncobj_library import Library
+from coordinator.raft.core.questions import Questions
 from coordinator.raft.core.reads import ReadIndex
 from coordinator.raft.core.rules.membership import bootstrap, first_digest
 from coordinator.raft.net.peer_check import PeerCheck
@@ -105,6 +106,7 @@ class Member:
         self._transport: Any = None
         self._peer_check: PeerCheck
         self._reads: ReadIndex
+        self._questions: Questions
         self._proposals: Proposals
         self._administration: Administration
         self._notes: Notes
@@ -133,6 +135,9 @@ class Member:
         self._transport.on_refused = check.on_refused
         core.flush = self._transport.flush
         self._reads = ReadIndex(core, self._loop, rng, self.wake)
+        self._questions = Questions(
+            core, self._loop, self._spawn, first_id=int.from_bytes(incarnation[:6], "big")
+        )
         self._notes = Notes(core, self._replica.note)
         self._administration = Administration(
             core, self._loop, self._spawn, first_request=rng.getrandbits(48)
@@ -200,6 +205,7 @@ class Member:
         self._core.giving.close()
         self._proposals.close()
         self._reads.close()
+        self._questions.close()
         for _, future in self._applied_waiters:
             future.cancel()
         self._administration.close()
@@ -299,6 +305,12 @@ class Member:
                 return await self._reads.arrive()
         except TimeoutError as exc:
             raise NotApplied("no_quorum", "no quorum confirmed the read in time") from exc
+
+    async def ask(self, question: bytes, *, timeout_s: float) -> bytes:
+        """Return the leader's answer to a question; see `coordinator.log.Log`."""
+        if not self._running:
+            raise NotApplied("draining", "this member has stopped")
+        return await self._questions.ask(question, timeout_s=timeout_s)
 
     def open_reads(self, term: int) -> None:
         """Allow reads to be confirmed in `term`."""

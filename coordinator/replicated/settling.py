@@ -190,7 +190,7 @@ class Settling:
         machine, book = self._machine, self._machine.book
         batch = list(machine.pending.values())
         time_ms = self._row_ms()
-        evaluation = self._judge(batch)
+        evaluation = self._judge(batch, position.term)
         hashes = tuple([hash_of(version) for version in evaluation.versions])
         settled = machine.settled
         base = Head(book.seq, book.row_term, "", settled.revision, settled.digest)
@@ -228,12 +228,12 @@ class Settling:
         """Return the time at which a command is evaluated: its stamp, never a clock (R2)."""
         return self._machine.log_time_ms
 
-    def _judge(self, batch: Sequence[Pending]) -> Evaluation:
+    def _judge(self, batch: Sequence[Pending], term: int) -> Evaluation:
         """Evaluate what a command ordered. Raises BackendUnavailable."""
         asks = needs(batch, numbered=True)
         if asks is NOTHING:
             return evaluate_plain(batch, self._now_ms(), self._numbers(batch))
-        return evaluate(batch, self._facts(asks), self._now_ms())
+        return evaluate(batch, self._facts(asks), self._now_ms(), term)
 
     def _facts(self, asks: Needs) -> Facts:
         """Read what the evaluation needs, as of exactly what was settled before. Raises
@@ -244,6 +244,7 @@ class Settling:
             asks.keys,
             asks.hashed,
             spans=asks.spans,
+            leases=asks.leases,
             recorded_since_ms=self._known_since_ms(),
         )
 

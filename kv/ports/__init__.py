@@ -7,7 +7,7 @@ These are narrow protocols only, without any behaviour. Each port has one contra
 from kv.ports.broadcast import Broadcast, Change, UndoneRange
 from kv.ports.cache import Cache, Space
 from kv.ports.clock import Clock
-from kv.ports.consensus import Consensus, Listener, Member, Settled, Status
+from kv.ports.consensus import Consensus, LeaseTime, Listener, Member, Settled, Status
 from kv.ports.member_store import (
     LocalRetention,
     MemberStore,
@@ -20,6 +20,8 @@ from kv.ports.store import (
     Facts,
     Fenced,
     Identity,
+    LeaseAsk,
+    LeaseFacts,
     Listing,
     Outranked,
     Pruning,
@@ -42,6 +44,9 @@ __all__ = [
     "Facts",
     "Fenced",
     "Identity",
+    "LeaseAsk",
+    "LeaseFacts",
+    "LeaseTime",
     "Listener",
     "Listing",
     "LocalRetention",

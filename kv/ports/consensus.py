@@ -161,6 +161,14 @@ class Status(msgspec.Struct, frozen=True):
     """Running totals of this member's coordinator since it started, by snake_case name."""
 
 
+class LeaseTime(msgspec.Struct, frozen=True):
+    """How long a lease lives, in milliseconds."""
+
+    ttl_ms: int
+    left_ms: int
+    """What is left, unless it is renewed. It may live longer: its leader may change."""
+
+
 Listener: TypeAlias = Callable[[Settled], None]
 
 
@@ -193,6 +201,16 @@ class Consensus(Protocol):
 
         Calls that arrive before a round begins share it. Raises NotApplied("no_quorum" |
         "no_leader" | …).
+        """
+        ...
+
+    async def lease_time(self, lease: int, *, renew: bool, timeout_s: float) -> LeaseTime | None:
+        """Return how long a lease lives; None: there was no such lease at some moment after the
+        call. It takes no revision. With `renew` the lease lives its whole ttl, at least, from some
+        moment after the call on.
+
+        Calls of one node share messages and rounds. Raises NotApplied: the lease may have been
+        renewed all the same.
         """
         ...
 

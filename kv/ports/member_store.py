@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from kv.model import GENESIS_DIGEST, Digest, Group, LedgerRow
-from kv.ports.store import Facts, Pruning, Span, StoreReader
+from kv.ports.store import Facts, LeaseAsk, Pruning, Span, StoreReader
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True):
@@ -149,6 +149,7 @@ class MemberStore(StoreReader, Protocol):
         hashed: Sequence[bytes],
         *,
         spans: Sequence[Span] = (),
+        leases: Sequence[LeaseAsk] = (),
         recorded_since_ms: int,
     ) -> Facts:
         """Read what `evaluate` needs, from everything that was settled. Blocks for a few page reads

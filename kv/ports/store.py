@@ -34,6 +34,21 @@ class Span(NamedTuple):
     """Whether the values are wanted; without, they are empty."""
 
 
+class LeaseAsk(NamedTuple):
+    """A lease whose keys `evaluate` has to count, or (`whole`) to know."""
+
+    lease: int
+    whole: bool
+
+
+class LeaseFacts(NamedTuple):
+    """The keys that are attached to a lease."""
+
+    total: int
+    keys: tuple[bytes, ...] = ()
+    """In byte order; empty unless they were asked for."""
+
+
 class Facts(msgspec.Struct, frozen=True):
     """What the committer needs to evaluate a group, read in one snapshot."""
 
@@ -50,6 +65,8 @@ class Facts(msgspec.Struct, frozen=True):
     """(op_id, hash) of the requested blobs that are not staged."""
     spans: Mapping[Span, tuple[Version, ...]] = msgspec.field(default_factory=dict)
     """The present keys of each requested span, in byte order."""
+    leases: Mapping[int, LeaseFacts] = msgspec.field(default_factory=dict)
+    """What is attached to each requested lease, 0 keys if it is not there."""
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -270,6 +287,10 @@ class StoreReader(Protocol):
         """
         ...
 
+    async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
+        """Return the keys that are attached to a lease, in byte order, at most `limit`."""
+        ...
+
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
         """Check the next versions after a revision against their hashes, a few MB at most."""
         ...
@@ -297,6 +318,7 @@ class Store(StoreReader, Protocol):
         blobs: Sequence[tuple[str, bytes]],
         *,
         spans: Sequence[Span] = (),
+        leases: Sequence[LeaseAsk] = (),
         timeout_s: float,
     ) -> Facts:
         """Read what `evaluate` needs for one group. `hashed` is a subset of `keys` (those whose

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from aiohttp import web
+from prometheus_client.exposition import choose_encoder
 
 from node.exchange.exchange import Exchange
 from node.readiness.findings import ReadinessFinding
@@ -66,3 +67,10 @@ def _line(finding: ReadinessFinding) -> str:
         return f"[+]{finding.name} ok{note}"
     how = "failed" if finding.required else "degraded (does not count)"
     return f"[-]{finding.name} {how}: {finding.trouble}{note}"
+
+
+async def metrics(x: Exchange) -> web.Response:
+    """Return every metric for Prometheus, in the format that the Accept header asks for."""
+    await x.services.readiness.store_probe.ask()
+    encoder, content_type = choose_encoder(x.request.headers.get("Accept", ""))
+    return x.reply(200, encoder(x.services.metrics.registry), content_type)

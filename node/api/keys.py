@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from kv.errors import BadRequest
+from kv.leases import FULL, LEASE_KEYS_MAX, NO_LEASE
 from kv.model import (
     VALUE_BYTES_MAX,
     Answer,
@@ -18,6 +19,7 @@ from kv.model import (
     Guard,
     Intent,
     Put,
+    PutWith,
     Refused,
     Version,
 )
@@ -28,10 +30,17 @@ from node.reads.levels import Reading, ReadOptions
 from node.wire.answers import WrittenAnswer, first_outcome
 from node.wire.byte_forms import checked_key
 from node.wire.conditions import matches_none, preconditions
+from node.wire.lease_forms import checked_lease, lease_id
 from node.wire.problems import Problem, problem
+from node.wire.requests import put_of
 from node.wire.text_fields import TTL_S_MAX, parse_revision, parse_seconds, ttl_ms_of
 
 _DEFAULT: Final = ReadOptions()
+REASONS: Final = {
+    NO_LEASE: "a key was to be attached to a lease that is not there",
+    FULL: f"a lease has {LEASE_KEYS_MAX} keys at most",
+}
+"""What it means when an intent was refused for another reason than its guards."""
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")
 
 
@@ -79,6 +88,8 @@ async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.
     more["ETag"] = f'"{version.revision}"'
     if version.expires_ms is not None:
         more["Acordo-Expires"] = str(version.expires_ms)
+    if version.lease:
+        more["Acordo-Lease"] = lease_id(version.lease)
     unless = ",".join(x.request.headers.getall("If-None-Match", ()))
     if unless and matches_none(unless, version.revision):
         return x.reply(304, b"", BYTES, revision=reading.position, more=more)
@@ -91,12 +102,13 @@ async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.
 async def put(x: Exchange) -> web.Response:
     """Set one key."""
     key = key_in(x)
-    params = x.text_params("ttl", "op_id")
+    params = x.text_params("ttl", "lease", "op_id")
     op_id = x.take_op_id(params)
     ttl_ms = ttl_ms_of(parse_seconds(params["ttl"], "ttl", TTL_S_MAX)) if "ttl" in params else None
+    lease = checked_lease(params["lease"]) if "lease" in params else 0
     guards = conditions(x, key)
     value = await x.body(VALUE_BYTES_MAX, "value_too_large")
-    return await _written(x, op_id, Put(key, value, ttl_ms), guards)
+    return await _written(x, op_id, put_of(key, value, ttl_ms, lease), guards)
 
 
 async def delete(x: Exchange) -> web.Response:
@@ -123,7 +135,7 @@ def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
 
 
 async def _written(
-    x: Exchange, op_id: str, write: Put | Delete, guards: tuple[Guard, ...]
+    x: Exchange, op_id: str, write: Put | PutWith | Delete, guards: tuple[Guard, ...]
 ) -> web.Response:
     intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
     answer = await x.services.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
@@ -132,9 +144,9 @@ async def _written(
         return refused(x, op_id, answer, "precondition_failed", write.key)
     existed = bool(outcome.seen and outcome.seen[0])
     more = {"Acordo-Existed": "true" if existed else "false", "Acordo-Op-Id": op_id}
-    if isinstance(write, Put):
+    if not isinstance(write, Delete):
         more["ETag"] = f'"{revision}"'
-    status = 201 if isinstance(write, Put) and not existed else 200
+    status = 200 if isinstance(write, Delete) or existed else 201
     return x.json(
         WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more
     )
@@ -151,6 +163,10 @@ def refused(
     more: dict[str, str] = {"Acordo-Op-Id": op_id}
     document: Problem
     match outcome:
+        case Refused(reason=reason) if reason:
+            document = problem(
+                reason, REASONS.get(reason, reason), op_id=op_id, revision=revision, again=again
+            )
         case Refused(guard, current):
             if current:
                 more["ETag"] = f'"{current}"'

@@ -21,12 +21,12 @@ from node.api import (
     health,
     keys,
     leader,
+    leases,
     ledger,
     legacy,
     listing,
     operations,
     page,
-    scrape,
     txn,
     watch,
 )
@@ -101,6 +101,8 @@ WHOLE: Final = (
     Route("/v1/batch", {"POST": batch.post}),
     Route("/v1/async", {"POST": asynchronous.post}),
     Route("/v1/watch", {"GET": watch.get}, long=True),
+    Route("/v1/leases", {"GET": leases.listing, "POST": leases.grant}),
+    Route("/v1/keep-alive", {"POST": leases.keep_many_alive}),
     Route("/v1/leader", {"GET": leader.get}, always=True),
     Route("/v1/ledger", {"GET": ledger.get}),
     Route("/v1/cluster", {"GET": cluster.get}, always=True),
@@ -114,7 +116,7 @@ WHOLE: Final = (
     Route("/health", {"GET": health.health}, always=True),
     Route("/livez", {"GET": health.livez}, always=True),
     Route("/readyz", {"GET": health.readyz}, always=True),
-    Route("/metrics", {"GET": scrape.get}, always=True),
+    Route("/metrics", {"GET": health.metrics}, always=True),
     Route("/openapi.json", {"GET": openapi.get}, always=True),
 )
 """Routes with a fixed path."""
@@ -127,6 +129,16 @@ BEGUN: Final = (
             {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete},
             conditions=ONE_KEY,
         ),
+    ),
+    (
+        "/v1/leases/",
+        "/keep-alive",
+        Route("/v1/leases/{id}/keep-alive", {"POST": leases.keep_alive}),
+    ),
+    (
+        "/v1/leases/",
+        "",
+        Route("/v1/leases/{id}", {"GET": leases.get, "DELETE": leases.revoke}),
     ),
     (
         "/v1/operations/",

@@ -8,6 +8,9 @@ be settled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from kv.leases import lease_key
 from kv.model import Digest, Entry, Head
 
 
@@ -16,6 +19,20 @@ def entry_holds(entry: Entry, touched: int) -> bool:
     read position.
     """
     return touched <= entry.as_of
+
+
+def touched_by(touched: Callable[[bytes], int], entry: Entry) -> int:
+    """Return the revision that an entry's `as_of` has to reach for the entry to hold. `touched`:
+    that of a key alone.
+
+    The end of a lease takes keys that nobody knew when it was ordered. It touches the key of the
+    lease, so an entry that says that its key is attached to the lease goes by that key too. One
+    that says something else is older than the write that attached the key, which touched it.
+    """
+    at, version = touched(entry.key), entry.version
+    if version is not None and version.lease:
+        at = max(at, touched(lease_key(version.lease)))
+    return at
 
 
 def explained(entry: Entry, ordered: int) -> bool:

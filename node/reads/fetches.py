@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from kv.errors import BackendUnavailable, KvError, NotApplied, StoreDamaged
 from kv.model import Entry
 from kv.ports import Cache, Clock, Consensus
-from node.judging.freshness import age_s, entry_holds, explained
+from node.judging.freshness import age_s, entry_holds, explained, touched_by
 from node.reads.levels import Level, Reading
 from node.reads.memory import MemoryTier
 from node.reads.rounds import ReadIndexRounds
@@ -206,5 +206,5 @@ class Fetches:
         """Return whether an entry from the shared cache is the newest version of its key."""
         consensus = self._consensus
         return explained(entry, consensus.ordered) and entry_holds(
-            entry, consensus.touched(entry.key)
+            entry, touched_by(consensus.touched, entry)
         )

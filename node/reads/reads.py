@@ -16,7 +16,7 @@ from typing import Final, Self
 from kv.errors import BadRequest, NotApplied, Undone
 from kv.model import Entry
 from kv.ports import Cache, Clock, Consensus, MemberStore, Read, Settled, Store
-from node.judging.freshness import age_s, entry_holds, explained
+from node.judging.freshness import age_s, entry_holds, explained, touched_by
 from node.judging.positions import check_given, check_in_force, standing
 from node.reads.cache_filler import CacheFiller
 from node.reads.fetches import FETCH_KEYS_MAX, OWN_FETCH_KEYS_MAX, Fetches, Need
@@ -184,7 +184,7 @@ class Reads:
         if held is None:
             return None
         entry = held.entry
-        if not entry_holds(entry, consensus.touched(key)):
+        if not entry_holds(entry, touched_by(consensus.touched, entry)):
             return None
         memory.used(key)
         settled = consensus.settled.last
@@ -214,7 +214,7 @@ class Reads:
         self.memory.enter(self._consensus.namespace)
         held = self._held(key)
         if held is not None:
-            holds = entry_holds(held.entry, self._consensus.touched(key))
+            holds = entry_holds(held.entry, touched_by(self._consensus.touched, held.entry))
             age = age_s(now, holds, confirmed_at, held.proved_at)
             if asked.max_age_s is None or (age is not None and age <= asked.max_age_s):
                 self.memory.used(key)

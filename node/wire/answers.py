@@ -130,16 +130,16 @@ def item_of(op_id: str, answer: Answer) -> ItemAnswer:
     match outcome:
         case Applied(branch, seen):
             return ItemAnswer(op_id, "applied", revision, again, branch, seen=list(seen) or None)
-        case Refused(guard, current, seen):
+        case Refused(guard, current, seen, reason):
             return ItemAnswer(
                 op_id,
                 "refused",
                 revision,
                 again,
-                guard=guard,
-                current=current,
+                guard=None if reason else guard,
+                current=None if reason else current,
                 seen=list(seen) or None,
-                code="refused",
+                code=reason or "refused",
             )
         case Expired():
             return ItemAnswer(op_id, "expired", revision, again, code="expired")

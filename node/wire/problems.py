@@ -101,6 +101,8 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "empty_transaction": ProblemKind(400, "Nothing to do"),
     "bad_percent_encoding": ProblemKind(400, "Not percent-encoded"),
     "bad_ttl": ProblemKind(400, "ttl not allowed"),
+    "bad_lease": ProblemKind(400, "Not a lease"),
+    "reserved_key": ProblemKind(400, "Key of the system"),
     "bad_limit": ProblemKind(400, "limit not allowed"),
     "bad_max_age": ProblemKind(400, "max_age not allowed"),
     "bad_timeout": ProblemKind(400, "Acordo-Timeout not allowed"),
@@ -132,6 +134,11 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "key_not_found": ProblemKind(
         404, "Key not found", "the key is absent; Acordo-Revision says as of when"
     ),
+    "lease_not_found": ProblemKind(
+        404,
+        "Lease not found",
+        "it has ended or was never granted: grant another; nothing was changed",
+    ),
     "unknown_member": ProblemKind(404, "No such member"),
     "method_not_allowed": ProblemKind(405, "Method not allowed"),
     "body_timeout": ProblemKind(408, "Body too slow", "send the body faster; nothing was changed"),
@@ -140,6 +147,12 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "refused": ProblemKind(
         409, "Transaction refused", "read the keys again and decide; nothing was changed"
+    ),
+    "lease_exists": ProblemKind(
+        409, "Lease id in use", "choose another id, or none; nothing was changed"
+    ),
+    "lease_full": ProblemKind(
+        409, "Too many keys at one lease", "grant another lease; nothing was changed"
     ),
     "pruned": ProblemKind(410, "No longer kept", "begin again from the present state"),
     "undone": ProblemKind(
@@ -189,6 +202,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "overloaded": ProblemKind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": ProblemKind(503, "Node is stopping", "use another node; nothing was changed"),
+    "lease_ending": ProblemKind(
+        503, "Lease is about to end", "its time was over: grant another, or ask again in a moment"
+    ),
     "store_refused": ProblemKind(
         503,
         "Store is not what was settled",

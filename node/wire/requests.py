@@ -22,10 +22,12 @@ from kv.model import (
     Guard,
     Intent,
     Put,
+    PutWith,
     value_hash,
 )
 from node.wire.byte_forms import Bytes, bytes_from, checked_value, key_from
 from node.wire.conditions import REVISIONS_MAX
+from node.wire.lease_forms import checked_lease
 from node.wire.text_fields import TTL_S_MAX, ttl_ms_of
 
 BATCH_PARTS_MAX: Final = 1024
@@ -49,11 +51,13 @@ class GuardForm(Struct, frozen=True, forbid_unknown_fields=True, rename={"at": "
 
 
 class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """`{"put": key, "value": …, "ttl": seconds}` or `{"delete": key}`."""
+    """`{"put": key, "value": …, "ttl": seconds, "lease": id}` or `{"delete": key}`."""
 
     put: Bytes | UnsetType = UNSET
     value: Bytes | UnsetType = UNSET
     ttl: TtlForm | UnsetType = UNSET
+    lease: str | UnsetType = UNSET
+    """The lease that the key ends with."""
     delete: Bytes | UnsetType = UNSET
 
 
@@ -141,6 +145,11 @@ def intent_of(form: TransactionForm, op_id: str) -> Intent:
     )
 
 
+def put_of(key: bytes, value: bytes, ttl_ms: int | None, lease: int) -> Put | PutWith:
+    """Return a put; `lease` 0: the key is attached to none."""
+    return PutWith(key, value, ttl_ms, lease) if lease else Put(key, value, ttl_ms)
+
+
 def _guard(form: GuardForm) -> Guard:
     given = [
         name for name in ("absent", "exists", "at", "value") if getattr(form, name) is not UNSET
@@ -169,14 +178,14 @@ def _guard(form: GuardForm) -> Guard:
     return AtRevision(key, found)
 
 
-def _writes(forms: Iterable[WriteForm], where: str) -> tuple[Put | Delete, ...]:
+def _writes(forms: Iterable[WriteForm], where: str) -> tuple[Put | PutWith | Delete, ...]:
     writes = tuple(_write(form) for form in forms)
     if len({w.key for w in writes}) < len(writes):
         raise BadRequest("duplicate_key", f"a key stands twice in {where}", allowed="each key once")
     return writes
 
 
-def _write(form: WriteForm) -> Put | Delete:
+def _write(form: WriteForm) -> Put | PutWith | Delete:
     if isinstance(form.delete, UnsetType):
         if isinstance(form.put, UnsetType) or isinstance(form.value, UnsetType):
             raise BadRequest(
@@ -185,7 +194,11 @@ def _write(form: WriteForm) -> Put | Delete:
                 allowed="put and value, or delete",
             )
         ttl = None if isinstance(form.ttl, UnsetType) else ttl_ms_of(form.ttl)
-        return Put(key_from(form.put), checked_value(bytes_from(form.value, "value")), ttl)
-    if not all(isinstance(other, UnsetType) for other in (form.put, form.value, form.ttl)):
+        lease = 0 if isinstance(form.lease, UnsetType) else checked_lease(form.lease)
+        return put_of(
+            key_from(form.put), checked_value(bytes_from(form.value, "value")), ttl, lease
+        )
+    others = (form.put, form.value, form.ttl, form.lease)
+    if not all(isinstance(other, UnsetType) for other in others):
         raise BadRequest("bad_write", "a delete has nothing else", allowed='{"delete": key}')
     return Delete(key_from(form.delete))

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown, store_refused
+from kv.errors import (
+    BackendUnavailable,
+    BadRequest,
+    KvError,
+    NotApplied,
+    OutcomeUnknown,
+    store_refused,
+)
+from kv.leases import LEASES_PREFIX
 from kv.model import (
     NODE_OP_ID_PREFIX,
     Answer,
@@ -25,6 +33,17 @@ from node.writes.submit_queue import QueuedIntent, Result, SubmitQueue
 
 LEADER_LOOK_S: Final = 0.1
 """How often the status is read to tell clients who leads: building it costs as much as a write."""
+
+
+def check_reserved(intent: Intent | Cancel) -> None:
+    """Raise BadRequest for an intent that writes a key of the system itself."""
+    for key in intent.touched:
+        if key.startswith(LEASES_PREFIX):
+            raise BadRequest(
+                "reserved_key",
+                f"keys that begin with {LEASES_PREFIX.decode()} are those of leases",
+                allowed="/v1/leases grants and revokes them",
+            )
 
 
 class Writes:
@@ -67,25 +86,43 @@ class Writes:
             self._leader_url = self._consensus.status().leader_url
         return self._leader_url
 
-    async def one(self, intent: Intent, *, deadline: float, lifetime_s: float = 0.0) -> Answer:
+    async def one(
+        self,
+        intent: Intent,
+        *,
+        deadline: float,
+        lifetime_s: float = 0.0,
+        system: bool = False,
+    ) -> Answer:
         """Run one intent to its outcome. `deadline` is loop time. Raises NotApplied or
         OutcomeUnknown.
         """
-        result = (await self.many((intent,), deadline=deadline, lifetime_s=lifetime_s))[0]
+        result = (
+            await self.many((intent,), deadline=deadline, lifetime_s=lifetime_s, system=system)
+        )[0]
         if isinstance(result, KvError):
             raise result
         return result
 
     async def many(
-        self, intents: Sequence[Intent | Cancel], *, deadline: float, lifetime_s: float = 0.0
+        self,
+        intents: Sequence[Intent | Cancel],
+        *,
+        deadline: float,
+        lifetime_s: float = 0.0,
+        system: bool = False,
     ) -> list[Result]:
         """Run intents to their outcomes, each on its own, and return the results in order. The
         `deadline_ms` of each intent is set here.
 
         The call waits until `deadline` (loop time). The intents may take effect until then, or for
         `lifetime_s` seconds after they are handed over if that is longer. Raises NotApplied when
-        the intents are not admitted or cannot be staged; then none of them was handed over.
+        the intents are not admitted or cannot be staged; then none of them was handed over. Raises
+        BadRequest("reserved_key") when one names a key of the system, unless it is the `system`'s.
         """
+        if not system:
+            for intent in intents:
+                check_reserved(intent)
         size = sum(inline_bytes(intent) for intent in intents)
         self._admit(len(intents), size)
         waiting: list[QueuedIntent] = []

@@ -17,6 +17,7 @@ from kv.model import (
     Intent,
     LedgerRow,
     Put,
+    PutWith,
     Recorded,
     RecordedOperation,
     Reference,
@@ -65,6 +66,10 @@ def numbered(group: Group, appended: Appended) -> tuple[Version, ...]:
     )
 
 
+def attach(op_id: str, key: bytes, lease: int) -> Step:
+    return Step(op_id, (PutWith(key, b"v", lease=lease),))
+
+
 def delete(op_id: str, key: bytes) -> Step:
     return Step(op_id, (Delete(key),))
 
@@ -90,13 +95,19 @@ def group(
         digest = roll(digest, step.op_id, ordered.body_hash)
         keys: tuple[bytes, ...] = ()
         if isinstance(step.outcome, Applied):
-            writes = [write for write in step.writes if isinstance(write, Put | Delete)]
+            writes = [write for write in step.writes if isinstance(write, Put | PutWith | Delete)]
             assert len(writes) == len(step.writes)
             keys = tuple(write.key for write in writes)
             versions += [
-                Version(write.key, revision, write.value, step.expires_ms)
-                if isinstance(write, Put)
-                else Version(write.key, revision, None)
+                Version(write.key, revision, None)
+                if isinstance(write, Delete)
+                else Version(
+                    write.key,
+                    revision,
+                    write.value,
+                    step.expires_ms,
+                    lease=write.lease if isinstance(write, PutWith) else 0,
+                )
                 for write in writes
             ]
         body.append(Recorded(step.op_id, ordered.body_hash, step.outcome, keys))

@@ -236,6 +236,21 @@ class ReadResponse(Message, frozen=True, array_like=True, tag="read_response"):
     problem: Name
 
 
+class Question(Message, frozen=True, array_like=True, tag="question"):
+    """A question about what only the leader's memory holds (`Replica.answer`)."""
+
+    id: Count
+    question: Annotated[bytes, Meta(max_length=1 << 20)]
+
+
+class Reply(Message, frozen=True, array_like=True, tag="reply"):
+    """The leader's answer, or the reason for refusing the question (kv.errors.NotApplied)."""
+
+    id: Count
+    answer: Annotated[bytes, Meta(max_length=1 << 20)]
+    problem: Name
+
+
 class PeerNote(Message, frozen=True, array_like=True, tag="note"):
     """The sender's `Replica.note()`, the sender's term when it made the note, and how much it has
     to do for others (giving.py).
@@ -285,6 +300,8 @@ ALL: Final[tuple[type[Message], ...]] = (
     ReadPong,
     ReadRequest,
     ReadResponse,
+    Question,
+    Reply,
     PeerNote,
     TransferRequest,
     TransferAnswer,

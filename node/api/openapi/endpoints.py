@@ -10,6 +10,7 @@ from kv.model import (
     REQUEST_BYTES_MAX,
     VALUE_BYTES_MAX,
 )
+from node.api.leases import LIMIT_MAX as LEASES_MAX
 from node.api.listing import LIMIT_MAX as LISTING_MAX
 from node.api.openapi.answers import (
     AcceptedAnswer,
@@ -26,6 +27,7 @@ from node.api.openapi.parameters import (
     IDEMPOTENT,
     KEY,
     LASTING,
+    LEASE,
     LEGACY_KEY,
     LEVEL,
     LOOKED_UP,
@@ -44,6 +46,16 @@ from node.wire.answers import (
     ListingAnswer,
     TransactionAnswer,
     WrittenAnswer,
+)
+from node.wire.lease_forms import (
+    IDS_MAX,
+    LEASE_ID,
+    GrantedAnswer,
+    GrantForm,
+    KeepAliveForm,
+    LeaseAnswer,
+    LeasesAnswer,
+    RevokedAnswer,
 )
 from node.wire.requests import (
     AdoptForm,
@@ -91,7 +103,7 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
     ("/v1/kv/{key}", "PUT"): Endpoint(
         f"Set a key (up to {VALUE_BYTES_MAX} bytes).",
         {200: ("Replaced.", JSON, WrittenAnswer), 201: ("Created.", JSON, WrittenAnswer)},
-        (*_WRITE, 412),
+        (*_WRITE, 404, 409, 412),
         (
             KEY,
             *LASTING,
@@ -99,6 +111,7 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
             Parameter(
                 "ttl", "query", {"type": "number", "minimum": 0.001}, "Seconds until it is deleted."
             ),
+            Parameter("lease", "query", LEASE_ID, "The lease that it ends with."),
         ),
         bytes,
     ),
@@ -128,11 +141,57 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
             ),
         ),
     ),
+    ("/v1/leases", "POST"): Endpoint(
+        "Grant a lease: keys put with it are deleted when it ends.",
+        {201: ("Granted.", JSON, GrantedAnswer)},
+        (*_WRITE, 409, 415),
+        LASTING,
+        GrantForm,
+    ),
+    ("/v1/leases", "GET"): Endpoint(
+        "List leases by id.",
+        {200: ("A page.", JSON, LeasesAnswer)},
+        (400, 503),
+        (
+            Parameter(
+                "limit",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": LEASES_MAX},
+                "Leases per page.",
+            ),
+            Parameter("continue", "query", LEASE_ID, "`continue` of the page before."),
+        ),
+    ),
+    ("/v1/leases/{id}", "GET"): Endpoint(
+        "Tell how long a lease lives.",
+        {200: ("It is there.", JSON, LeaseAnswer)},
+        (400, 404, 503),
+        (LEASE, Parameter("keys", "query", FLAG, "Tell the keys attached to it too.")),
+    ),
+    ("/v1/leases/{id}", "DELETE"): Endpoint(
+        "End a lease; all its keys are deleted at the revision that is answered.",
+        {200: ("Ended.", JSON, RevokedAnswer)},
+        (400, 404, 422, 503, 504),
+        (LEASE, *LASTING),
+    ),
+    ("/v1/leases/{id}/keep-alive", "POST"): Endpoint(
+        "Let a lease live its whole ttl from now on. It takes no revision.",
+        {200: ("It lives on.", JSON, LeaseAnswer)},
+        (400, 404, 503),
+        (LEASE,),
+    ),
+    ("/v1/keep-alive", "POST"): Endpoint(
+        f"Let up to {IDS_MAX} leases live on.",
+        {200: ("Those that are there.", JSON, LeasesAnswer)},
+        (400, 408, 413, 415, 503),
+        (),
+        KeepAliveForm,
+    ),
     ("/v1/txn", "POST"): Endpoint(
         f"Run a transaction: up to {OPERATIONS_MAX} guards, writes and reads, "
         f"{REQUEST_BYTES_MAX} bytes, one revision.",
         {200: ("It took effect.", JSON, TransactionAnswer)},
-        (*_WRITE, 409, 415),
+        (*_WRITE, 404, 409, 415),
         LASTING,
         TransactionForm,
     ),

@@ -11,6 +11,7 @@ from kv.model import (
     REVISION_MAX,
 )
 from node.reads.levels import LEVELS
+from node.wire.lease_forms import LEASE_ID
 
 
 class Parameter(NamedTuple):
@@ -79,6 +80,7 @@ CONDITIONS: Final = (
 PREFIX: Final = Parameter(
     "prefix", "query", {"type": "string", "maxLength": KEY_BYTES_MAX}, "What keys begin with."
 )
+LEASE: Final = Parameter("id", "path", LEASE_ID, "The lease: hexadecimal digits.", True)
 MEMBER: Final = Parameter(
     "id", "path", {"type": "string", "minLength": 1, "maxLength": 64}, "Id of a member.", True
 )

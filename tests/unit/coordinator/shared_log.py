@@ -207,10 +207,21 @@ class SharedMember:
 
     async def read_index(self, *, timeout_s: float) -> Position:
         await asyncio.sleep(0)
+        if self.leads not in {None, self.shared.term}:
+            raise NotApplied("deposed")  # the voters follow another leader, whom it has not heard
         leader = self.shared.members.get(self.shared.leader or "")
         if leader is None or leader.opened != self.shared.term:
             raise NotApplied("not_taken_over" if leader else "no_leader")
         return Position(len(self.shared.entries), self.shared.entries[-1].term)
+
+    async def ask(self, question: bytes, *, timeout_s: float) -> bytes:
+        if self.leads is not None:
+            return await self.replica.answer(question)
+        await asyncio.sleep(0.0001)
+        leader = self.shared.members.get(self.shared.leader or "")
+        if leader is None:
+            raise NotApplied("no_leader")
+        return await leader.replica.answer(question)
 
     def open_reads(self, term: int) -> None:
         self.opened = term

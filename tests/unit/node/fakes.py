@@ -15,6 +15,7 @@ import msgspec
 from backends.memory.database import MemoryDatabase
 from coordinator.machine.comparing import stands
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
+from kv.leases import NO_LEASE, lease_key, ttl_of
 from kv.model import (
     Absent,
     Again,
@@ -24,6 +25,7 @@ from kv.model import (
     Cancel,
     Compare,
     Delete,
+    EndLease,
     Equals,
     Exists,
     Expired,
@@ -35,6 +37,7 @@ from kv.model import (
     Mismatch,
     Outcome,
     Put,
+    PutWith,
     Recorded,
     RecordedOperation,
     Reference,
@@ -43,7 +46,7 @@ from kv.model import (
     roll,
     value_hash,
 )
-from kv.ports import Listener, Member, Settled, Space, Status, UndoneRange
+from kv.ports import LeaseTime, Listener, Member, Settled, Space, Status, UndoneRange
 
 
 class FakeClock:
@@ -90,6 +93,8 @@ class FakeConsensus:
         self.pruned_window: set[str] = set()
         """Op_ids that the machine's window has forgotten."""
         self.read_indexes = 0
+        self.renewed: list[int] = []
+        """The leases that were kept alive."""
         self.submits: list[tuple[Intent | Cancel, ...]] = []
         self.held: list[tuple[Intent | Cancel, asyncio.Future[Answer]]] = []
         self.broadcast_lag = 0
@@ -144,6 +149,14 @@ class FakeConsensus:
         await asyncio.sleep(0)
         if self.no_leader is not None:
             raise NotApplied(self.no_leader)
+
+    async def lease_time(self, lease: int, *, renew: bool, timeout_s: float) -> LeaseTime | None:
+        await self.read_index(timeout_s=timeout_s)
+        version = self._newest(lease_key(lease), {})
+        if version is None or not isinstance(version.value, bytes):
+            return None
+        self.renewed += [lease] if renew else []
+        return LeaseTime(ttl_of(version.value), ttl_of(version.value))
 
     @property
     def settled(self) -> Head:
@@ -300,7 +313,11 @@ class FakeConsensus:
             if isinstance(outcome, Applied) and isinstance(intent, Intent):
                 writes = intent.writes if outcome.branch == "then" else intent.otherwise or ()
                 for write in writes:
-                    assert isinstance(write, Put | Delete)
+                    if isinstance(write, EndLease):
+                        keys = (*self.database.attached(write.lease, 100), write.key)
+                        made += [Version(key, revision, None) for key in keys]
+                        continue
+                    assert isinstance(write, Put | PutWith | Delete)
                     version = self._version(write, revision, versions, now)
                     if version is not None:
                         versions[write.key] = version
@@ -368,13 +385,13 @@ class FakeConsensus:
         return found if found is not None and found.present else None
 
     def _version(
-        self, write: Put | Delete, revision: int, versions: dict[bytes, Version], now: int
+        self, write: Put | PutWith | Delete, revision: int, versions: dict[bytes, Version], now: int
     ) -> Version | None:
         if isinstance(write, Delete):
             return Version(write.key, revision, None) if self._newest(write.key, versions) else None
-        return Version(
-            write.key, revision, write.value, None if write.ttl_ms is None else now + write.ttl_ms
-        )
+        expires_ms = None if write.ttl_ms is None else now + write.ttl_ms
+        lease = write.lease if isinstance(write, PutWith) else 0
+        return Version(write.key, revision, write.value, expires_ms, lease=lease)
 
     def _evaluate(
         self,
@@ -401,6 +418,10 @@ class FakeConsensus:
                 if intent.otherwise is not None:
                     return Applied("otherwise", seen)
                 return Refused(place, version.revision if version else 0, seen)
+        for write in intent.writes:
+            lease = write.lease if isinstance(write, PutWith) else 0
+            if lease and self._newest(lease_key(lease), versions) is None:
+                return Refused(-1, 0, seen, NO_LEASE)
         return Applied("then", seen)
 
 

@@ -1,0 +1,117 @@
+"""Grant leases, let them live, look at them and end them, for this node's clients.
+
+Never keeps a deadline: the leader's memory alone does. A grant and a revocation are intents like
+any other; a keep-alive is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from kv.errors import BackendUnavailable
+from kv.leases import LEASE_KEYS_MAX, LEASES_PREFIX, lease_key, lease_of, ttl_of, ttl_value
+from kv.model import Absent, Answer, EndLease, Exists, Intent, Put
+from kv.ports import Clock, Consensus, LeaseTime, Listing, StoreReader
+from node.reads.reads import Reads
+from node.reads.store_reads import check_snapshot
+from node.settings import ServerSettings
+from node.writes.writes import Writes
+
+TIME_S_MIN: Final = 0.001
+
+T = TypeVar("T")
+
+
+class Leases:
+    """The leases as one node serves them. Times are loop times, in seconds."""
+
+    def __init__(
+        self,
+        consensus: Consensus,
+        store: StoreReader,
+        clock: Clock,
+        settings: ServerSettings,
+        *,
+        reads: Reads,
+        writes: Writes,
+    ) -> None:
+        self._consensus, self._store, self._clock = consensus, store, clock
+        self._settings, self._reads, self._writes = settings, reads, writes
+
+    async def grant(
+        self, lease: int, ttl_ms: int, op_id: str, *, deadline: float, lifetime_s: float = 0.0
+    ) -> Answer:
+        """Grant a lease. It is refused (by its only guard) if the id is in use. Raises NotApplied,
+        OutcomeUnknown.
+        """
+        key = lease_key(lease)
+        intent = Intent(op_id, 0, (Absent(key),), (Put(key, ttl_value(ttl_ms)),))
+        return await self._writes.one(intent, deadline=deadline, lifetime_s=lifetime_s, system=True)
+
+    async def revoke(
+        self, lease: int, op_id: str, *, deadline: float, lifetime_s: float = 0.0
+    ) -> Answer:
+        """End a lease with all its keys. It is refused (by its only guard) if there is no such
+        lease. Raises NotApplied, OutcomeUnknown.
+        """
+        intent = Intent(op_id, 0, (Exists(lease_key(lease)),), (EndLease(lease),))
+        return await self._writes.one(intent, deadline=deadline, lifetime_s=lifetime_s, system=True)
+
+    async def time(self, lease: int, *, renew: bool, deadline: float) -> LeaseTime | None:
+        """Return how long a lease lives, renewed if asked for; None: there is no such lease. Raises
+        NotApplied.
+        """
+        return await self._consensus.lease_time(
+            lease, renew=renew, timeout_s=self._left_s(deadline)
+        )
+
+    async def keys(self, lease: int, *, deadline: float) -> tuple[bytes, ...]:
+        """Return the keys attached to a lease, in byte order: those at some moment after the call.
+        Raises NotApplied, BackendUnavailable.
+        """
+        await self._reads.confirm_store(deadline)
+        self._reads.store.check_refusal()
+        return await self._in_time(
+            lambda left_s: self._store.attached(lease, limit=LEASE_KEYS_MAX, timeout_s=left_s),
+            deadline,
+        )
+
+    async def page(
+        self, after: int, limit: int, *, deadline: float
+    ) -> tuple[list[tuple[int, int]], bool]:
+        """Return (lease, ttl in milliseconds) of leases with higher ids, by id, and whether there
+        are more. Raises NotApplied, BackendUnavailable.
+        """
+        await self._reads.confirm_store(deadline)
+        self._reads.store.check_refusal()
+        settled = self._consensus.settled
+        listing: Listing = await self._in_time(
+            lambda left_s: self._store.list(
+                LEASES_PREFIX,
+                after=lease_key(after) if after else b"",
+                limit=limit,
+                settled=settled.last,
+                timeout_s=left_s,
+            ),
+            deadline,
+        )
+        check_snapshot(settled, listing.head, listing.digest_at)
+        found = [
+            (lease_of(version.key), ttl_of(version.value))
+            for version in listing.versions
+            if isinstance(version.value, bytes)
+        ]
+        return found, listing.more
+
+    async def _in_time(self, work: Callable[[float], Awaitable[T]], deadline: float) -> T:
+        left_s = min(self._left_s(deadline), self._settings.store_timeout_s)
+        try:
+            async with asyncio.timeout(left_s):
+                return await work(left_s)
+        except TimeoutError as exc:
+            raise BackendUnavailable("store", f"no answer within {left_s:.1f} s") from exc
+
+    def _left_s(self, deadline: float) -> float:
+        return max(deadline - self._clock.monotonic(), TIME_S_MIN)
