@@ -14,6 +14,7 @@ import typer
 from acordo._bulk.checkpoints import checkpoint_of_dump, checkpoint_of_load
 from acordo._bulk.dump import dump as write_dump
 from acordo._bulk.dump import dump_to
+from acordo._bulk.from_etcd import copy_etcd
 from acordo._bulk.load import IN_FLIGHT, TIMEOUT_S, LoadDone
 from acordo._bulk.load import load as load_lines
 from acordo._bulk.tally import Rejected
@@ -25,7 +26,7 @@ from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest, Pruned
 
 
-def load(
+def load(  # noqa: PLR0917  # each is an option of the command
     context: typer.Context,
     source: Annotated[
         str,
@@ -34,6 +35,12 @@ def load(
             "- is standard input."
         ),
     ],
+    from_etcd: Annotated[
+        str,
+        typer.Option(
+            help="URL of an etcd: the file is first made of its keys, unless it is there."
+        ),
+    ] = "",
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = IN_FLIGHT,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Leave out lines that cannot be.")
@@ -46,6 +53,8 @@ def load(
 
     async def work(client: Client, output: Output) -> int:
         path = None if source == "-" else Path(source)
+        if from_etcd:
+            await _copy(output, from_etcd, path)
         checkpoint = checkpoint_of_load(path) if path else None
         if checkpoint and restart:
             checkpoint.unlink(missing_ok=True)
@@ -123,6 +132,23 @@ def dump(
             )
 
     run(context, work)
+
+
+async def _copy(output: Output, url: str, path: Path | None) -> None:
+    """Make the file of an etcd's keys, unless an earlier run did."""
+    if path is None:
+        raise BadRequest(
+            "--from-etcd makes a file first", code="no_file", allowed="a file's name in place of -"
+        )
+    if await asyncio.to_thread(path.exists):
+        output.note(f"{path.name} is there, and is loaded as it is")
+        return
+    with output.progress("copy", None) as progress:
+        done = await copy_etcd(url, path, on_progress=progress)
+    leased = (
+        f", {done.leased} of them with the time that their lease has left" if done.leased else ""
+    )
+    output.note(f"{done.keys} keys as of etcd's revision {done.revision}{leased}")
 
 
 def _say_how_to_go_on(output: Output, error: AcordoError) -> None:
