@@ -247,6 +247,9 @@ class Pull:
         return True
 
     def _promise(self, end: Position, total: int) -> None:
+        if total and self.source is not None:
+            member, source = self._roster.id, self.source.id
+            log.info("pulling a state", member=member, source=source, index=end.index, bytes=total)
         self.promised, self.vetted = end, None
         self._total, self._offset = total, 0
         self.tell_leader()
