@@ -13,7 +13,7 @@ import pytest
 from coordinator.log import Position
 from coordinator.raft.core.compaction import SAVE_AGAIN_S
 from coordinator.raft.core.following.pull import REFUSED_S
-from coordinator.raft.core.giving import PARK_S
+from coordinator.raft.core.giving import GIVES_MAX, PARK_S
 from coordinator.raft.member import Member
 from coordinator.raft.storage.snapshot_format import decode
 from coordinator.raft.storage.snapshot_stream import Incoming
@@ -550,6 +550,60 @@ async def test_a_state_comes_from_the_member_that_has_least_to_do() -> None:
         cluster.net.release(behind, source.id)
         await same_everywhere(cluster, expected)
         assert keeper(cluster, leader.id).attachments == 0
+
+
+@virtual
+async def test_members_that_need_a_state_at_once_ask_those_that_have_less_to_do() -> None:
+    async with Cluster("ABCDE", settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        behind = [name for name in "ABCDE" if name != leader.id][:2]
+        for name in behind:
+            await cluster.stop(name)
+        expected = await fill(cluster, 200)
+        await cluster.agree()
+        await eventually(lambda: all(saved(member) for member in cluster.members.values()))
+        first = await pulling(cluster, behind[0])
+        await asyncio.sleep(1)  # what it has to do is told with the notes
+        await cluster.start(behind[1])
+        second = cluster.members[behind[1]]
+        await eventually(lambda: second.counts.get("snapshots_installed", 0) == 1)
+        given = {
+            name: member.counts.get("states_given", 0) for name, member in cluster.members.items()
+        }
+        assert given[first.id] == 1
+        assert given[leader.id] == 0
+        cluster.net.release(behind[0], first.id)
+        await same_everywhere(cluster, expected)
+
+
+@virtual
+async def test_a_member_gives_its_state_to_two_others_at_once_and_to_the_next_ones_then() -> None:
+    async with Cluster("ABCDEFG", settings=SMALL, tape=Keeper) as cluster:
+        leader = await cluster.leader()
+        behind = [name for name in "ABCDEFG" if name != leader.id][:3]
+        for name in behind:
+            await cluster.stop(name)
+        expected = await fill(cluster, 200)
+        await cluster.agree()
+        await eventually(lambda: all(saved(member) for member in cluster.members.values()))
+        only, *others = cluster.members
+        for name in others:
+            cluster.members[name]._core.giving._problem = lambda least: "no"  # type: ignore[method-assign]
+        tape = keeper(cluster, only)
+        go_on = tape.attaching = asyncio.Event()
+        for name in behind:
+            await cluster.start(name)
+        await eventually(lambda: tape.attachments == GIVES_MAX)
+        await asyncio.sleep(3)
+        assert tape.attachments == GIVES_MAX
+        assert givers(cluster) == [only]
+        go_on.set()
+        await eventually(
+            lambda: all(
+                cluster.members[name].counts.get("snapshots_installed", 0) for name in behind
+            )
+        )
+        await same_everywhere(cluster, expected)
 
 
 @virtual

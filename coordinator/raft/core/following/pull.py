@@ -24,6 +24,8 @@ SILENT_S: Final = 5.0
 """Seconds without an answer after which another member is asked."""
 UNMADE_S: Final = 15.0
 """Seconds without word of where a state ends after which another member is asked."""
+LOADS_S: Final = 0.5
+"""Seconds for which it is waited for what members say that they have to do."""
 OFFERED_S: Final = 2.0
 """Seconds with a leader for which what one said of its log counts: it says it with every heartbeat.
 """
@@ -65,6 +67,8 @@ class Pull:
         self._offered: tuple[int, float] = 0, float("-inf")
         """Where the leader's log begins, which does not reach back to ours, and when it said so."""
         self._chosen_at = self._ask_at = self._heard_at = float("-inf")
+        self._needed_at = float("inf")
+        """The monotonic time since which a state is needed."""
         self._told_at = self._paused_until = float("-inf")
         self._loads: dict[str, int] = {}
         self._avoided: dict[str, Avoided] = {}
@@ -144,7 +148,9 @@ class Pull:
         )
 
     def _choose(self, now: float) -> Node | None:
-        """Return the least loaded connected member that may be asked; None: there is none."""
+        """Return the least loaded connected member that may be asked; None: there is none, or it
+        is not known yet.
+        """
         leader = self._library.leader
         able = [
             node
@@ -154,6 +160,8 @@ class Pull:
             and not self._roster.retired(member)
             and (member not in self._avoided or self._avoided[member].until <= now)
         ]
+        if now < self._needed_at + LOADS_S and any(node.id not in self._loads for node in able):
+            return None
         return min(
             able, key=lambda node: (self._loads.get(node.id, 0), node == leader), default=None
         )
@@ -171,9 +179,11 @@ class Pull:
             self._offered = self._offered[0], now
         least = self._least()
         if least is None:
+            self._needed_at = float("inf")
             if self.source is not None:
                 self.end()
             return
+        self._needed_at = min(self._needed_at, now)
         self._maybe_change_source(now, least)
         if self.source is not None and now >= self._ask_at and not self._is_complete():
             self._environment.count("states_asked")
