@@ -100,7 +100,7 @@ class Mending:
         leader would have to commit first may have to reach members that need a state from it, which
         it gives away only when its file is sure. What is cut off comes again with the log.
         """
-        if self._condition.spoilt is None:
+        if self._condition.spoilt is None and not self._condition.replacing:
             self._keeping.find_damage()
         above = self._own.note.index > raft.committed == raft.applied
         if raft.role != "leader" or self._condition.caught_up or not above:
@@ -143,7 +143,10 @@ class Mending:
             # what other copy is there? The file stays where it is.
             await asyncio.sleep(AGAIN_S)
             return
-        if not condition.fetching:
+        if self._own.condition == "empty":
+            # there is nothing to keep; and what made it unusable may do so again at once
+            await asyncio.sleep(LOOK_S)
+        elif not condition.fetching:
             await self._put_aside()
         if whole:
             await self._replay()

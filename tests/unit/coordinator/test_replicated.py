@@ -15,7 +15,7 @@ from coordinator.machine.limits import Limits
 from coordinator.machine.machine import Machine
 from coordinator.machine.snapshot import MachineState, encode_state
 from coordinator.replicated.marks import PREFIX_BYTES
-from coordinator.replicated.mending import WRITTEN_S
+from coordinator.replicated.mending import LOOK_S, WRITTEN_S
 from coordinator.replicated.witnesses import Telling
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied
 from kv.model import Absent, Answer, Applied, Refused
@@ -197,6 +197,97 @@ def test_what_a_member_told_while_it_differed_is_undone(how: str) -> None:
             await until(lambda: b.status().counts["store_installs"] == 1)
             undone = [(event.last, event.undone_after) for event in heard]
             assert undone == ([(1, 1)] if how == "diverged" else [])
+
+    run(story)
+
+
+def test_a_store_that_is_being_replaced_is_not_taken_for_a_damaged_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        async with own_cluster("ab") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            await c.dump("a")
+            b = c["b"]
+            assert b.own is not None
+            spoils, looks = b.own.condition.spoils, 0
+
+            async def slow(state: StateCopy) -> None:
+                nonlocal looks
+                c.files["b"].spoil()
+                await asyncio.sleep(2)  # the file is closed, and counts as damaged until it is open
+                looks += 1
+                c.files["b"].damage = ""
+                await install(state)
+
+            install = c.stores["b"].install
+            monkeypatch.setattr(c.stores["b"], "install", slow)
+            c.shared.members["b"].fetch_snapshot()
+            await until(lambda: b.own is not None and b.own.keeping.installs == 1)
+            assert (b.own.condition.spoils, looks) == (spoils, 1)
+
+    run(story)
+
+
+def test_an_empty_file_is_not_put_aside() -> None:
+    async def story() -> None:
+        async with own_cluster("abc") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            for name in "ab":
+                await c.dump(name)
+            c.files["b"].spoil()
+            c.shared.depose()
+            b = c["b"]
+            await asyncio.sleep(1)
+            c.shared.pump()
+            await until(lambda: len(c.files["b"].aside) == 1)
+            for _ in range(3):
+                await c.stop("b")
+                b = await c.start("b")
+                await asyncio.sleep(1)
+                c.shared.pump()
+                await asyncio.sleep(1)
+            assert b.own is not None
+            assert b.own.condition.fetching
+            assert len(c.files["b"].aside) == 1
+            await c.lead("a")
+            await until(lambda: b.status().counts["store_installs"] == 1)
+            await c.level()
+            assert c.rows("a") == c.rows("b")
+
+    run(story)
+
+
+def test_an_empty_store_that_is_unusable_again_at_once_is_not_tried_without_a_pause() -> None:
+    async def story() -> None:
+        async with own_cluster("ab") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.level()
+            await c.stop("b")
+            c.files["b"].wipe()
+            c.shared.members.pop("b", None)
+            b, tries = await c.start("b"), 0
+            assert b.own is not None
+            condition = b.own.condition
+
+            def again() -> bool:
+                nonlocal tries
+                tries += 1
+                condition.spoil("set_aside", "a test says so")
+                return True
+
+            c.shared.members["b"].replay = again  # type: ignore[method-assign]
+            c.stores["b"].file.wipe()  # it replayed the log meanwhile
+            again()
+            c.shared.members["b"].lags = False
+            assert not b.takes_more
+            await asyncio.sleep(1)
+            assert 2 <= tries <= 1 / LOOK_S + 2
 
     run(story)
 
