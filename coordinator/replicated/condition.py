@@ -44,6 +44,11 @@ class Condition:
         """Not empty: the members' contents differ, and none of them has a majority."""
         self.caught_up = True
         """Whether the log has reached what the file holds."""
+        self.shared_to = 0
+        """The newest log index at which file and log are known to have the same command: the dump's
+        end, then each row that the log has reached (R5). What a command without a row did is not
+        compared.
+        """
         self.replaced = asyncio.Event()
         """Set when a store that could not be used was replaced."""
         self.spoils = 0

@@ -55,6 +55,8 @@ class Keeping:
         """Whether that dump is surely in place: one that was just fetched may not be yet."""
         self.changing = asyncio.Lock()
         """Held while the whole file is replaced or put aside."""
+        self._copied: list[DumpPoint | None] = []
+        """The dumps with which copies go that are being made."""
         self.installs = 0
         self._confirmed = False
         """Whether a comparison of the state that was fetched last has held."""
@@ -111,17 +113,40 @@ class Keeping:
 
     @property
     def prunable_to(self) -> DumpPoint | None:
-        """The dump whose needs pruning has to respect; None: nothing may be pruned (R8)."""
+        """The dump whose needs pruning has to respect; None: nothing may be pruned (R8).
+
+        While a copy is made that is the dump with which it goes, and not one that was put in place
+        since: a copy without rows that its dump needs could not be used, and one that was pruned by
+        a later floor could not be cut back to what lies between (R6).
+        """
+        needed = [*self._copied, self._in_place]
+        points = [point for point in needed if point is not None]
+        return min(points, key=lambda point: point.index) if len(points) == len(needed) else None
+
+    @property
+    def _in_place(self) -> DumpPoint | None:
         return self.durable if self._is_in_place else None
 
     # --------------------------------------------------------------------------- state for others
 
     async def attach(self) -> StateCopy:
         """Copy the own store for another member, to go with the dump that is in place: the copy is
-        not older than that dump (R6). Raises BackendUnavailable.
+        not older than that dump, and nothing is pruned meanwhile that this dump needs (R6). Raises
+        BackendUnavailable.
         """
         self._check_sure()
-        return await self._own.copy()
+        dump = self._in_place
+        self._copied.append(dump)
+        try:
+            state = await self._own.copy()
+        finally:
+            self._copied.remove(dump)
+        try:
+            self._check_sure()  # it may be a copy of what was put in the file's place meanwhile
+        except BackendUnavailable:
+            state.close()
+            raise
+        return state
 
     async def install(
         self, snapshot: bytes, state: StateCopy | None, restore: Callable[[MachineState], None]
@@ -197,7 +222,8 @@ class Keeping:
         """Begin to follow the file from the beginning of the log: the machine was reset."""
         self._marks.clear()
         self.durable = None
-        if not self.find_damage():
+        # a file that is being replaced is closed, and counts as damaged until the new one is open
+        if self._condition.replacing or not self.find_damage():
             self._follow()
 
     def find_damage(self) -> bool:
@@ -209,6 +235,8 @@ class Keeping:
 
     def _follow(self) -> None:
         """Serve nothing until the log has reached the file's newest command (R5)."""
-        self._condition.caught_up = self._machine.book.index >= self._own.note.index
+        index = self._machine.book.index
+        self._condition.shared_to = index
+        self._condition.caught_up = index >= self._own.note.index
         # what is cut back must be in the file (R12)
         self._condition.draining = not self._condition.caught_up and self._own.unwritten_bytes > 0

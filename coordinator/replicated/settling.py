@@ -59,6 +59,8 @@ class Settling:
         """Rows taken from the file."""
         self.prefix_losses = 0
         """How often the file was cut back, because the log had lost what it held (R12)."""
+        self._floor_again = False
+        """Whether the ordered floor may have been cut off the file, and goes into the next Step."""
 
     def admit(self, command: Command) -> Command:
         """Return what the machine shall apply of a command. Raises NewerCommand or BadRequest,
@@ -109,8 +111,12 @@ class Settling:
         """Cut the file back to what is applied here: no log has what is above (R12). Raises
         BackendUnavailable.
         """
-        self._cut_back(self._machine.book.index, why)
+        machine = self._machine
+        self._cut_back(machine.book.index, why)
         self._condition.caught_up = True
+        if self._own.note.index < machine.book.index:
+            at = Position(machine.book.index, machine.book.term)
+            self._own.settle(Step(self._note_at(at), floor=self._take_floor()))
 
     def _is_foreign(self) -> bool:
         """Return whether the file belongs to another history than the one that was just founded."""
@@ -158,15 +164,24 @@ class Settling:
         )
 
     def _cut_back(self, to: int, why: str) -> None:
-        """Cut the file back to the newest command that it shares with the log: a quorum has lost
-        what it had acknowledged (R12).
+        """Cut the file back to the newest command that it is known to share with the log, at or
+        below `to`: a quorum has lost what it had acknowledged (R12).
+
+        The file's commands without a row above that one may be others than the log's: what they
+        ordered goes with them, and what the log ordered there is noted anew.
         """
+        to = self._known_shared(to)
         self._own.cut_back(to)
+        self._floor_again = True
         self.prefix_losses += 1
         _log.critical("file holds what the log has lost: cut back", to=to, why=why)
 
+    def _known_shared(self, to: int) -> int:
+        return min(to, self._condition.shared_to)
+
     def _take(self, row: LedgerRow) -> Settled:
         self.replayed += 1
+        self._condition.shared_to = row.index
         self._enter(row)
         return self._machine.settle_here(row.body, row.log_time_ms)
 
@@ -176,9 +191,13 @@ class Settling:
         """Note a command that gave no revision: the file's newest command is the log's (R5)."""
         if position.index <= self._own.note.index:
             return
-        book = self._machine.book
-        floor = book.floor if effects.verdict == "noted" else 0
+        floor = self._machine.book.floor if effects.verdict == "noted" else self._take_floor()
         self._own.settle(Step(self._note_at(position), floor=floor))
+
+    def _take_floor(self) -> int:
+        """Return the ordered floor if the file may lack it; 0: it does not."""
+        again, self._floor_again = self._floor_again, False
+        return self._machine.book.floor if again else 0
 
     def _note_at(self, position: Position) -> Note:
         founded = self._machine.founded
@@ -210,7 +229,7 @@ class Settling:
         # nobody has seen the row yet: completing it costs less than making another one
         force_setattr(row, "content", content)
         group = Group(base, row, evaluation.versions, evaluation.operations)
-        self._own.settle(Step(self._note_at(position), group, hashes))
+        self._own.settle(Step(self._note_at(position), group, hashes, self._take_floor()))
         self.rows += 1
         self.intents += len(batch)
         self._enter(row)

@@ -251,6 +251,12 @@ def r6_sure() -> Patches:
     yield Keeping, "_check_sure", check_sure
 
 
+@fault("R6")
+def r6_pruned_copy() -> Patches:
+    """A member prunes as far as its newest dump allows, though a copy is made for an older one."""
+    yield Keeping, "prunable_to", property(lambda self: self._in_place)
+
+
 # -------------------------------------------------------------------------------- floors, publisher
 
 
@@ -338,6 +344,18 @@ def r12_cut_back() -> Patches:
         return
 
     yield Settling, "_cut_back", cut_back
+
+
+@fault("R12")
+def r12_marks_stay() -> Patches:
+    """A file is cut back to the newest command of the log, whatever commands without a row it holds
+    up to there.
+    """
+
+    def known_shared(self: Settling, to: int) -> int:
+        return to
+
+    yield Settling, "_known_shared", known_shared
 
 
 @fault("INV-6")

@@ -18,14 +18,14 @@ from backends.memory.member_file import MemoryFile
 from coordinator.background.publisher import CURSOR
 from coordinator.consensus import Coordinator
 from coordinator.log import Position
-from coordinator.machine.commands import Amend, Cursor, Level, Submit, encode
+from coordinator.machine.commands import Amend, Cursor, Floor, Level, Submit, encode
 from coordinator.machine.limits import Limits
 from coordinator.machine.needs import Needs
 from coordinator.replicated.witnesses import Telling, judge
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, InvariantViolated, NewerCommand, NotApplied
 from kv.model import Absent
-from kv.ports import Change, Facts, Settled
+from kv.ports import Change, Facts, Settled, StateCopy
 from tests.planted import replicated
 from tests.planted.registry import PlantedFault, planted
 from tests.unit.coordinator.cluster import QUIET, answer, put
@@ -349,9 +349,45 @@ async def state_of_a_member_in_doubt() -> set[str]:
         return {"R6"}
 
 
-# -------------------------------------------------------------------------------- floors, publisher
-
 YOUNG = Limits(retention_revisions=1, retention_ms=1_000)
+
+
+async def copy_that_takes_longer_than_the_next_dump() -> set[str]:
+    """What goes with a dump is the file as it is later: by then floors may have been ordered, dumps
+    put in place, and rows pruned below them.
+    """
+    async with own_cluster("ab", settings=with_limits(YOUNG), broadcasts=False) as c:
+        a = await c.lead("a")
+        await answer(a, put("op0"))
+        await c.level()
+        await c.dump("a")
+        dump, copy, go = c.dumps["a"], c.stores["a"].copy, asyncio.Event()
+
+        async def slow() -> StateCopy:
+            await go.wait()
+            return await copy()
+
+        c.stores["a"].copy = slow  # type: ignore[method-assign]
+        attaching = asyncio.ensure_future(a.attach())
+        for n in range(1, 8):
+            await answer(a, put(f"op{n}"))
+        await asyncio.sleep(5)
+        await answer(a, put("later"))
+        assert a.own is not None
+        await a.own.pruning.order()
+        await c.level()
+        await c.dump("a")
+        await a.own.pruning.prune()
+        go.set()
+        state, b = await attaching, c["b"]
+        await b.install(dump.snapshot, state)
+        assert b.own is not None
+        usable = b.own.condition.spoilt is None
+        await a.own.pruning.prune()  # it goes on once the copy is made
+        return set() if usable and a.own.pruning.rows else {"R6"}
+
+
+# -------------------------------------------------------------------------------- floors, publisher
 
 
 async def power_cut_after_pruning() -> set[str]:
@@ -472,6 +508,33 @@ async def applied_log_that_is_overwritten() -> set[str]:
         c.files["c"] = MemoryFile()
         await c.start("c")  # it knows nothing but the log as it is now
         return {"INV-1"} if await unequal(c) else set()
+
+
+async def commands_without_a_row_that_are_lost_with_their_terms() -> set[str]:
+    """A member was alone in hearing of later terms, and of a floor that was ordered in them."""
+    async with own_cluster("abc", broadcasts=False) as c:
+        a = await c.lead("a")
+        for n in range(3):
+            await answer(a, put(f"op{n}"))
+        await c.level()
+        before, term = len(c.shared.entries), c.shared.term
+        c.shared.term += 5
+        await c.lead("a")
+        for lost in (Floor(3), Cursor("x", 1), Cursor("x", 2)):
+            await c.shared.members["a"].propose(encode(lost))
+        await c.level()
+        await c.stop("b")
+        c.shared.depose()
+        c.shared.term = term
+        await c.lead("c", lose=len(c.shared.entries) - before)
+        for kept in (Cursor("y", 1), Floor(2)):
+            await c.shared.members["c"].propose(encode(kept))
+        await answer(c["c"], put("op3"))
+        b = await c.start("b")
+        await until(lambda: b.refusal is None)
+        await answer(c["c"], put("op4"))
+        floors = {c.stores[name].tables.floor() for name in "abc"}
+        return await unequal(c) | (set() if floors == {2} else {"R12"})
 
 
 async def watchers_across_a_lost_suffix() -> set[str]:
@@ -633,6 +696,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (file_of_another_history, ("r5_history",), "R1"),
     (served_before_the_log_reaches_the_file, ("r5_head_wait",), "INV-1"),
     (state_of_a_member_in_doubt, ("r6_sure",), "R6"),
+    (copy_that_takes_longer_than_the_next_dump, ("r6_pruned_copy",), "R6"),
     (power_cut_after_pruning, ("r8_prune_dump",), "INV-2"),
     (floor_and_publisher, ("r8_prune_cursor",), "INV-6"),
     (file_that_takes_nothing, ("r9_bound",), "R9"),
@@ -641,6 +705,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (position_that_was_ordered_late, ("r10_cursor_follows",), "INV-6"),
     (applied_log_that_is_overwritten, ("r12_reset",), "INV-1"),
     (applied_log_that_is_overwritten, ("r12_cut_back",), "INV-1"),
+    (commands_without_a_row_that_are_lost_with_their_terms, ("r12_marks_stay",), "R12"),
     (watchers_across_a_lost_suffix, ("r12_watchers",), "INV-6"),
     (watchers_of_a_leader_whose_log_takes_nothing, ("r12_watchers",), "INV-6"),
     (watchers_across_a_lost_history, ("r12_watchers",), "INV-6"),
