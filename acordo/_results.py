@@ -50,6 +50,10 @@ class Reading(_Result, frozen=True, kw_only=True):
     """The lease that the key ends with; None: there is none, or it was not told (in listings and
     transactions).
     """
+    create_revision: int = 0
+    """The revision that made the key present, after it was absent; 0: absent, or not said."""
+    version: int = 0
+    """How often the key was put since then, this one included; 0: absent, or not said."""
     served: Served
 
     @property
@@ -271,6 +275,9 @@ class Change(_Result, frozen=True, kw_only=True):
     revision: int
     expires_ms: int | None = None
     """Log time at which the key will be deleted; None: never."""
+    create_revision: int = 0
+    version: int = 0
+    """As those of a `Reading`; 0 for a delete."""
     op_id: str | None = None
     last: bool
     """Whether this is the last change of its revision, after which a watch can resume."""

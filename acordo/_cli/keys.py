@@ -275,7 +275,9 @@ def _show_event(output: Output, event: results.Event) -> None:
             "value": value,
         }
         until = {} if event.expires_ms is None else {"expires_ms": event.expires_ms}
-        output.json({**form, **until, "op_id": event.op_id, "last": event.last})
+        numbers = {"create_revision": event.create_revision, "version": event.version}
+        told = numbers if event.version else {}
+        output.json({**form, **until, **told, "op_id": event.op_id, "last": event.last})
     else:
         colour = "green" if event.kind == "put" else "red"
         kind = f"[{colour}]{event.kind:<6}[/{colour}]"

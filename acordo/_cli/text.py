@@ -69,6 +69,8 @@ def reading_form(found: Reading, *, value: bool = True) -> dict[str, object]:
     form["revision"] = found.revision
     if found.expires_ms is not None:
         form["expires_ms"] = found.expires_ms
+    if found.version:
+        form["create_revision"], form["version"] = found.create_revision, found.version
     return form
 
 

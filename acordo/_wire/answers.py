@@ -53,6 +53,8 @@ def parse_reading(reply: Reply, key: bytes) -> results.Reading:
         revision=etag(reply),
         expires_ms=None if expires is None else integer(expires),
         lease=reply.headers.get("Acordo-Lease"),
+        create_revision=integer(reply.headers.get("Acordo-Create-Revision", "0")),
+        version=integer(reply.headers.get("Acordo-Version", "0")),
         served=who,
     )
 
@@ -243,6 +245,8 @@ def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
         value=from_json(form.get("value")) if kind == "put" else None,
         revision=revision,
         expires_ms=_expiry(form),
+        create_revision=integer(form.get("create_revision", 0)),
+        version=integer(form.get("version", 0)),
         op_id=op_id if isinstance(op_id, str) else None,
         last=last,
     )
@@ -285,8 +289,15 @@ def _reading(form: object, who: results.Served) -> results.Reading:
         return results.Reading(
             key=key, value=None, revision=revision if "value" not in form else 0, served=who
         )
-    value, expires_ms = from_json(form["value"]), _expiry(form)
-    return results.Found(key=key, value=value, revision=revision, expires_ms=expires_ms, served=who)
+    return results.Found(
+        key=key,
+        value=from_json(form["value"]),
+        revision=revision,
+        expires_ms=_expiry(form),
+        create_revision=integer(form.get("create_revision", 0)),
+        version=integer(form.get("version", 0)),
+        served=who,
+    )
 
 
 def _expiry(form: dict[str, Any]) -> int | None:

@@ -90,6 +90,8 @@ async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.
         more["Acordo-Expires"] = str(version.expires_ms)
     if version.lease:
         more["Acordo-Lease"] = lease_id(version.lease)
+    more["Acordo-Create-Revision"] = str(version.create_revision)
+    more["Acordo-Version"] = str(version.version)
     unless = ",".join(x.request.headers.getall("If-None-Match", ()))
     if unless and matches_none(unless, version.revision):
         return x.reply(304, b"", BYTES, revision=reading.position, more=more)

@@ -19,7 +19,7 @@ from node.judging.positions import check_given, check_in_force
 from node.judging.store_identity import check_store_identity
 from node.reads.levels import Level
 from node.reads.store_reads import check_snapshot
-from node.wire.answers import read_answer
+from node.wire.answers import version_answer
 from node.wire.byte_forms import checked_prefix
 from node.wire.documents import encode
 from node.wire.kept_positions import KeptPosition
@@ -188,7 +188,7 @@ class _Page:
             else await self._x.services.reads.store.value_of(version, deadline=self._x.deadline)
         )
         shown = UNSET if value is None else value
-        answer = encode(read_answer(version.key, version.revision, shown, version.expires_ms))
+        answer = encode(version_answer(version, shown))
         self._items.append(Raw(answer))
         self._since_turn += len(answer)
         if self._since_turn >= TURN_BYTES:

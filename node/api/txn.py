@@ -15,7 +15,13 @@ from kv.errors import BadRequest, KvError
 from kv.model import OPERATIONS_MAX, Applied, Version
 from node.api.keys import refused
 from node.exchange.exchange import Exchange
-from node.wire.answers import ReadAnswer, TransactionAnswer, first_outcome, read_answer
+from node.wire.answers import (
+    ReadAnswer,
+    TransactionAnswer,
+    first_outcome,
+    read_answer,
+    version_answer,
+)
 from node.wire.byte_forms import key_from
 from node.wire.requests import TransactionForm, intent_of
 
@@ -59,7 +65,7 @@ async def _read(x: Exchange, key: bytes, version: Version | None) -> ReadAnswer:
     if version is None or version.value is None:
         return read_answer(key, 0, None)
     value = await x.services.reads.store.value_of(version, deadline=x.deadline)
-    return read_answer(key, version.revision, value, version.expires_ms)
+    return version_answer(version, value)
 
 
 async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> list[ReadAnswer]:
@@ -67,7 +73,7 @@ async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> 
     out: the transaction took effect, and its answer must say so whatever the store does now.
     """
     places = [(key, revision) for key, revision in zip(keys, seen, strict=False) if revision]
-    values: dict[tuple[bytes, int], bytes] = {}
+    answers: dict[tuple[bytes, int], ReadAnswer] = {}
     try:
         found = await x.services.store.versions(places, timeout_s=x.left_s) if places else ()
         for place, version in zip(places, found, strict=True):
@@ -76,11 +82,11 @@ async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> 
                 if version is None
                 else await x.services.reads.store.value_of(version, deadline=x.deadline)
             )
-            if value is not None:
-                values[place] = value
+            if value is not None and version is not None:
+                answers[place] = version_answer(version, value)
     except (KvError, TimeoutError):
-        values = {}
+        answers = {}
     return [
-        read_answer(key, revision, values.get((key, revision), UNSET) if revision else None)
+        answers.get((key, revision)) or read_answer(key, revision, UNSET if revision else None)
         for key, revision in zip(keys, seen, strict=False)
     ]

@@ -193,6 +193,9 @@ async def _events(x: Exchange, change: Change) -> bytes:
             form["value"] = json_form(await _value(x, version))
         if version.expires_ms is not None:
             form["expires_ms"] = version.expires_ms
+        if version.present:
+            form["create_revision"] = version.create_revision
+            form["version"] = version.version
         form["op_id"] = change.op_id
         form["log_time_ms"] = change.log_time_ms
         if place == len(change.versions) - 1:

@@ -19,6 +19,7 @@ from kv.model import (
     Outcome,
     Recorded,
     Refused,
+    Version,
 )
 from node.wire.byte_forms import json_form
 
@@ -45,6 +46,10 @@ class ReadAnswer(Struct, frozen=True, omit_defaults=True):
     """
     expires_ms: int | None = None
     """Log time at which the key will be deleted."""
+    create_revision: int = 0
+    """The revision that made the key present, after it was absent. Left out for an absent key."""
+    version: int = 0
+    """The number of puts since then, this one included. Left out for an absent key."""
 
 
 class TransactionAnswer(Struct, frozen=True):
@@ -199,3 +204,15 @@ def read_answer(
     """
     shown = json_form(value) if isinstance(value, bytes) else value
     return ReadAnswer(json_form(key), revision, shown, expires_ms)
+
+
+def version_answer(version: Version, value: bytes | UnsetType | None) -> ReadAnswer:
+    """Return the answer for a present key. `value` UNSET: the member is left out."""
+    return ReadAnswer(
+        json_form(version.key),
+        version.revision,
+        json_form(value) if isinstance(value, bytes) else value,
+        version.expires_ms,
+        version.create_revision,
+        version.version,
+    )

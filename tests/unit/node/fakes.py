@@ -46,7 +46,8 @@ from kv.model import (
     roll,
     value_hash,
 )
-from kv.ports import LeaseTime, Listener, Member, Settled, Space, Status, UndoneRange
+from kv.ports import Appended, LeaseTime, Listener, Member, Settled, Space, Status, UndoneRange
+from tests.contract.groups import numbered
 
 
 class FakeClock:
@@ -344,9 +345,11 @@ class FakeConsensus:
             now,
             tuple(records),
         )
-        self.database.append(Group(head, row, tuple(made), tuple(operations)))
+        whole = Group(head, row, tuple(made), tuple(operations))
+        appended = self.database.append(whole)
+        assert isinstance(appended, Appended)
         if not self.quiet:
-            self.settle(row, tuple(made))
+            self.settle(row, numbered(whole, appended))
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

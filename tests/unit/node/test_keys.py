@@ -90,3 +90,23 @@ async def test_answers_to_writes_say_who_leads(api: Api) -> None:
     refused = await api.ask("PUT", "/v1/kv/a", data=b"2", headers={"If-None-Match": "*"})
     assert (refused.status, refused.headers["Acordo-Leader"]) == (412, "http://n2.example:8001")
     assert "Acordo-Leader" not in (await api.ask("GET", "/v1/kv/a")).headers
+
+
+async def test_every_answer_says_how_often_a_key_was_put_since_it_came(api: Api) -> None:
+    await api.ask("PUT", "/v1/kv/k", data=b"1")
+    await api.ask("PUT", "/v1/kv/k", data=b"2")
+    await api.ask("DELETE", "/v1/kv/k")
+    await api.ask("PUT", "/v1/kv/k", data=b"3")
+    await api.ask("PUT", "/v1/kv/k", data=b"4")
+
+    async def numbers(query: str) -> tuple[str, str]:
+        headers = (await api.ask("GET", f"/v1/kv/k{query}")).headers
+        return headers["Acordo-Create-Revision"], headers["Acordo-Version"]
+
+    assert await numbers("") == ("4", "2")
+    assert await numbers("?revision=4") == ("4", "1")
+    assert await numbers("?revision=2") == ("1", "2")
+    (item,) = (await api.ask("GET", "/v1/kv?prefix=k")).json()["items"]
+    assert (item["create_revision"], item["version"]) == (4, 2)
+    absent = await api.ask("GET", "/v1/kv/absent")
+    assert "Acordo-Version" not in absent.headers

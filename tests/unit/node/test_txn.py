@@ -46,7 +46,8 @@ async def test_a_transaction_is_one_revision(api: Api) -> None:
         reads=["a", {"base64": "/w=="}, "z"],
     )
     form = reply.json()
-    assert form["reads"][0] == {"key": "a", "revision": 1, "value": "1"}
+    numbers = {"create_revision": 1, "version": 1}
+    assert form["reads"][0] == {"key": "a", "revision": 1, "value": "1", **numbers}
     assert form["reads"][1]["value"] == {"base64": "AP8="}
     assert form["reads"][2] == {"key": "z", "revision": 0, "value": None}
     assert (await api.ask("GET", "/v1/kv/a")).headers["ETag"] == '"2"'

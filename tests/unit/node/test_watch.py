@@ -83,6 +83,7 @@ async def test_changes_come_in_order_with_a_position(api: Api) -> None:
         assert event["data"]["op_id"].startswith("~n1")
         assert event["data"] | {"op_id": "", "log_time_ms": 0} == {
             "key": "a", "value": "v-a", "revision": 2, "op_id": "", "log_time_ms": 0,
+            "create_revision": 2, "version": 1,
         }  # fmt: skip
         await api.ask("DELETE", "/v1/kv/a")
         event = await stream.next()
