@@ -32,7 +32,9 @@ async def test_a_lease_lives_as_long_as_it_is_kept_alive(start: Start) -> None:
                 await client.put("c", "v", lease="1")
             assert refused.value.code == "lease_not_found"
 
-            cluster.kill(await cluster.leader())
+            leader = await cluster.leader()
+            assert leader is not None
+            cluster.kill(leader)
             for _ in range(TIMES):
                 kept = await any_node.keep_alive(lease.id)
                 assert kept is not None and kept.ttl_s == KEPT_TTL_S
