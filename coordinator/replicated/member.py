@@ -78,6 +78,7 @@ class OwnParts(NamedTuple):
             "apply_holds": self.mending.holds,
             "content_comparisons": self.contents.comparisons,
             "content_divergences": self.contents.divergences,
+            "row_scrub_rounds": self.row_scrub.rounds,
             "rows_damaged": len(self.row_scrub.damaged),
             "versions_pruned": self.pruning.versions,
             "ledger_rows_pruned": self.pruning.rows,

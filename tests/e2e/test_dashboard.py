@@ -95,6 +95,9 @@ async def test_every_panel_shows_something_under_load(start: Start, tmp_path: Pa
         assert {line.name for line in await lines(levels)} == set(LEVELS)
         writes = next(q for p in panels() if p.title == "Writes by outcome" for q in p.queries)
         assert any(line.name == "done" and line.points[-1][1] > 0 for line in await lines(writes))
+        states = next(q for p in panels() for q in p.queries if q.legend == "{{state}}")
+        counted = {line.name: line.points[-1][1] for line in await lines(states)}
+        assert counted.pop("sound") == 3 and set(counted.values()) == {0.0}
 
         chaos = overlays()[0]
         assert await lines(chaos) == []
@@ -179,7 +182,8 @@ def test_the_dashboard_shows_what_somebody_on_call_asks_for() -> None:
     assert titles >= {
         "Leader", "Term", "Writes by outcome", "Reads by level", "Latency of writes",
         "Latency of reads", "Group sizes", "Revision lag per node", "Cache hits", "Back ends",
-        "Observers", "The autoscaler's decisions",
+        "Observers", "The autoscaler's decisions", "Own stores by state",
+        "Settled, not in the file", "Contents compared", "Scrub of rows", "States copied",
     }  # fmt: skip
     assert next(q.legend for q in overlays()) == "{{nemesis}}"
 
