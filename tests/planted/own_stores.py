@@ -8,6 +8,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import msgspec
+
+from backends.memory import member_file, member_store
 from backends.memory.member_file import MemoryFile
 from backends.memory.member_store import MemoryMemberStore
 from backends.memory.member_tables import MemberTables
@@ -148,6 +151,20 @@ def r11_staged() -> Patches:
             self._staging = Staging(consensus, aside, clock, settings)
 
     yield Writes, "__init__", init
+
+
+@fault("R6")
+def file_installs_torn() -> Patches:
+    """A store installs another's bytes, whatever their digest."""
+
+    def tables(content: bytes) -> MemberTables:
+        try:
+            return MemberTables.of(member_file._unpack(content[len(member_file._MAGIC) + 32 :]))
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise ValueError("it cannot be read") from exc
+
+    yield member_file, "tables_of", tables
+    yield member_store, "tables_of", tables
 
 
 @fault("R13")

@@ -18,7 +18,7 @@ from kv.errors import KvError
 from kv.model import Group, Head, Intent, Put, roll
 from kv.ports import Facts, Identity, TakenOver
 from tests.planted.registry import is_planted
-from tests.simulation import aimed, classics, own_harms
+from tests.simulation import aimed, classics, own_harms, ties
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
@@ -37,7 +37,7 @@ async def torment(world: World, until_s: float) -> None:
         while loop.time() < until_s:
             await asyncio.sleep(rng.expovariate(1 / 0.7))
             kind = rng.choice(world.plan.faults)
-            if kind not in aimed.HARMS and kind not in classics.HARMS:
+            if kind not in AIMED:
                 group.create_task(HARMS[kind](world, rng))
             elif (
                 aiming is None or aiming.done()
@@ -389,6 +389,8 @@ async def _membership(world: World, rng: random.Random) -> None:
     world.say("membership", what=what)
 
 
+AIMED: Final = (*aimed.HARMS, *classics.HARMS, "tie")
+"""Each waits for its moment."""
 HARMS: dict[str, Harm] = {
     "crash": _crash,
     "power": _power,
@@ -413,4 +415,5 @@ HARMS: dict[str, Harm] = {
     **aimed.HARMS,
     **classics.HARMS,
     **own_harms.HARMS,
+    "tie": ties.tie,
 }

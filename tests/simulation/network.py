@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
@@ -31,6 +31,8 @@ DEAD_S = 1.5
 RETRY_S = (0.02, 0.2)
 READS = ("read_request", "read_response")
 PINGS = ("read_ping", "read_pong")
+SPOILT: Final = 0.15
+"""The share of chunks with a wrong bit that such a member gives."""
 COUNTED = ("messages", "breaks", "ghosts", "doubles", "hints", "spoilt")
 APART = " apart"
 """They may have a connection of their own, as with a transport that opens several."""
@@ -85,7 +87,7 @@ class Network:
         self.loss = 0.0
         """Share of messages at which their connection breaks."""
         self.spoils: dict[str, None] = {}
-        """Members that give states with a wrong bit in each chunk: their memory is bad."""
+        """Members that give states with a wrong bit in some chunks: their memory is bad."""
         self.connections: dict[tuple[str, str], Connection] = {}
         self.counts = dict.fromkeys(COUNTED, 0)
         self._numbers = 0
@@ -235,7 +237,8 @@ class Network:
         if connection is None:
             return False
         self.counts["messages"] += 1
-        if source in self.spoils and message["type"] == "state_chunk" and message["content"]:
+        chunk = source in self.spoils and message["type"] == "state_chunk" and message["content"]
+        if chunk and self.rng.random() < SPOILT:
             self.counts["spoilt"] += 1
             *right, last = message["content"]
             message = {**message, "content": bytes([*right, last ^ 1])}

@@ -26,6 +26,7 @@ Applying: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, bytes]]
 SERVES: Final = "Replica: serves only what it holds"
 BOUNDED: Final = "Replica: bounded"
 DISKS: Final = "INV-2 (disks)"
+SURE: Final = "Replica: gives only what is sure"
 
 
 class SimFile(MemoryFile):
@@ -110,14 +111,24 @@ class SimOwnStore(MemoryMemberStore):
         return await super().set_aside(why)
 
     async def copy(self) -> StateCopy:
+        own = self._node.coordinator.own
+        refusal = own.condition.refusal if own is not None else None
+        if refusal is not None:
+            self._node.world.violate(
+                SURE, f"{self._node.name} gives its state away, and serves nothing: {refusal}"
+            )
         copied = await super().copy()
         self._count("copies made")
         self._node.world.gave_state.append(self._node.name)
+        if self._sim_file.hurt == "diverged" and self.newest is not None:
+            self._node.world.astray[self.newest.content] = None  # nobody may have noticed it yet
         return copied
 
     async def install(self, state: StateCopy) -> None:
         await super().install(state)
-        self._sim_file.hurt = ""
+        newest = self.newest
+        astray = newest is not None and newest.content in self._node.world.astray
+        self._sim_file.hurt = "diverged" if astray else ""
         self._count("installs", at=self.note.index)
         compare(self._node, whole=True)
 

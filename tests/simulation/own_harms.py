@@ -158,14 +158,14 @@ async def emptied(world: World, rng: random.Random) -> None:
 async def diverge(world: World, rng: random.Random) -> None:
     """Let one member's contents go another way, as a bug or a flipped bit in memory does."""
     node = _victim(world, rng)
-    if node is None or len(world.nodes) < 3 or not all(map(_witnesses, world.nodes.values())):
+    if node is None or len(world.nodes) < 3 or not all(map(witnesses, world.nodes.values())):
         return  # without a majority of witnesses nobody could say whose contents are right
     hurt(node, "diverged")
     node.coordinator.machine.book.content = rng.randbytes(32)
     await mended(world, node)
 
 
-def _witnesses(node: SimNode) -> bool:
+def witnesses(node: SimNode) -> bool:
     """Say whether a member's contents count: those that it fetched do not, for a while (R3)."""
     own = node.coordinator.own if node.serving else None
     return own is not None and own.keeping.witness
@@ -269,7 +269,7 @@ async def _leave_behind(world: World, rng: random.Random, node: SimNode) -> None
 async def _strike(world: World, rng: random.Random, node: SimNode) -> None:
     leader = world.leader()
     others = [other for other in world.serving if other is not node]
-    kind = rng.choice(("receiver", "source", "lead", "cut", "full", "save", "spoil"))
+    kind = rng.choice(world.plan.strikes)
     world.say("strikes a copy", what=kind)
     match kind:
         case "receiver":

@@ -67,6 +67,8 @@ class Plan:
     """Clients write from the first moment on, before there is a history."""
     keep_entries: int = 2000
     """What stays of a log behind a snapshot. With little, who was away needs another's state."""
+    strikes: tuple[str, ...] = ("receiver", "source", "lead", "cut", "full", "save", "spoil")
+    """What may strike a copy that is on its way."""
     unwritten_bytes: int = 0
     """Beyond so much that is not in its file a member applies no more; 0: as the product has it."""
 
@@ -191,6 +193,8 @@ RARE: Final = {
     "twins": ("twins", 0.15),
 }
 """Drawn more rarely there: what each draw is called, and its share of the plans."""
+TIE_PLANS: Final = 0.03
+"""Share of the plans there that are of `tie` alone."""
 STORE_ONLY: Final = frozenset(
     {
         "store_slow", "store_down", "ambiguous", "late_commit", "left_behind", "slow_successor",
@@ -229,6 +233,9 @@ def _replicated(plan: Plan) -> Plan:
     if plan.harmless:
         own = []
     kept = tuple(fault for fault in plan.faults if fault not in STORE_ONLY)
+    if own and random.Random(f"tie {plan.seed}").random() < TIE_PLANS:
+        kept, own, levels = (), ["tie"], False  # other harm would decide it
+        plan = replace(plan, nodes=3, fsync="always", ghosts=False, chaos_s=12.0)
     return replace(
         plan,
         kind="replicated",

@@ -50,6 +50,12 @@ LEVELS: Final[dict[str, Any]] = {
     **OWN, "levels": True, "faults": ("upgrade", "upgrade", "crash", "transfer"),
 }  # fmt: skip
 """Members are upgraded one by one, and now and then one is taken back."""
+SPOILT: Final[dict[str, Any]] = {**COPIES, "strikes": ("spoil",)}
+"""Bits of states that are on their way change."""
+TIES: Final[dict[str, Any]] = {**OWN, "faults": ("tie",), "chaos_s": 14.0}
+"""One witness stands against one: a member has fetched its state, and another one's contents went
+another way.
+"""
 TWINS: Final[dict[str, Any]] = {**OWN, "faults": ("twins", "crash", "transfer")}
 APART: Final[dict[str, Any]] = {
     **OWN, "apart": True, "again": 5.0, "clients": 8, "faults": ("crash", "membership", "transfer"),
@@ -81,6 +87,8 @@ CASES: Final = (
     OwnCase("R2: each member goes by its own limits", APART, ("limits_ordered",)),
     OwnCase("R3: contents are not compared", DIVERGE, ("r3_compare",)),
     OwnCase("R3: less than half is a majority", DIVERGE, ("r3_count",)),
+    OwnCase("R3: without a majority each takes itself for right", TIES, ("r3_majority",)),
+    OwnCase("R3: who fetched its state is a witness for it", TIES, ("r3_witness",)),
     OwnCase("R4: the log is cut before rows are durable", OWN, ("r4_durable",)),
     OwnCase("R4: the dump is put in place before rows are durable", OWN, ("r4_order",)),
     OwnCase("R4: a power cut takes the middle", OWN, ("power_takes_the_middle",)),
@@ -90,6 +98,10 @@ CASES: Final = (
     OwnCase("R5: a file of another history is taken", FILES, ("r5_history", "r5_dump_file")),
     OwnCase("R5: two processes have one file open", TWINS, ("file_opened_twice",)),
     OwnCase("R6: the copy is older than its dump", COPIES, ("r6_copy_first", "r5_dump_file")),
+    OwnCase(
+        "R6: what has arrived is not verified", SPOILT, ("r6_unverified", "file_installs_torn")
+    ),
+    OwnCase("R6: a state in doubt is given away", TIES, ("r6_sure",)),
     OwnCase("R6: the log is dropped for a fetched state", COPIES, ("r6_log_wiped",)),
     OwnCase("R8: pruned above the dump", RARE_DUMPS, ("r8_prune_dump",)),
     OwnCase("R8: the floor passes the publisher", AWAY, ("r8_prune_cursor",)),

@@ -75,6 +75,7 @@ class World:
             "positions undone": 0,
             "installs": 0,
             "levels refused": 0,
+            "ties": 0,
             "twins refused": 0,
             "levels ordered": 0,
             "files set aside": 0,
@@ -101,6 +102,8 @@ class World:
         """Writes whose outcome nobody looks at."""
         self.gave_state: list[str] = []
         """Who gave a copy of its own store away, each time."""
+        self.astray: dict[bytes, None] = {}
+        """Content digests of what was given away by members whose contents went another way."""
         self.steps = 0
         self.network = Network(
             self.rng_of("network"), self.say, ghosts=plan.ghosts, reads_apart=plan.reads_apart
