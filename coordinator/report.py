@@ -5,6 +5,8 @@ Read-only: it decides nothing.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from coordinator.background.publisher import Publisher
@@ -71,17 +73,24 @@ def status_of(
         unfit=raft.unfit,
         counts=counts,
     )
-    return status if own is None else _with_own(status, own, machine)
+    return status if own is None else _with_own(status, own, machine, raft)
 
 
-def _with_own(status: Status, own: OwnParts, machine: Machine) -> Status:
+EMPTIED: Final = (
+    "log and votes are gone from its disk: it never votes again under its id, and serves nothing; "
+    "`python -m cluster replace` gives its place to a new member"
+)
+
+
+def _with_own(status: Status, own: OwnParts, machine: Machine, raft: RaftStatus) -> Status:
     """Add what is to say of a member's own store."""
     book, condition, durable = machine.book, own.condition, own.keeping.durable
+    emptied = raft.unfit == "disk_lost"
     return msgspec.structs.replace(
         status,
         store_kind="replicated",
-        store_state=condition.state,
-        store_detail=condition.detail,
+        store_state="emptied" if emptied else condition.state,
+        store_detail=EMPTIED if emptied else condition.detail,
         unwritten_bytes=own.store.unwritten_bytes,
         content_seq=book.seq,
         content_digest=book.content.hex(),

@@ -16,7 +16,7 @@ from node.http.request_metrics import counter, gauge
 from node.services import NodeServices
 
 OWN_STORE_STATES: Final = (
-    "sound", "catching_up", "fetching", "set_aside", "diverged", "undecided", "full"
+    "sound", "catching_up", "fetching", "set_aside", "diverged", "undecided", "full", "emptied"
 )  # fmt: skip
 
 

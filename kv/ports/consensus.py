@@ -141,12 +141,20 @@ class Status(msgspec.Struct, frozen=True):
     belong to the latter.
     """
     store_state: Literal[
-        "sound", "catching_up", "fetching", "set_aside", "diverged", "undecided", "full"
+        "sound",
+        "catching_up",
+        "fetching",
+        "set_aside",
+        "diverged",
+        "undecided",
+        "full",
+        "emptied",
     ] = "sound"
     """What this member's own store is in. sound: all is well. catching_up: the log has not reached
     what its file holds. fetching: its state comes from another member. set_aside: its file cannot
     be used. diverged: its contents are not the majority's. undecided: the members' contents differ
-    and none has a majority: an operator has to decide. full: nothing gets into the file.
+    and none has a majority: an operator has to decide. full: nothing gets into the file. emptied:
+    log and votes are gone from its disk, and it never counts again (R13).
     """
     store_detail: str = ""
     """The same in a sentence; empty when there is nothing to say."""

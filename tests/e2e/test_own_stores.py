@@ -165,7 +165,7 @@ async def test_a_member_whose_file_is_lost_has_its_state_again(
             assert await own.get("theirs/1", level="stale") is None
 
 
-async def test_an_emptied_member_says_so_and_its_place_is_taken(
+async def test_an_emptied_member_says_so_everywhere(
     start: Start, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """R13: it never votes again under its id."""
@@ -188,8 +188,27 @@ async def test_an_emptied_member_says_so_and_its_place_is_taken(
 
         await until(says, f"{name} says that its disk is lost")
         view = await ask(http, url + "/v1/cluster")
-        assert view["unfit"] == "disk_lost"
+        assert (view["unfit"], view["store_state"]) == ("disk_lost", "emptied")
+        assert [each["code"] for each in view["unready"]].count("disk_lost") == 1
+        async with http.get(url + "/metrics") as response:
+            metrics = await response.text()
+        assert 'acordo_own_store{state="emptied"} 1.0' in metrics
+        assert 'acordo_unready{reason="disk_lost"} 1.0' in metrics
+        said = await shown_by("acordo", "--url", url, "status")
+        assert "its own store is emptied: log and votes are gone" in said
+        assert "replace it by one with a new id" in said
+        said = await shown_by("cluster", "status", "--url", url)
+        assert "this one's is emptied" in said
         await fill(client, range(30, 40))
+
+
+async def shown_by(*command: str) -> str:
+    """Return what a command says, in one line."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *command), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    return " ".join(said.decode().split())
 
 
 async def test_without_a_quorum_only_what_needs_none_is_read(

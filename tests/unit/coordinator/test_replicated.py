@@ -71,6 +71,20 @@ def test_restarted_member_takes_its_outcomes_from_its_file() -> None:
     run(story)
 
 
+def test_a_member_whose_log_is_gone_says_what_to_do() -> None:
+    async def story() -> None:
+        async with own_cluster("ab") as c:
+            await c.lead("a")
+            member = c.shared.members["b"]
+            raft = msgspec.structs.replace(member.status(), unfit="disk_lost")
+            member.status = lambda: raft  # type: ignore[method-assign]
+            status = c["b"].status()
+            assert (status.unfit, status.store_state) == ("disk_lost", "emptied")
+            assert "python -m cluster replace" in status.store_detail
+
+    run(story)
+
+
 def test_nothing_can_be_adopted() -> None:
     async def story() -> None:
         async with own_cluster("a") as c:

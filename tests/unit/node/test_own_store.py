@@ -119,6 +119,28 @@ async def test_what_state_it_is_in_is_said_everywhere(own: Api) -> None:
     assert "acordo_unsafe_fsync 1.0" in metrics
 
 
+async def test_an_emptied_member_is_shown_everywhere(own: Api) -> None:
+    """R13: it never votes again under its id, and an operator gives its place to another."""
+    own.consensus.shown = {
+        "store_kind": "replicated",
+        "store_state": "emptied",
+        "store_detail": "log and votes are gone",
+        "unfit": "disk_lost",
+    }
+    view = (await own.ask("GET", "/v1/cluster")).json()
+    assert (view["unfit"], view["store_state"]) == ("disk_lost", "emptied")
+    assert [each["code"] for each in view["unready"]] == ["disk_lost"]
+    ready = await own.ask("GET", "/readyz?verbose")
+    assert ready.status == 503
+    told = ready.body.decode()
+    assert "[-]member failed: what this member had acknowledged is not on its disk" in told
+    assert "[-]own_store degraded (does not count): emptied: log and votes are gone" in told
+    metrics = (await own.ask("GET", "/metrics")).body.decode()
+    assert 'acordo_own_store{state="emptied"} 1.0' in metrics
+    assert 'acordo_own_store{state="sound"} 0.0' in metrics
+    assert 'acordo_unready{reason="disk_lost"} 1.0' in metrics
+
+
 async def test_a_copy_that_cannot_be_used_is_told_to_clients(own: Api) -> None:
     own.consensus.refusal = "own_store_catching_up"
     (await own.ask("PUT", "/v1/kv/a", data=b"1")).problem(503, "starting")
