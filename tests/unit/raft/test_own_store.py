@@ -821,6 +821,7 @@ async def test_without_the_rule_the_log_would_be_cut_while_a_state_is_pulled() -
             expected += await fill_slowly(cluster)
             assert leader._core.log.first_index > outgoing.header.index
         cluster.net.release(behind, source.id)
+        await eventually(lambda: behind not in source._core.giving.gives, timeout_s=10)
         await same_everywhere(cluster, expected)
         sent = sum(keeper(cluster, name).attachments for name in cluster.members)
         assert sent == 2, "it was sent for nothing"

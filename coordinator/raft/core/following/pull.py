@@ -124,6 +124,9 @@ class Pull:
         self._leave()
 
     def _leave(self) -> None:
+        held = self.source is not None and self._transfer.incoming is not None
+        if held and 0 < self._offset < self._total:
+            self._want(self._total, 0)  # nothing more: the other one need not keep its copy
         self._transfer.drop_unless_installing()
         self.source = self.promised = self.vetted = None
         self._total = self._offset = 0
@@ -206,16 +209,18 @@ class Pull:
         return self._transfer.incoming is not None and 0 < self._total <= self._offset
 
     def _ask(self, least: int) -> None:
+        taken = self._want(self._offset, least)
+        self._ask_at = self._environment.now() + (ASK_AGAIN_S if taken else DIAL_S)
+
+    def _want(self, offset: int, least: int) -> bool:
+        """Ask for what follows `offset` of the state under way, or for one; say whether that is
+        on its way.
+        """
         assert self.source is not None
         held = self._transfer.incoming is not None and self._offset > 0
-        message = {
-            "type": "state_wanted",
-            "id": self._transfer.id if held else b"",
-            "offset": self._offset if held else 0,
-            "least": least,
-        }
-        taken = self._library.send(self.source, message)
-        self._ask_at = self._environment.now() + (ASK_AGAIN_S if taken else DIAL_S)
+        id = self._transfer.id if held else b""
+        message = {"type": "state_wanted", "id": id, "offset": offset if held else 0}
+        return self._library.send(self.source, {**message, "least": least})
 
     def tell_leader(self) -> None:
         """Tell the leader which state is under way, so that it keeps its log from where that ends,
