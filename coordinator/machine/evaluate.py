@@ -288,9 +288,7 @@ class _Group:
         if type(write) is EndLease:
             return self._ended(write.lease)
         if type(write) is DeleteRange:
-            # leases are not among them: they end with their keys, or not at all
-            keys = self._present(deleted_span(write))
-            return [key for key in keys if not key.startswith(LEASES_PREFIX)]
+            return list(self._present(deleted_span(write)))
         return [write.key] if self._revision(write.key) else []
 
     def _ended(self, lease: int) -> list[bytes]:
@@ -335,13 +333,19 @@ class _Group:
         return 0 if version is None else version.revision
 
     def _present(self, span: Span) -> Iterator[bytes]:
-        """Yield the keys of a span that are present now, in byte order. Raises _Refusal."""
+        """Yield the keys of a span that are present now, in byte order. Leases are not among them:
+        no guard of a client sees them, and they end with their keys or not at all. Raises _Refusal.
+        """
         before = self._facts.spans[span]
         own = [key for key in self._own if within(key, span.key, span.end)]
         keys = {version.key for version in before} | set(own)
         if len(before) == span.limit:  # there may be more than were read
             raise _Refusal("too_many_keys")
-        return (key for key in sorted(keys) if self._newest(key) is not None)
+        return (
+            key
+            for key in sorted(keys)
+            if not (span.end and key.startswith(LEASES_PREFIX)) and self._newest(key) is not None
+        )
 
     def _hash(self, key: bytes) -> bytes | None:
         own = self._own.get(key)

@@ -111,7 +111,7 @@ def check_put(form: PutRequest) -> None:
         raise Refusal(*VALUE_PROVIDED)
     if form.ignore_lease and form.lease:
         raise Refusal(*LEASE_PROVIDED)
-    if form.lease:  # leases are not there yet
+    if form.lease < 0:
         raise Refusal(*LEASE_NOT_FOUND)
 
 

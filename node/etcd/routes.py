@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from aiohttp import web
 
-from node.etcd import cluster, kv, watch
+from node.etcd import cluster, election, kv, leases, watch
 from node.etcd.call import Call, Identity
 from node.etcd.refusals import Refusal, unimplemented
 from node.exchange.exchange import Exchange
@@ -39,6 +39,21 @@ SPOKEN: Final[dict[str, Spoken]] = {
     "kv/txn": Spoken(kv.txn),
     "kv/compaction": Spoken(kv.compaction),
     "watch": Spoken(watch.watch, long=True),
+    "lease/grant": Spoken(leases.grant),
+    "lease/revoke": Spoken(leases.revoke),
+    "lease/keepalive": Spoken(leases.keep_alive),
+    "lease/timetolive": Spoken(leases.time_to_live),
+    "lease/leases": Spoken(leases.leases),
+    "kv/lease/revoke": Spoken(leases.revoke),
+    "kv/lease/timetolive": Spoken(leases.time_to_live),
+    "kv/lease/leases": Spoken(leases.leases),
+    "lock/lock": Spoken(election.lock, long=True),
+    "lock/unlock": Spoken(election.unlock),
+    "election/campaign": Spoken(election.campaign, long=True),
+    "election/proclaim": Spoken(election.proclaim),
+    "election/leader": Spoken(election.leader),
+    "election/observe": Spoken(election.observe, long=True),
+    "election/resign": Spoken(election.resign),
     "cluster/member/list": Spoken(cluster.members, always=True),
     "cluster/member/add": Spoken(cluster.member_add, always=True),
     "cluster/member/remove": Spoken(cluster.member_remove, always=True),
@@ -52,21 +67,6 @@ SPOKEN: Final[dict[str, Spoken]] = {
 """Each path behind a prefix."""
 _AUTH_WORDS: Final = ("add", "get", "list", "delete", "grant", "revoke")
 UNSPOKEN: Final = (
-    "lease/grant",
-    "lease/revoke",
-    "lease/keepalive",
-    "lease/timetolive",
-    "lease/leases",
-    "kv/lease/revoke",
-    "kv/lease/timetolive",
-    "kv/lease/leases",
-    "lock/lock",
-    "lock/unlock",
-    "election/campaign",
-    "election/proclaim",
-    "election/leader",
-    "election/observe",
-    "election/resign",
     "cluster/member/update",
     "maintenance/defragment",
     "maintenance/hashkv",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
+from kv.leases import LEASES_PREFIX
 from kv.model import KEY_BYTES_MAX, Version
 from node.etcd.messages import FROM_KEY, RangeRequest, SortOrder, SortTarget
 
-HIDDEN: Final = b"acordo/leases/"
+HIDDEN: Final = LEASES_PREFIX
 """Keys that are the system's, which no client of etcd sees."""
 
 T = TypeVar("T")

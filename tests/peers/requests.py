@@ -359,6 +359,13 @@ def _leases() -> Cases:
         "lease: unknown": [ask("/v3/lease/timetolive", ID=99), ask("/v3/lease/keepalive", ID=99), ask("/v3/lease/timetolive"), ask("/v3/lease/keepalive")],
         "lease: older paths": [grant, raw("/v3/kv/lease/timetolive", '{"ID":"<lease>"}'), raw("/v3beta/lease/keepalive", '{"ID":"<lease>"}'), raw("/v3/kv/lease/revoke", '{"ID":"<lease>"}'), ask("/v3/kv/lease/revoke", ID=98)],
         "lease: listed": [ask("/v3/lease/grant", TTL=60, ID=41), ask("/v3/lease/leases"), ask("/v3/kv/lease/leases"), ask("/v3/lease/revoke", ID=41), ask("/v3/lease/leases")],
+        "lease: outlives a delete of everything": [ask("/v3/lease/grant", ID=51, TTL=60), delete(ZERO, ZERO), get(ZERO, ZERO), ask("/v3/lease/timetolive", ID=51), ask("/v3/lease/revoke", ID=51)],
+        "lease: seen by no comparison": [
+            ask("/v3/lease/grant", ID=52, TTL=60),
+            txn([cmp(b"a", "VERSION", 0, range_end=b"z")], [op_get(b"a", range_end=b"z")]),
+            txn([cmp(b"a", "VERSION", 1, range_end=ZERO)], [op_get(b"a", range_end=ZERO)]),
+            ask("/v3/lease/revoke", ID=52),
+        ],
         "lease: without a ttl": [ask("/v3/lease/grant", ID=34), ask("/v3/lease/timetolive", ID=34), ask("/v3/lease/revoke", ID=34)],
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ from coordinator.machine.needs import NOTHING, needs
 from coordinator.machine.pending import Pending, size_of
 from kv.branches import check, within
 from kv.errors import BadRequest
+from kv.leases import lease_key, ttl_value
 from kv.model import (
     FROM_KEY,
     GENESIS,
@@ -143,6 +144,14 @@ STATE = (
 )
 def test_compare(guard: Compare, holds: bool) -> None:
     assert outcome(STATE, guard) == (Applied() if holds else Refused(0, _at(guard.key)))
+
+
+@pytest.mark.parametrize("end", [b"z", FROM_KEY])
+def test_a_guard_over_a_range_sees_no_lease(end: bytes) -> None:
+    lease = Version(lease_key(7), 6, ttl_value(1000), None, 6, 1)
+    assert outcome((*STATE, lease), Compare(b"ab", end, "mod", "=", 4)) == Applied()
+    assert outcome((lease,), Compare(b"a", end, "version", "=", 0)) == Applied()
+    assert outcome((lease,), Compare(b"a", end, "value", "!=", b"x")) == Refused(0, 0)
 
 
 def _at(key: bytes) -> int:
