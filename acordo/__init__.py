@@ -12,9 +12,9 @@
             print(event.kind, event.key, event.value, event.revision)
 
 Everything in `__all__` is public: the client, the guards and writes of transactions and batches
-(put, delete, absent, exists, at_revision, equals; intent_of_json reads them from the API's JSON),
-what calls return, and the errors that they raise. Modules that begin with an underscore are private
-and may change at any time.
+(put, delete, delete_range, delete_prefix, absent, exists, at_revision, equals, compare;
+intent_of_json reads them from the API's JSON), what calls return, and the errors that they raise.
+Modules that begin with an underscore are private and may change at any time.
 """
 
 from __future__ import annotations
@@ -44,13 +44,17 @@ if TYPE_CHECKING:
     from acordo._intents import (
         Bytes,
         Delete,
+        DeleteRange,
         Guard,
         Intent,
         Put,
         Write,
         absent,
         at_revision,
+        compare,
         delete,
+        delete_prefix,
+        delete_range,
         equals,
         exists,
         put,
@@ -88,6 +92,7 @@ __all__ = [
     "Client",
     "Cluster",
     "Delete",
+    "DeleteRange",
     "Event",
     "Found",
     "Guard",
@@ -121,7 +126,10 @@ __all__ = [
     "Written",
     "absent",
     "at_revision",
+    "compare",
     "delete",
+    "delete_prefix",
+    "delete_range",
     "equals",
     "exists",
     "intent_of_json",

@@ -4,7 +4,7 @@ sent.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -41,12 +41,18 @@ def key_bytes(key: Bytes) -> bytes:
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """A condition on one key. Made by `absent`, `exists`, `at_revision` and `equals`."""
+    """A condition on one key, or on all of a range. Made by `absent`, `exists`, `at_revision`,
+    `equals` and `compare`.
+    """
 
     key: bytes
     kind: str
     revisions: tuple[int, ...] = ()
     value: bytes | None = None
+    what: str = ""
+    relation: str = ""
+    operand: int | bytes = 0
+    end: bytes | None = None
 
 
 def absent(key: Bytes) -> Guard:
@@ -88,6 +94,35 @@ def equals(key: Bytes, value: Bytes) -> Guard:
     return Guard(key=key_bytes(key), kind="value", value=as_bytes(value, "value"))
 
 
+def compare(
+    key: Bytes,
+    what: Literal["create_revision", "revision", "version", "value"],
+    relation: Literal["=", "!=", "<", ">"],
+    operand: int | Bytes,
+    *,
+    end: Bytes | None = None,
+) -> Guard:
+    r"""Return a guard that holds if and only if `what` the key has stands in this relation to the
+    operand: a number, or for a value the value. The numbers of an absent key are 0, and no value
+    compares with it.
+
+    With `end` every present key from `key` on and before `end` has to hold (b"\\0": all keys from
+    `key` on). Raises BadRequest.
+    """
+    if (what == "value") is isinstance(operand, int):
+        raise BadRequest(
+            f"{what} is not compared to that", code="bad_guard", allowed="a number, or a value"
+        )
+    return Guard(
+        key=key_bytes(key),
+        kind="compare",
+        what=what,
+        relation=relation,
+        operand=operand if isinstance(operand, int) else as_bytes(operand, "operand"),
+        end=None if end is None else key_bytes(end),
+    )
+
+
 class Put(msgspec.Struct, frozen=True, kw_only=True):
     """A write that sets a key. Made by `put`."""
 
@@ -103,7 +138,14 @@ class Delete(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes
 
 
-Write: TypeAlias = Put | Delete
+class DeleteRange(msgspec.Struct, frozen=True, kw_only=True):
+    """A write that deletes all keys of a range. Made by `delete_range` and `delete_prefix`."""
+
+    key: bytes
+    end: bytes
+
+
+Write: TypeAlias = Put | Delete | DeleteRange
 
 
 def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None, lease: str | None = None) -> Put:
@@ -118,6 +160,22 @@ def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None, lease: str | No
 def delete(key: Bytes) -> Delete:
     """Return a write that deletes the key. Raises BadRequest."""
     return Delete(key=key_bytes(key))
+
+
+def delete_range(key: Bytes, end: Bytes) -> DeleteRange:
+    r"""Return a write that deletes all keys from `key` on and before `end` (b"\\0": all from `key`
+    on), 10,000 at most: beyond that it is refused. Raises BadRequest.
+    """
+    return DeleteRange(key=key_bytes(key), end=key_bytes(end))
+
+
+def delete_prefix(prefix: Bytes) -> DeleteRange:
+    """Return a write that deletes all keys that begin so, 10,000 at most. Raises BadRequest for an
+    empty prefix.
+    """
+    raw = key_bytes(prefix)
+    stem = raw.rstrip(b"\xff")
+    return DeleteRange(key=raw, end=stem[:-1] + bytes((stem[-1] + 1,)) if stem else b"\0")
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,10 @@ def txn(
     deletes: Annotated[
         list[str] | None, typer.Option("--delete", help="Write: delete KEY.")
     ] = None,
+    deleted_prefixes: Annotated[
+        list[str] | None,
+        typer.Option("--delete-prefix", help="Write: delete all keys that begin so."),
+    ] = None,
     reads: Annotated[
         list[str] | None, typer.Option("--read", help="Read KEY as the guards see it.")
     ] = None,
@@ -63,7 +67,11 @@ def txn(
         output.op_id = op_id
         done = await client.txn(
             guards=[*intent.guards, *_guards(if_absent, if_exists, if_revision, if_value)],
-            writes=[*intent.writes, *_writes(puts, deletes)],
+            writes=[
+                *intent.writes,
+                *_writes(puts, deletes),
+                *(intents.delete_prefix(key_of(each)) for each in deleted_prefixes or ()),
+            ],
             otherwise=intent.otherwise,
             reads=[*intent.reads, *(key_of(each) for each in reads or ())],
             op_id=op_id or intent.op_id,

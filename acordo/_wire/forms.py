@@ -14,12 +14,15 @@ import msgspec
 from acordo._errors import BadRequest
 from acordo._intents import (
     Delete,
+    DeleteRange,
     Guard,
     Intent,
     Write,
     absent,
     at_revision,
+    compare,
     delete,
+    delete_range,
     equals,
     exists,
     key_bytes,
@@ -100,12 +103,19 @@ def _guard_of(form: dict[str, Any]) -> Guard:
             return at_revision(key, *(revisions if isinstance(revisions, list) else [revisions]))
         case ["value"]:
             return equals(key, from_json(form["value"]))
-    raise Damaged("a guard has exactly one of absent, exists, revision, value")
+        case ["compare", "is", "to"] | ["compare", "end", "is", "to"]:
+            to = form["to"]
+            operand = to if isinstance(to, int) else from_json(to)
+            end = from_json(form["end"]) if "end" in form else None
+            return compare(key, form["compare"], form["is"], operand, end=end)
+    raise Damaged("a guard has exactly one of absent, exists, revision, value, compare")
 
 
 def _write_of(form: dict[str, Any]) -> Write:
     if set(form) == {"delete"}:
         return delete(from_json(form["delete"]))
+    if set(form) == {"delete", "end"}:
+        return delete_range(from_json(form["delete"]), from_json(form["end"]))
     if {"put", "value"} <= set(form) <= {"put", "value", "ttl", "lease"}:
         return put(
             from_json(form["put"]),
@@ -133,6 +143,15 @@ def intent_json(intent: Intent) -> dict[str, Any]:
 def _guard_json(guard: Guard) -> dict[str, Any]:
     body: dict[str, Any] = {"key": to_json(guard.key)}
     match guard.kind:
+        case "compare":
+            operand = guard.operand
+            body |= {
+                "compare": guard.what,
+                "is": guard.relation,
+                "to": operand if isinstance(operand, int) else to_json(operand),
+            }
+            if guard.end is not None:
+                body["end"] = to_json(guard.end)
         case "absent" | "exists":
             body[guard.kind] = True
         case "revision":
@@ -147,6 +166,8 @@ def _guard_json(guard: Guard) -> dict[str, Any]:
 def _write_json(write: Write) -> dict[str, Any]:
     if isinstance(write, Delete):
         return {"delete": to_json(write.key)}
+    if isinstance(write, DeleteRange):
+        return {"delete": to_json(write.key), "end": to_json(write.end)}
     body: dict[str, Any] = {"put": to_json(write.key), "value": to_json(write.value)}
     if write.ttl_s is not None:
         body["ttl"] = write.ttl_s

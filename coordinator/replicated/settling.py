@@ -269,7 +269,7 @@ class Settling:
 
     def _numbers(self, batch: Sequence[Pending]) -> dict[bytes, Numbers]:
         """Read what plain puts need. Raises BackendUnavailable."""
-        return self._own.numbers([key for each in batch for key in each.intent.touched])
+        return self._own.numbers([write.key for each in batch for write in each.intent.writes])  # type: ignore[union-attr]  # plain puts
 
     def _known_since_ms(self) -> int:
         """Return the log time since which recorded op_ids are known, whatever was pruned (R2)."""

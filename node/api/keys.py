@@ -11,6 +11,8 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.leases import FULL, LEASE_KEYS_MAX, NO_LEASE
 from kv.model import (
+    RANGE_KEYS_MAX,
+    RANGE_VALUES_MAX,
     VALUE_BYTES_MAX,
     Answer,
     Applied,
@@ -39,6 +41,9 @@ _DEFAULT: Final = ReadOptions()
 REASONS: Final = {
     NO_LEASE: "a key was to be attached to a lease that is not there",
     FULL: f"a lease has {LEASE_KEYS_MAX} keys at most",
+    "key_absent": "a write was to keep what an absent key has",
+    "too_many_keys": f"a range that is deleted or compared has {RANGE_KEYS_MAX} keys at most, and "
+    f"{RANGE_VALUES_MAX} where values are compared by order",
 }
 """What it means when an intent was refused for another reason than its guards."""
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")

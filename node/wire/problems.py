@@ -151,6 +151,12 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "lease_exists": ProblemKind(
         409, "Lease id in use", "choose another id, or none; nothing was changed"
     ),
+    "key_absent": ProblemKind(
+        409, "Nothing to keep", "the key is absent: write it whole; nothing was changed"
+    ),
+    "too_many_keys": ProblemKind(
+        409, "Too many keys in the range", "name smaller ranges; nothing was changed"
+    ),
     "lease_full": ProblemKind(
         409, "Too many keys at one lease", "grant another lease; nothing was changed"
     ),
@@ -203,7 +209,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "overloaded": ProblemKind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": ProblemKind(503, "Node is stopping", "use another node; nothing was changed"),
     "lease_ending": ProblemKind(
-        503, "Lease is about to end", "its time was over: grant another, or ask again in a moment"
+        503,
+        "Lease is about to end",
+        "its time was over: grant another, or ask again in a moment; nothing was changed",
     ),
     "store_refused": ProblemKind(
         503,

@@ -10,13 +10,16 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from kv.branches import check
 from kv.errors import BadRequest
 from kv.model import (
     OPERATIONS_MAX,
     REVISION_MAX,
     Absent,
     AtRevision,
+    Compare,
     Delete,
+    DeleteRange,
     Equals,
     Exists,
     Guard,
@@ -30,6 +33,12 @@ from node.wire.conditions import REVISIONS_MAX
 from node.wire.lease_forms import checked_lease
 from node.wire.text_fields import TTL_S_MAX, ttl_ms_of
 
+_TARGETS: Final[dict[str, Literal["create", "mod", "version", "value"]]] = {
+    "create_revision": "create",
+    "revision": "mod",
+    "version": "version",
+    "value": "value",
+}
 BATCH_PARTS_MAX: Final = 1024
 """Most guards, writes, otherwise and reads in all operations of one batch together."""
 RevisionForm: TypeAlias = Annotated[int, Meta(ge=0, le=REVISION_MAX)]
@@ -38,8 +47,10 @@ TtlForm: TypeAlias = Annotated[
 ]
 
 
-class GuardForm(Struct, frozen=True, forbid_unknown_fields=True, rename={"at": "revision"}):
-    """A condition on one key: exactly one of `absent`, `exists`, `revision`, `value`."""
+class GuardForm(
+    Struct, frozen=True, forbid_unknown_fields=True, rename={"at": "revision", "is_": "is"}
+):
+    """A condition on one key: exactly one of `absent`, `exists`, `revision`, `value`, `compare`."""
 
     key: Bytes
     absent: Literal[True] | UnsetType = UNSET
@@ -48,10 +59,23 @@ class GuardForm(Struct, frozen=True, forbid_unknown_fields=True, rename={"at": "
     """The key's newest version has this revision, or one of these; 0 alone means absent."""
     value: Bytes | UnsetType = UNSET
     """The key is present with this value."""
+    compare: Literal["create_revision", "revision", "version", "value"] | UnsetType = UNSET
+    """What `is` and `to` say something of. The numbers of an absent key are 0; no value compares
+    with it.
+    """
+    is_: Literal["=", "!=", "<", ">"] | UnsetType = UNSET
+    to: RevisionForm | Bytes | UnsetType = UNSET
+    """A number, or the value."""
+    end: Bytes | UnsetType = UNSET
+    """With `compare`: every present key from `key` on, and before this one, has to hold; a zero
+    byte means all keys from `key` on.
+    """
 
 
 class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """`{"put": key, "value": …, "ttl": seconds, "lease": id}` or `{"delete": key}`."""
+    """`{"put": key, "value": …, "ttl": seconds, "lease": id}`, `{"delete": key}`, or
+    `{"delete": key, "end": key}` for a range.
+    """
 
     put: Bytes | UnsetType = UNSET
     value: Bytes | UnsetType = UNSET
@@ -59,6 +83,10 @@ class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
     lease: str | UnsetType = UNSET
     """The lease that the key ends with."""
     delete: Bytes | UnsetType = UNSET
+    end: Bytes | UnsetType = UNSET
+    """With `delete`: all keys from that one on, and before this one, RANGE_KEYS_MAX at most; a zero
+    byte means all keys from `delete` on.
+    """
 
 
 class TransactionForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,7 +163,7 @@ def intent_of(form: TransactionForm, op_id: str) -> Intent:
             f"{parts_of(form)} guards, writes and reads in one transaction",
             allowed=f"up to {OPERATIONS_MAX}",
         )
-    return Intent(
+    intent = Intent(
         op_id=op_id,
         deadline_ms=0,
         guards=tuple(_guard(g) for g in form.guards),
@@ -143,6 +171,9 @@ def intent_of(form: TransactionForm, op_id: str) -> Intent:
         otherwise=None if form.otherwise is None else _writes(form.otherwise, "otherwise"),
         reads=tuple(key_from(key) for key in form.reads),
     )
+    if any(isinstance(w, DeleteRange) for w in intent.writes + (intent.otherwise or ())):
+        check(intent)
+    return intent
 
 
 def put_of(key: bytes, value: bytes, ttl_ms: int | None, lease: int) -> Put | PutWith:
@@ -152,15 +183,21 @@ def put_of(key: bytes, value: bytes, ttl_ms: int | None, lease: int) -> Put | Pu
 
 def _guard(form: GuardForm) -> Guard:
     given = [
-        name for name in ("absent", "exists", "at", "value") if getattr(form, name) is not UNSET
+        name
+        for name in ("absent", "exists", "at", "value", "compare")
+        if getattr(form, name) is not UNSET
     ]
     if len(given) != 1:
         raise BadRequest(
             "bad_guard",
             "a guard has one condition",
-            allowed="exactly one of absent, exists, revision, value",
+            allowed="exactly one of absent, exists, revision, value, compare",
         )
     key = key_from(form.key)
+    if not isinstance(form.compare, UnsetType):
+        return _compare(form, key, form.compare)
+    if not all(isinstance(each, UnsetType) for each in (form.is_, form.to, form.end)):
+        raise BadRequest("bad_guard", "is, to and end go with compare", allowed="compare, is, to")
     if form.absent is True or form.at == 0:
         return Absent(key)
     if form.exists is True:
@@ -178,15 +215,32 @@ def _guard(form: GuardForm) -> Guard:
     return AtRevision(key, found)
 
 
-def _writes(forms: Iterable[WriteForm], where: str) -> tuple[Put | PutWith | Delete, ...]:
+def _compare(form: GuardForm, key: bytes, what: str) -> Compare:
+    if isinstance(form.is_, UnsetType) or isinstance(form.to, UnsetType):
+        raise BadRequest("bad_guard", "compare without is and to", allowed="compare, is, to")
+    if isinstance(form.to, int) is (what == "value"):
+        raise BadRequest(
+            "bad_guard", f"{what} is not compared to that", allowed="a number, or for value a value"
+        )
+    target = _TARGETS[what]
+    operand = form.to if isinstance(form.to, int) else checked_value(bytes_from(form.to, "to"))
+    end = b"" if isinstance(form.end, UnsetType) else key_from(form.end)
+    return Compare(key, end, target, form.is_, operand)
+
+
+def _writes(
+    forms: Iterable[WriteForm], where: str
+) -> tuple[Put | PutWith | Delete | DeleteRange, ...]:
     writes = tuple(_write(form) for form in forms)
     if len({w.key for w in writes}) < len(writes):
         raise BadRequest("duplicate_key", f"a key stands twice in {where}", allowed="each key once")
     return writes
 
 
-def _write(form: WriteForm) -> Put | PutWith | Delete:
+def _write(form: WriteForm) -> Put | PutWith | Delete | DeleteRange:
     if isinstance(form.delete, UnsetType):
+        if not isinstance(form.end, UnsetType):
+            raise BadRequest("bad_write", "end goes with delete", allowed="delete and end")
         if isinstance(form.put, UnsetType) or isinstance(form.value, UnsetType):
             raise BadRequest(
                 "bad_write",
@@ -201,4 +255,6 @@ def _write(form: WriteForm) -> Put | PutWith | Delete:
     others = (form.put, form.value, form.ttl, form.lease)
     if not all(isinstance(other, UnsetType) for other in others):
         raise BadRequest("bad_write", "a delete has nothing else", allowed='{"delete": key}')
-    return Delete(key_from(form.delete))
+    if isinstance(form.end, UnsetType):
+        return Delete(key_from(form.delete))
+    return DeleteRange(key_from(form.delete), key_from(form.end))

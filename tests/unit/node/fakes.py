@@ -12,8 +12,10 @@ from typing import Literal
 
 import msgspec
 
+from backends.fence import bounds_of
 from backends.memory.database import MemoryDatabase
 from coordinator.machine.comparing import stands
+from kv.branches import within
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from kv.leases import NO_LEASE, lease_key, ttl_of
 from kv.model import (
@@ -25,6 +27,7 @@ from kv.model import (
     Cancel,
     Compare,
     Delete,
+    DeleteRange,
     EndLease,
     Equals,
     Exists,
@@ -43,6 +46,7 @@ from kv.model import (
     Reference,
     Refused,
     Version,
+    Write,
     roll,
     value_hash,
 )
@@ -313,7 +317,7 @@ class FakeConsensus:
             keys: tuple[bytes, ...] = ()
             if isinstance(outcome, Applied) and isinstance(intent, Intent):
                 writes = intent.writes if outcome.branch == "then" else intent.otherwise or ()
-                for write in writes:
+                for write in self._expanded(writes, versions):
                     if isinstance(write, EndLease):
                         keys = (*self.database.attached(write.lease, 100), write.key)
                         made += [Version(key, revision, None) for key in keys]
@@ -417,7 +421,12 @@ class FakeConsensus:
         )
         for place, guard in enumerate(intent.guards):
             version = self._newest(guard.key, versions)
-            if not _holds(guard, version):
+            holds = _holds(guard, version)
+            if isinstance(guard, Compare) and guard.end:
+                there = self._within(guard.key, guard.end, versions)
+                found = [self._newest(key, versions) for key in there]
+                holds = all(stands(guard, each) for each in found or (None,))
+            if not holds:
                 if intent.otherwise is not None:
                     return Applied("otherwise", seen)
                 return Refused(place, version.revision if version else 0, seen)
@@ -426,6 +435,24 @@ class FakeConsensus:
             if lease and self._newest(lease_key(lease), versions) is None:
                 return Refused(-1, 0, seen, NO_LEASE)
         return Applied("then", seen)
+
+    def _within(self, key: bytes, end: bytes, versions: dict[bytes, Version]) -> list[bytes]:
+        """Return the present keys of a range."""
+        listing = self.database.list(bounds_of(key, end), 10_000, None, 0, keys_only=True)
+        keys = {each.key for each in listing.versions} | set(versions)
+        return [
+            each for each in sorted(keys) if within(each, key, end) and self._newest(each, versions)
+        ]
+
+    def _expanded(self, writes: Sequence[Write], versions: dict[bytes, Version]) -> list[Write]:
+        """Return the writes with a delete for each key of a range."""
+        found: list[Write] = []
+        for write in writes:
+            if isinstance(write, DeleteRange):
+                found += [Delete(key) for key in self._within(write.key, write.end, versions)]
+            else:
+                found.append(write)
+        return found
 
 
 def _holds(guard: Guard, version: Version | None) -> bool:

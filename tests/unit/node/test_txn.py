@@ -229,3 +229,46 @@ async def test_async_takes_a_write_into_the_brokers_hands(open_api: Open) -> Non
         (await api.ask("POST", "/v1/async", json={"reads": ["a"]})).problem(
             400, "empty_transaction"
         )
+
+
+async def test_a_guard_compares_what_its_key_or_every_key_of_a_range_has(api: Api) -> None:
+    await txn(api, writes=[{"put": "a", "value": "1"}, {"put": "b", "value": "2"}])
+    await txn(api, writes=[{"put": "a", "value": "3"}])
+
+    async def holds(key: str, compare: str, is_: str, to: Any, **more: Any) -> bool:
+        guard = {"key": key, "compare": compare, "is": is_, "to": to, **more}
+        reply = await txn(api, guards=[guard], writes=[{"put": "w", "value": ""}], otherwise=[])
+        return bool(reply.json()["branch"] == "then")
+
+    assert await holds("a", "version", "=", 2)
+    assert await holds("a", "create_revision", "<", 2)
+    assert not await holds("a", "revision", "!=", 2)
+    assert await holds("a", "value", ">", "2")
+    assert await holds("absent", "version", "=", 0)
+    assert not await holds("absent", "value", "=", "")
+    assert await holds("a", "version", ">", 0, end="c")
+    assert not await holds("a", "version", ">", 1, end="c")
+    for wrong in (
+        {"key": "a", "compare": "version", "is": "=", "to": "1"},
+        {"key": "a", "compare": "value", "is": "=", "to": 1},
+        {"key": "a", "compare": "version", "is": "="},
+        {"key": "a", "exists": True, "end": "b"},
+        {"key": "a", "compare": "version", "is": "=", "to": 1, "exists": True},
+    ):
+        reply = await txn(api, guards=[wrong], writes=[{"put": "w", "value": ""}])
+        assert reply.problem(400, "bad_guard")
+
+
+async def test_a_range_is_deleted_at_one_revision(api: Api) -> None:
+    await txn(api, writes=[{"put": f"k{n}", "value": "v"} for n in range(5)])
+    reply = await txn(api, writes=[{"delete": "k1", "end": "k4"}, {"put": "new", "value": "1"}])
+    assert (reply.status, reply.json()["revision"]) == (200, 2)
+    items = (await api.ask("GET", "/v1/kv?prefix=")).json()["items"]
+    assert [item["key"] for item in items] == ["k0", "k4", "new"]
+    await txn(api, writes=[{"delete": "k", "end": "\x00"}])
+    assert (await api.ask("GET", "/v1/kv?prefix=")).json()["items"] == []
+    twice = [{"put": "k2", "value": "1"}, {"delete": "k1", "end": "k4"}]
+    assert (await txn(api, writes=twice)).problem(400, "duplicate_key")
+    assert (await txn(api, writes=[{"put": "a", "value": "", "end": "b"}])).problem(
+        400, "bad_write"
+    )
