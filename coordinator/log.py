@@ -77,7 +77,8 @@ class RaftStatus(msgspec.Struct, frozen=True):
     """
     conflicts: tuple[str, ...] = ()
     """Conflicts that keep this member from taking part, or others from being admitted, for people
-    to read: different first member lists, another history, one id used twice.
+    to read: different first member lists, another history, one id used twice, another member's
+    state that could not be used here.
     """
 
 

@@ -134,7 +134,8 @@ class Status(msgspec.Struct, frozen=True):
     """Why this member is unfit to be one, for good."""
     conflicts: tuple[str, ...] = ()
     """Conflicts that keep this node, or another, from taking part, for people to read: different
-    first member lists, two clusters of one name, one id used twice.
+    first member lists, two clusters of one name, one id used twice, a member's state that could not
+    be used here.
     """
     store_kind: Literal["shared", "replicated"] = "shared"
     """One store for all members, or one for each (docs/replicated-store.md). The fields below
