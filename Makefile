@@ -108,7 +108,7 @@ test-hosts: $(READY)  ## do what docs/deploy.md says on hosts in network namespa
 test-bare: $(READY)  ## do what the README says in a container that has nothing: run, demo, test (T=path for a part)
 	$(PY) -m tests.docker.bare $(T_GIVEN)
 
-test-peers: $(READY)  ## run the suites that others wrote for etcd (KINDS=etcd: on which servers)
+test-peers: $(READY)  ## run the suites that others wrote for etcd (KINDS=shared,replicated,nginx,etcd: on which servers)
 	$(PY) -m tests.peers.suites $(if $(KINDS),--kinds $(KINDS))
 
 flaky: $(READY)  ## run what touches time, signals or processes N=50 times with both cores busy (T=path for a part)

@@ -7,15 +7,17 @@ for the native API.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from aiohttp import web
 from msgspec import UNSET, Struct
 
-from kv.errors import NotApplied
+from kv.errors import KvError, NotApplied, OutcomeUnknown
 from kv.model import REQUEST_BYTES_MAX, Answer, Applied, Intent, Refused
 from node.etcd.answers import Header, Streamed, number
-from node.etcd.parsing import parsed
+from node.etcd.parsing import as_request, first_value, parsed
 from node.etcd.refusals import (
     KEY_ABSENT,
     LEASE_NOT_FOUND,
@@ -77,6 +79,17 @@ class Call:
         """Return the body as a request. Raises Refusal, BadRequest, NotApplied."""
         return parsed(await self.x.body(REQUEST_BYTES_MAX), kind)
 
+    async def each_asked(self, kind: type[T], most: int) -> list[T]:
+        """Return the messages of a body, which are one at least. Raises as `asked` does."""
+        text = (await self.x.body(REQUEST_BYTES_MAX)).decode("utf-8", "replace").lstrip()
+        found: list[T] = []
+        while text or not found:
+            value, text = first_value(text) if text else (None, "")
+            found.append(as_request(value, kind))
+            if len(found) > most:
+                raise Refusal(RESOURCE_EXHAUSTED, f"more than {most} messages in one request")
+        return found
+
     def header(self, revision: int | None = None) -> Header:
         """Return the header of an answer. `revision`: what it reflects; None: what is settled."""
         settled = self.services.consensus.settled.last
@@ -95,9 +108,10 @@ class Call:
         """Return an answer."""
         return self.x.reply(200, encode(answer), JSON, revision=revision)
 
-    def streamed(self, answer: object) -> web.Response:
-        """Return the only message of a stream."""
-        return self.x.reply(200, encode(Streamed(answer)) + b"\n", JSON)
+    def streamed(self, *answers: object) -> web.Response:
+        """Return all messages of a stream."""
+        lines = [encode(Streamed(answer)) + b"\n" for answer in answers]
+        return self.x.reply(200, b"".join(lines), JSON)
 
     def new_op_id(self) -> str:
         """Return the op_id of a write: etcd's clients have none. From now on a failure may be
@@ -111,6 +125,17 @@ class Call:
         """
         answer = await self.services.writes.one(intent, deadline=self.x.deadline)
         return answer.revision, applied(answer)
+
+    @asynccontextmanager
+    async def having_written(self, revision: int) -> AsyncIterator[None]:
+        """Make the answer of a write that took effect. Raises OutcomeUnknown for whatever hinders
+        that: a refusal would say that nothing was changed.
+        """
+        try:
+            yield
+        except KvError as exc:
+            detail = f"it was applied, at revision {revision}; what it read cannot be told: {exc}"
+            raise OutcomeUnknown(detail, op_id=self.x.op_id) from exc
 
 
 def applied(answer: Answer) -> Applied:

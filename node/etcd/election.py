@@ -97,9 +97,12 @@ class _Candidate:
         put = PutWith(self.key, value, lease=self.lease)
         again = (put,) if renews_value else ()
         absent = Compare(self.key, b"", "create", "=", 0)
-        revision, _ = await self._call.write(
+        revision, outcome = await self._call.write(
             Intent(self._call.new_op_id(), 0, (absent,), (put,), again)
         )
+        if outcome.branch == "then":
+            self.created = revision
+            return revision
         mine = await span(self._call, self.key, b"", revision)
         if not mine.versions:
             raise Refusal(UNKNOWN, "session is expired")

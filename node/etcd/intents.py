@@ -8,7 +8,6 @@ from typing import Final, Literal, TypeAlias
 from kv.branches import check
 from kv.errors import BadRequest
 from kv.model import (
-    OPERATIONS_MAX,
     Compare,
     Delete,
     DeleteRange,
@@ -48,10 +47,9 @@ _RELATIONS: Final[dict[CompareResult, Literal["=", "!=", "<", ">"]]] = {
 
 
 def transaction(form: TxnRequest, op_id: str) -> Intent:
-    """Return the intent of a transaction, with its deadline not set yet. Raises Refusal,
-    BadRequest.
+    """Return the intent of a transaction that was checked, with its deadline not set yet. Raises
+    Refusal, BadRequest.
     """
-    check_transaction(form, OPERATIONS_MAX)
     intent = Intent(
         op_id,
         0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from kv.model import Applied, Intent
+from kv.model import OPERATIONS_MAX, Applied, Intent
 from node.etcd.answers import (
     DeleteRangeResponse,
     HeaderResponse,
@@ -36,7 +36,7 @@ from node.etcd.messages import (
     SortOrder,
     TxnRequest,
 )
-from node.etcd.reading import Found, asked_range, position, range_response, span, whole
+from node.etcd.reading import Found, asked_range, position, range_response, reached, span, whole
 from node.etcd.refusals import COMPACTED, FUTURE, Refusal
 from node.etcd.replies import Replies
 from node.reads.levels import ReadOptions
@@ -85,7 +85,8 @@ async def put_(call: Call) -> web.StreamResponse:
     revision, _ = await call.write(Intent(call.new_op_id(), 0, (), (write,)))
     previous: KeyValue | UnsetType = UNSET
     if asked.prev_kv:
-        previous = (await Replies(call, revision).put(asked)).prev_kv
+        async with call.having_written(revision):
+            previous = (await Replies(call, revision).put(asked)).prev_kv
     return call.reply(PutResponse(call.header(revision), previous), revision=revision)
 
 
@@ -102,8 +103,9 @@ async def delete_range(call: Call) -> web.StreamResponse:
     if simple:
         done = DeleteRangeResponse(header, number(1 if outcome.seen[0] else 0))
     else:
-        told = await Replies(call, revision).delete(asked)
-        done = DeleteRangeResponse(header, told.deleted, told.prev_kvs)
+        async with call.having_written(revision):
+            told = await Replies(call, revision).delete(asked)
+            done = DeleteRangeResponse(header, told.deleted, told.prev_kvs)
     return call.reply(done, revision=revision)
 
 
@@ -112,9 +114,25 @@ async def txn(call: Call) -> web.StreamResponse:
     asked = await call.asked(TxnRequest)
     if not asked.compare and only_reads(asked.success):
         return await _snapshot(call, asked)
+    check_transaction(asked, OPERATIONS_MAX)
+    await _check_past(call, (*asked.success, *asked.failure))
     op_id = call.new_op_id()
     revision, outcome = await call.write(transaction(asked, op_id))
-    return call.reply(await answer(call, asked, revision, outcome), revision=revision)
+    async with call.having_written(revision):
+        return call.reply(await answer(call, asked, revision, outcome), revision=revision)
+
+
+async def _check_past(call: Call, ops: Sequence[RequestOp]) -> None:
+    """Raise for a range at a revision that was not given yet, or is no longer kept, before anything
+    is written.
+    """
+    for op in ops:
+        if op.request_range is not None and op.request_range.revision > 0:
+            asked = op.request_range
+            await reached(call, asked.revision)
+            await span(call, asked.key, b"", asked.revision, count_only=True)
+        elif op.request_txn is not None:
+            await _check_past(call, (*op.request_txn.success, *op.request_txn.failure))
 
 
 def only_reads(ops: Sequence[RequestOp]) -> bool:
@@ -124,7 +142,7 @@ def only_reads(ops: Sequence[RequestOp]) -> bool:
 
 async def _snapshot(call: Call, asked: TxnRequest) -> web.StreamResponse:
     """Answer a transaction of reads alone: it is no intent, and takes no revision."""
-    check_transaction(asked, 128)
+    check_transaction(asked, OPERATIONS_MAX)
     await position(call, serializable=False)
     found = await span(call, b"\0", b"", count_only=True)
     replies = Replies(call, found.head, writes=False)

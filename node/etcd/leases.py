@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -32,6 +33,8 @@ TTL_S_MIN: Final = 2
 TTL_S_MAX: Final = 9_000_000_000
 """What etcd refuses beyond."""
 PAGE: Final = 1000
+LEASES_MAX: Final = 1000
+"""Messages of one request for keep-alives."""
 
 
 async def grant(call: Call) -> web.StreamResponse:
@@ -72,13 +75,20 @@ async def revoke(call: Call) -> web.StreamResponse:
 
 
 async def keep_alive(call: Call) -> web.StreamResponse:
-    """Let a lease live its whole ttl from now on. Without a ttl in the answer there is no lease."""
-    lease = (await call.asked(LeaseRequest)).ID
+    """Let leases live their whole ttl from now on, one for each message of the body. Without a ttl
+    in its answer there is no such lease.
+    """
+    asked = await call.each_asked(LeaseRequest, LEASES_MAX)
+    told = await asyncio.gather(*(_renewed(call, each.ID) for each in asked))
+    return call.streamed(*told)
+
+
+async def _renewed(call: Call, lease: int) -> LeaseResponse:
     time = None
     if 0 < lease <= LEASE_ID_MAX:
         time = await call.services.leases.time(lease, renew=True, deadline=call.x.deadline)
     ttl = UNSET if time is None else str(time.ttl_ms // 1000)
-    return call.streamed(LeaseResponse(call.header(), number(lease), ttl))
+    return LeaseResponse(call.header(), number(lease), ttl)
 
 
 async def time_to_live(call: Call) -> web.StreamResponse:

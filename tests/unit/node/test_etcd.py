@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kv.errors import BackendUnavailable
 from kv.model import KEY_BYTES_MAX
 from node.etcd.messages import FROM_KEY, RangeRequest, TxnRequest
 from node.etcd.parsing import parsed
@@ -140,3 +141,31 @@ def test_requests_are_read_in_camel_case_and_with_numbers_as_text() -> None:
 def test_what_is_no_request_is_refused(body: bytes) -> None:
     with pytest.raises(Refusal):
         parsed(body, TxnRequest)
+
+
+async def test_what_was_applied_is_not_told_as_refused_when_its_answer_cannot_be_made(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_api(etcd=True) as api:
+
+        async def away(*_: object, **__: object) -> None:
+            raise BackendUnavailable("store", "away")
+
+        monkeypatch.setattr(api.server.services.store, "list", away)
+        put = {"request_put": ask(b"k")}
+        for path, body in (
+            ("kv/put", ask(b"k") | {"prev_kv": True}),
+            ("kv/txn", {"success": [put, {"request_range": ask(b"k")}]}),
+        ):
+            status, code, words = await error(api, f"/v3/{path}", body)
+            assert (status, code) == (503, 14)
+            assert "it was applied, at revision" in words
+
+
+async def test_a_range_of_the_future_is_refused_before_anything_is_written(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        future = {"request_range": ask(b"k") | {"revision": 77}}
+        body = {"success": [{"request_put": ask(b"k")}, future]}
+        said = await error(api, "/v3/kv/txn", body)
+        assert said == (400, 11, "etcdserver: mvcc: required revision is a future revision")
+        assert api.consensus.submits == []

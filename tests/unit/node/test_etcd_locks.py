@@ -162,3 +162,15 @@ async def test_keys_of_leases_are_no_keys_of_clients(open_api: Open) -> None:
         assert (await asked(api, "lease/timetolive", ID=mine))["grantedTTL"] == "60"
         body = {"key": b64(b"acordo/leases/%016x" % int(mine)), "value": b64(b"1")}
         assert (await error(api, "/v3/kv/put", body))[:2] == (400, 3)
+
+
+async def test_many_keep_alives_come_in_one_request(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        mine = await lease(api)
+        body = b'{"ID":"%s"}{"ID":99} {"ID":%s}' % (mine.encode(), mine.encode())
+        reply = await api.ask("POST", "/v3/lease/keepalive", data=body)
+        told = [msgspec.json.decode(line)["result"] for line in reply.body.splitlines()]
+        assert [(each["ID"], each.get("TTL")) for each in told] == [
+            (mine, "60"), ("99", None), (mine, "60"),
+        ]  # fmt: skip
+        assert api.consensus.renewed.count(int(mine)) == 2
