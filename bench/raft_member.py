@@ -115,6 +115,9 @@ class IdleReplica:
     def saved(self, position: Position) -> None:
         """Do nothing: nothing depends on it."""
 
+    def foresee(self, command: bytes) -> None:
+        """Do nothing: nobody waits."""
+
     async def answer(self, question: bytes) -> bytes:
         """Answer nothing: nobody asks."""
         return b""

@@ -16,9 +16,10 @@ from coordinator.clients.waits import Waits
 from coordinator.failure import FatalFailure
 from coordinator.log import Position
 from coordinator.machine.book import Terms
-from coordinator.machine.commands import Command, Submit, decode
+from coordinator.machine.commands import Command, Settle, Submit, decode, settle_in
 from coordinator.machine.effects import Effects
 from coordinator.machine.machine import Machine
+from coordinator.machine.pending import Mark
 from coordinator.machine.snapshot import MachineState, encode_state
 from coordinator.peers.timekeeping import Timekeeping
 from coordinator.replicated.settling import Settling
@@ -97,6 +98,24 @@ class Applier:
                 index=position.index,
             )
         return effects
+
+    def foresee(self, command: bytes) -> None:
+        """Answer the clients that wait here by a Settle that is in this member's log and not
+        ordered yet. Its leader proposed it after COMMIT, so what it says is in the store, whatever
+        becomes of the entry (INV-2).
+        """
+        if self._settling is not None or not self._waits:
+            return
+        settle = settle_in(command)
+        if settle is not None and self._is_ours(settle):
+            self._waits.answer_records(settle.first, settle.records)
+
+    def _is_ours(self, settle: Settle) -> bool:
+        """Return whether a Settle is about exactly what was ordered here: only then is it known
+        which attempts its outcomes belong to.
+        """
+        whole = len(settle.records) == settle.last - settle.first + 1
+        return whole and self._machine.holds(Mark(settle.last, settle.digest))
 
     def _apply(self, command: Command, stamp_ms: int) -> Effects:
         ordered_before = self._machine.revision

@@ -310,6 +310,10 @@ class Coordinator:
             )
         self.leading.wake()
 
+    def foresee(self, command: bytes) -> None:
+        """Answer clients by what a leader says is committed; see `log.Replica.foresee`."""
+        self._applier.foresee(command)
+
     def stamp_ms(self) -> int:
         """Return the log time for an entry that this leader appends; 0 when it does not know the
         log time.

@@ -109,6 +109,12 @@ class Replica(Protocol):
         """
         ...
 
+    def foresee(self, command: bytes) -> None:
+        """Look at a command that this follower's log has got, and that may never be ordered. It
+        changes no state. Call it before `apply`, if at all.
+        """
+        ...
+
     def stamp_ms(self) -> int:
         """Return the time stamp for what this member, as the leader, appends now; 0 while it does
         not know the log time.

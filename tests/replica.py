@@ -44,6 +44,9 @@ class SharedKind:
     def saved(self, position: Position) -> None:
         return
 
+    def foresee(self, command: bytes) -> None:
+        return
+
     async def answer(self, question: bytes) -> bytes:
         return b"asked: " + question
 

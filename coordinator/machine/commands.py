@@ -180,6 +180,11 @@ def _is_of_version_2(intent: Intent | Cancel) -> bool:
     )
 
 
+_SETTLE: Final = b"\xa1t"
+"""The tag of a Settle, which follows the head of the array."""
+_decode_settle = msgspec.msgpack.Decoder(Settle).decode
+
+
 def decode(command: bytes) -> Command:
     """Decode a command.
 
@@ -197,6 +202,16 @@ def decode(command: bytes) -> Command:
         if newer:
             raise NewerCommand(newer) from exc
         raise ValueError(f"broken command: {exc}") from exc
+
+
+def settle_in(command: bytes) -> Settle | None:
+    """Return the Settle that a command is; None if it is another command, or cannot be decoded."""
+    if command[:1] != _PREFIX or command[2:4] != _SETTLE:
+        return None
+    try:
+        return _decode_settle(memoryview(command)[1:])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
 
 
 def _newer(body: bytes) -> str:

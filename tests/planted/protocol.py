@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from coordinator.applier import Applier
 from coordinator.background.publisher import Publisher
 from coordinator.commit import groups
 from coordinator.commit.committer import Committer
@@ -21,7 +22,7 @@ from coordinator.commit.takeover import TakeOver
 from coordinator.consensus import HEARTBEAT_S, Coordinator
 from coordinator.log import Position
 from coordinator.machine.chain import RowStep
-from coordinator.machine.commands import Adopt, Amend, Found, Rebase
+from coordinator.machine.commands import Adopt, Amend, Found, Rebase, Settle
 from coordinator.machine.effects import Effects
 from coordinator.machine.evaluate import _Group
 from coordinator.machine.machine import Machine
@@ -442,6 +443,16 @@ def settle_committed() -> Patches:
 
     yield GroupCommitter, "_write", write
     yield GroupCommitter, "_committed", committed
+
+
+@fault("INV-3")
+def foresee_ours() -> Patches:
+    """A follower answers its clients by a Settle that it cannot relate to what was ordered here."""
+
+    def is_ours(self: Applier, settle: Settle) -> bool:
+        return True
+
+    yield Applier, "_is_ours", is_ours
 
 
 @fault("INV-6")

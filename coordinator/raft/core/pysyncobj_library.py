@@ -28,6 +28,8 @@ CANDIDATE: Final = _RAFT_STATE.CANDIDATE
 LEADER: Final = _RAFT_STATE.LEADER
 REGULAR: Final = bytes([_COMMAND_TYPE.REGULAR])
 NO_OP: Final = bytes([_COMMAND_TYPE.NO_OP])
+STAMP_BYTES: Final = 8
+"""Bytes of the leader's stamp, between a regular entry's kind and its command."""
 MEMBERSHIP: Final = bytes([_COMMAND_TYPE.MEMBERSHIP])
 
 SUCCESS: Final = FAIL_REASON.SUCCESS

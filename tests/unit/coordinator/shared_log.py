@@ -55,6 +55,9 @@ class SharedLog:
         leader = self.members.get(self.leader or "")
         stamp_ms = leader.replica.stamp_ms() if leader is not None else 0
         self.entries.append(SharedEntry(self.term, stamp_ms, command))
+        for member in self.members.values():
+            if command is not None and member is not leader and member.open:
+                member.replica.foresee(command)
         return Position(len(self.entries), self.term)
 
     def elect(self, name: str, *, lose: int = 0, unnoticed: bool = False) -> None:

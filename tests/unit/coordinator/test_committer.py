@@ -546,7 +546,6 @@ def test_a_store_that_lost_what_clients_heard_is_refused_though_nobody_has_settl
             c.shared.members["a"].lags = True
             gate.set()
             assert await heard == Answer(2, Applied())
-            assert a.machine.settled.revision == 1
             c.database.lose_rows(1)
             c.shared.filter = lambda member, command: (
                 OutcomeUnknown("lost") if isinstance(decode(command), Settle) else None
@@ -825,5 +824,32 @@ def test_op_id_is_known_from_the_store_when_the_window_forgot_it() -> None:
             assert await answer(a, Cancel("op2")) == Answer(7, Again(3, Applied()))
             assert c.database.head() != GENESIS
             assert c.value(b"k") == b"v"
+
+    run(story)
+
+
+def test_a_follower_answers_by_a_settle_that_is_not_ordered_yet() -> None:
+    """What it says is in the store, whatever becomes of the entry (INV-2)."""
+
+    async def story() -> None:
+        async with cluster("ab") as c:
+            await c.lead("a")
+            b = c["b"]
+            await until(lambda: b.stamped)
+            gate = c.scripts["a"].gates["append"] = asyncio.Event()
+            told = b.submit([put("op1")])[0]
+            await until(lambda: b.machine.revision == 1 and "append" in c.scripts["a"].waiting)
+            c.shared.members["b"].lags = True
+            assert not (await asyncio.wait([told], timeout=1))[0]
+            gate.set()
+            found = await told
+            assert (found.revision, found.outcome) == (1, Applied("then"))
+            assert c.value(b"k") == b"v"
+            assert b.machine.settled.revision == 0
+            c.shared.elect("b", lose=1)  # the Settle was never on a quorum's disks
+            c.shared.members["b"].lags = False
+            c.shared.pump()
+            await c.settled()
+            assert (await answer(b, put("op1"))).outcome == Again(1, Applied("then"))
 
     run(story)

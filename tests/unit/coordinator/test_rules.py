@@ -446,6 +446,19 @@ async def settled_before_commit() -> set[str]:
         return broken_promises(c, [("op1", future.result()) for future in told], feeds)
 
 
+async def settle_overtakes_the_submit() -> set[str]:
+    """A follower's log gets a Settle before the follower has applied the Submit."""
+    async with cluster("ab") as c:
+        a, b = await c.lead("a"), c["b"]
+        await until(lambda: b.stamped)
+        c.shared.members["b"].lags = True
+        told = b.submit([put("op1")])[0]
+        await until(lambda: a.machine.settled.revision == 1)
+        c.shared.members["b"].lags = False
+        c.shared.pump()
+        return set() if isinstance((await told).outcome, Applied) else {"INV-3"}
+
+
 async def late_intent() -> set[str]:
     async with cluster("a") as c:
         a = await c.lead("a")
@@ -608,6 +621,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (store_lost_what_was_settled, ("refuse_behind",), "INV-1"),
     (answered_before_commit, ("answer_committed",), "INV-2"),
     (settled_before_commit, ("settle_committed",), "INV-2"),
+    (settle_overtakes_the_submit, ("foresee_ours",), "INV-3"),
     (late_intent, ("late_expires",), "INV-4"),
     (snapshot_without_last, ("snapshot_floor",), "INV-5"),
     (forgotten_key, ("forget_floor",), "INV-5"),

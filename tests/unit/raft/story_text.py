@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from coordinator.raft.core import pysyncobj_library as library
-from coordinator.raft.core.commands.applier import STAMP_BYTES
+from coordinator.raft.core.pysyncobj_library import STAMP_BYTES
 from coordinator.raft.core.rules.membership import Configuration, decode_configuration
 
 REASONS: Final = {

@@ -13,7 +13,7 @@ from coordinator.raft.core.commands.changes import Changes
 from coordinator.raft.core.commands.waiters import Waiters
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.leading.leader import Leader
-from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, NO_OP, REGULAR
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, NO_OP, REGULAR, STAMP_BYTES
 from coordinator.raft.core.state import State
 from kv.errors import InvariantViolated, NewerCommand
 
@@ -23,7 +23,6 @@ APPLY_S_MAX: Final = 0.01
 """Seconds of applying in one tick; the remaining entries wait for the next tick, so that elections
 and heartbeats are on time.
 """
-STAMP_BYTES: Final = 8
 
 
 class CommandFailed(Exception):

@@ -10,7 +10,6 @@ from typing import Any, Final, TypeAlias
 from pysyncobj.node import Node
 
 from coordinator.log import Position
-from coordinator.raft.core.commands.applier import STAMP_BYTES
 from coordinator.raft.core.commands.changes import Changes
 from coordinator.raft.core.commands.waiters import Waiters
 from coordinator.raft.core.leading.leader import Leader
@@ -22,6 +21,7 @@ from coordinator.raft.core.pysyncobj_library import (
     QUEUE_FULL,
     REGULAR,
     REQUEST_DENIED,
+    STAMP_BYTES,
     SUCCESS,
     UNKNOWN_OUTCOME,
     Callback,

@@ -13,7 +13,7 @@ from pysyncobj.node import Node
 from coordinator.raft.core.election import Elections
 from coordinator.raft.core.environment import log
 from coordinator.raft.core.following.rebuild import Rebuild
-from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
+from coordinator.raft.core.pysyncobj_library import MEMBERSHIP, REGULAR, STAMP_BYTES
 from coordinator.raft.core.roster import configuration_at
 from coordinator.raft.core.rules.replication import (
     AppendVerdict,
@@ -114,8 +114,11 @@ class Follower:
         raft_log, cut = self._log, verdict.truncate_from
         if cut is not None and not self._truncate(cut):
             return False
+        replica = self._environment.replica
         for entry in verdict.new:
             raft_log.append(entry.command, entry.idx, entry.term)
+            if entry.command[:1] == REGULAR and not replica.keeps_store:
+                replica.foresee(entry.command[1 + STAMP_BYTES :])
             if entry.command[:1] == MEMBERSHIP:
                 self._roster.append(entry.idx, configuration_at(entry.idx, entry.command))
         if verdict.new:
