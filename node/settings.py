@@ -22,7 +22,7 @@ class ServerSettings:
     """Host names accepted beside addresses, names without a dot and the name in `advertised_url`;
     "*" accepts every name.
     """
-    version: str = "0.1.0"
+    version: str = "0.2.0"
     etcd: bool = False
     """Whether clients of etcd's JSON gateway are served, on the same port."""
     page_dir: Path | None = None

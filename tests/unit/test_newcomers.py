@@ -121,3 +121,5 @@ def test_the_newest_release_is_the_version() -> None:
     assert all(re.fullmatch(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)", each) for each in titles[1:])
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert titles[1].split()[0] == version
+    nodes = re.findall(r'^    version: str = "(.+)"', (ROOT / "node/settings.py").read_text(), re.M)
+    assert nodes == [version], "nodes say the same"
