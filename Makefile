@@ -111,6 +111,9 @@ test-bare: $(READY)  ## do what the README says in a container that has nothing:
 test-peers: $(READY)  ## run the suites that others wrote for etcd (KINDS=shared,replicated,nginx,etcd: on which servers)
 	$(PY) -m tests.peers.suites $(if $(KINDS),--kinds $(KINDS))
 
+test-patroni: $(READY)  ## run PostgreSQL under Patroni with its lock in Acordo, and in etcd (QUICK=1: Acordo alone, 3 minutes)
+	$(PY) -m tests.patroni $(if $(QUICK),--stores acordo --patroni debian --short)
+
 flaky: $(READY)  ## run what touches time, signals or processes N=50 times with both cores busy (T=path for a part)
 	$(PY) -m tests.flaky --rounds $(or $(N),50) $(T_GIVEN)
 
@@ -124,4 +127,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
-	evidence test-stack test-hosts test-bare test-peers flaky images lock clean
+	evidence test-stack test-hosts test-bare test-peers test-patroni flaky images lock clean

@@ -28,6 +28,7 @@ PACKAGES = {
     "nftables": ("nftables", "iproute2"),
     "etcd": ("etcd-server",),
     "siege": ("siege",),
+    "patroni": ("patroni",),
 }
 _THERE = {
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
@@ -43,6 +44,7 @@ _THERE = {
     "nftables": "/usr/sbin/nft",
     "etcd": "/usr/bin/etcd",
     "siege": "/usr/bin/siege",
+    "patroni": "/usr/bin/patroni",
 }
 
 
