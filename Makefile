@@ -50,6 +50,7 @@ sim-teeth: $(READY)  ## show that the simulation finds every planted fault (QUIC
 
 model:  ## explore the protocols state by state, with one rule away at a time (QUICK=1: some scenarios; 10 minutes else)
 	$(PYTHON) docs/model/rejoin_votes.py
+	$(if $(QUICK),,$(PYTHON) docs/model/lease_model.py && $(PYTHON) docs/model/lease_model.py --mutants)
 	$(PYTHON) docs/model/acordo_model.py $(if $(QUICK),--scenario window)
 	$(PYTHON) docs/model/replicated_model.py $(if $(QUICK),--scenario write)
 	$(if $(QUICK),,$(PYTHON) docs/model/acordo_model.py --mutants && $(PYTHON) docs/model/replicated_model.py --mutants)

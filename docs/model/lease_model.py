@@ -63,8 +63,8 @@ class Lead(NamedTuple):
     """The grant whose end it has ordered; 0: none."""
     appended: End | None = None
     """An end in its own log that is not committed."""
-    round: frozenset[int] | None = None
-    """The voters that confirmed the round under way; None: there is none."""
+    round: str = ""
+    """Of the round under way: "open", or "confirmed" by another voter. Its own voice counts."""
     asked: int | None = None
     """When the keep-alive that waits here came."""
     joined: bool = False
@@ -105,12 +105,12 @@ def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
         if lead is None:
             continue
         if max(s.terms) > lead.term:
-            yield f"{m} hears that it was deposed", _put(s, m, None)
+            yield f"the leader of {lead.term} hears that it was deposed", _put(s, m, None)
         yield from _kept_alive(s, m, lead, rules)
         yield from _expired(s, m, lead, rules)
         for end in s.flight:
             if _commits(s, m):
-                name = f"the end of term {end.term} arrives at {m}, which leads {lead.term}"
+                name = f"the end of term {end.term} arrives at the leader of {lead.term}"
                 yield name, _ended(s, end, lead.term, rules)
 
 
@@ -135,50 +135,50 @@ def _elected(s: State, m: int, rules: Rules) -> Iterator[tuple[str, State]]:
         deadline = (s.now if rules.whole_ttl else s.granted) + TTL
         left = tuple(None if v in voters else s.leads[v] for v in MEMBERS)
         after = _put(s._replace(terms=terms, leads=left), m, Lead(term, deadline, s.grant, 0))
-        yield f"{voters} elect {m} in {term}", after
+        yield f"a leader is elected in {term}", after
         # the log of the new leader may hold what an earlier one appended; its no-op commits that
         for old in s.leads:
             if old is not None and old.appended is not None and _is_newest(s, old):
                 ended = _ended(after, old.appended, old.term, rules)
-                name = f"{voters} elect {m} in {term}, with the end that {old.term} appended"
+                name = f"a leader is elected in {term}, with the end that {old.term} appended"
                 yield name, ended
 
 
 def _kept_alive(s: State, m: int, lead: Lead, rules: Rules) -> Iterator[tuple[str, State]]:
-    if lead.round is None:
-        begun = lead._replace(round=frozenset({m}), joined=lead.asked is not None)
-        yield f"{m} begins a round", _put(s, m, begun)
-    else:
-        for v in MEMBERS:
-            if v not in lead.round and s.terms[v] == lead.term:
-                more = lead._replace(round=lead.round | {v})
-                yield f"{v} confirms the round of {m}", _put(s, m, more)
+    who = f"the leader of {lead.term}"
+    if not lead.round:
+        begun = lead._replace(round="open", joined=lead.asked is not None)
+        yield f"{who} begins a round", _put(s, m, begun)
+    elif lead.round == "open" and _commits(s, m):
+        yield f"a voter confirms the round of {lead.term}", _put(
+            s, m, lead._replace(round="confirmed")
+        )
     if lead.asked is None:
         moved = lead
         if rules.renews and lead.ending != lead.knows:
             moved = lead._replace(deadline=max(lead.deadline, s.now + TTL))
-        joins = lead.round is not None and not rules.round_after
-        yield f"a keep-alive comes to {m}", _put(
+        joins = bool(lead.round) and not rules.round_after
+        yield f"a keep-alive comes to {who}", _put(
             s, m, moved._replace(asked=s.now, joined=joins)
         )
         return
-    confirmed = lead.round is not None and len(lead.round) >= QUORUM
+    confirmed = lead.round == "confirmed"
     if rules.round and not (confirmed and lead.joined):
         if confirmed:  # the next round serves it
-            yield f"the round of {m} ends", _put(s, m, lead._replace(round=None))
+            yield f"the round of {lead.term} ends", _put(s, m, lead._replace(round=""))
         return
     if rules.ending and lead.ending == lead.knows:
-        yield f"{m} says that the lease is about to end", _put(s, m, _free(lead))
+        yield f"{who} says that the lease is about to end", _put(s, m, _free(lead))
     elif s.there:
         answered = _free(lead)._replace(deadline=max(lead.deadline, lead.asked + TTL))
         kept = _put(s._replace(kept=max(s.kept, lead.asked)), m, answered)
-        yield f"{m} answers the keep-alive of {lead.asked}", kept
+        yield f"{who} answers the keep-alive of {lead.asked}", kept
     elif _is_newest(s, lead) or not rules.round:
-        yield f"{m} says that the lease has ended", _put(s, m, _free(lead))
+        yield f"{who} says that the lease has ended", _put(s, m, _free(lead))
 
 
 def _free(lead: Lead) -> Lead:
-    return lead._replace(asked=None, round=None, joined=False)
+    return lead._replace(asked=None, round="", joined=False)
 
 
 def _expired(s: State, m: int, lead: Lead, rules: Rules) -> Iterator[tuple[str, State]]:
@@ -186,11 +186,11 @@ def _expired(s: State, m: int, lead: Lead, rules: Rules) -> Iterator[tuple[str, 
         return
     end = End(lead.term, lead.knows)
     over = _put(s, m, lead._replace(ending=lead.knows))
-    yield f"{m} forwards the end", over._replace(flight=s.flight | {end})
+    yield f"the leader of {lead.term} forwards the end", over._replace(flight=s.flight | {end})
     appended = _put(s, m, lead._replace(ending=lead.knows, appended=end))
-    yield f"{m} appends the end", appended
+    yield f"the leader of {lead.term} appends the end", appended
     if _commits(s, m):
-        yield f"{m} commits the end", _ended(over, end, lead.term, rules)
+        yield f"the leader of {lead.term} commits the end", _ended(over, end, lead.term, rules)
 
 
 def _ended(s: State, end: End, term: int, rules: Rules) -> State:
@@ -216,13 +216,23 @@ def _put(s: State, m: int, lead: Lead | None) -> State:
     return s._replace(leads=tuple(lead if n == m else old for n, old in enumerate(s.leads)))
 
 
+def _sorted(s: State) -> State:
+    """Return the state with its members in a certain order: they are interchangeable."""
+    members = sorted(zip(s.terms, s.leads, strict=True), key=lambda each: (each[0], str(each[1])))
+    return s._replace(
+        terms=tuple(term for term, _ in members), leads=tuple(lead for _, lead in members)
+    )
+
+
 def explore(rules: Rules) -> tuple[int, str, list[str]]:
     """Visit every state. Return their number, and what is broken first, with the way there."""
-    before: dict[State, tuple[State, str] | None] = {START: None}
-    queue = deque([START])
+    start = _sorted(START)
+    before: dict[State, tuple[State, str] | None] = {start: None}
+    queue = deque([start])
     while queue:
         state = queue.popleft()
         for name, after in steps(state, rules):
+            after = _sorted(after)
             if after in before:
                 continue
             before[after] = (state, name)

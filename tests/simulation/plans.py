@@ -56,6 +56,8 @@ class Plan:
     """Of the journal's segments: with small ones entries, cuts and hints lie in several files."""
     writes: float = 1.0
     """How much clients write, compared to the usual."""
+    leases: bool = False
+    """Clients own leases too."""
     again: float = 1.0
     """How often a queue brings a write once more, compared to the usual."""
     kind: Kind = "shared"
@@ -214,7 +216,7 @@ def kind_of(seed: int) -> Kind:
 def plan_of(seed: int, kind: Kind | None = None) -> Plan:
     """Draw a plan. Every kind of fault comes up in a good part of the seeds."""
     chosen = kind or kind_of(seed)
-    plan = _drawn(seed)
+    plan = replace(_drawn(seed), leases=random.Random(f"leases {seed}").random() < 0.25)
     return plan if chosen == "shared" else _replicated(plan)
 
 

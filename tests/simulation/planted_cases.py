@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
-from tests.planted import clocks, protocol, raft, reads, store  # noqa: F401 (they fill the registry)
+from tests.planted import clocks, leases, protocol, raft, reads, store  # noqa: F401 (they fill the registry)
 from tests.simulation import planted_replicated, stock
 from tests.simulation.plans import Plan, Plant, changed, plan_of
 from tests.simulation.run import run
@@ -26,7 +26,7 @@ from tests.simulation.seeds import commit_seed, nice
 
 SEEDS_MAX: Final = 60
 """Seeds until a fault is said to have escaped."""
-NAMED: Final = ("INV-", "Raft", "Replica", "Liveness", "Durability", "Time", "TTL")
+NAMED: Final = ("INV-", "Lease", "Raft", "Replica", "Liveness", "Durability", "Time", "TTL")
 
 LOSS: Final[dict[str, Any]] = {
     "fsync": "off", "nodes": 3, "restores": False, "chaos_s": 12.0, "clients": 6, "ghosts": False,
@@ -43,6 +43,12 @@ RESTORED: Final[dict[str, Any]] = {
     "restores": True,
     "faults": ("lose_rows", "ambiguous", "store_slow", "crash", "transfer"),
 }
+LEASED: Final[dict[str, Any]] = {
+    **LEADERS,
+    "leases": True,
+    "faults": ("partition", "one_way", "crash", "transfer", "store_slow"),
+}
+"""Leases are kept alive through leaders that lead no more."""
 LINKS: Final[dict[str, Any]] = {
     **LEADERS,
     "ghosts": True,
@@ -56,6 +62,7 @@ DEAF: Final[dict[str, Any]] = {
     "writes": 0.3,
 }
 """A leader hears old answers while another leads."""
+LEASED_DEAF: Final[dict[str, Any]] = {**DEAF, "leases": True}
 ROUNDS: Final[dict[str, Any]] = {**DEAF, "chaos_s": 16.0, "writes": 0.25, "hostile": True}
 SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
 RIVALS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "faults": ("rivals",)}
@@ -209,6 +216,9 @@ CASES: Final = (
     _case(
         "a range is not touched", {**LEADERS, "hostile": True, "memory_bytes": 1}, "range_untouched"
     ),
+    _case("a keep-alive is answered without a round", LEASED_DEAF, "lease_no_round"),
+    _case("a new leader does not give leases their ttl", LEASED, "lease_short_ttl"),
+    _case("a lease is kept alive while it ends", LEASED, "lease_renewed_while_ending"),
     _case("no dedupe at all", LEADERS, "dedupe", "store_dedupe"),
     _case("op_id not unique in the store", {**LEADERS, **SMALL}, "store_dedupe"),
     _case("an overwritten log keeps its machine", BEHIND, "reset"),

@@ -73,6 +73,13 @@ class OwnCase(NamedTuple):
     faults: tuple[str, ...]
 
 
+LEASED: Final[dict[str, Any]] = {
+    **OWN, "leases": True, "faults": ("partition", "one_way", "crash", "transfer"),
+}  # fmt: skip
+"""Leases are kept alive through leaders that lead no more."""
+LEASED_DEAF: Final[dict[str, Any]] = {
+    **OWN, "leases": True, "faults": ("deaf_leader",), "clients": 16, "writes": 0.3,
+}  # fmt: skip
 DOUBTFUL_CACHE: Final[dict[str, Any]] = {
     **OWN, "hostile": True, "memory_bytes": 1, "writes": 0.6, "faults": ("transfer",),
 }  # fmt: skip
@@ -80,6 +87,9 @@ DOUBTFUL_CACHE: Final[dict[str, Any]] = {
 
 CASES: Final = (
     OwnCase("a deleted range is not touched", DOUBTFUL_CACHE, ("range_untouched",)),
+    OwnCase("own: a keep-alive is answered without a round", LEASED_DEAF, ("lease_no_round",)),
+    OwnCase("own: a new leader does not give leases their ttl", LEASED, ("lease_short_ttl",)),
+    OwnCase("own: a lease is kept alive while it ends", LEASED, ("lease_renewed_while_ending",)),
     OwnCase("R1: a row carries the member's own time", OWN, ("r1_row_time",)),
     OwnCase("R2: evaluated by the member's clock", OWN, ("r2_own_clock",)),
     OwnCase("R2: an op_id is known by what pruning left", FORGETS, ("r2_known_by_pruning",)),

@@ -18,7 +18,7 @@ import msgspec
 from coordinator.machine.commands import Amend, Found, Submit, decode
 from coordinator.machine.limits import Limits
 from kv.content import content_digest, hash_of
-from kv.leases import LEASES_PREFIX
+from kv.leases import LEASE_KEYS_MAX, LEASES_PREFIX, lease_key
 from kv.model import (
     GENESIS_DIGEST,
     NODE_OP_ID_PREFIX,
@@ -31,6 +31,7 @@ from kv.model import (
     Cancel,
     Compare,
     DeleteRange,
+    EndLease,
     Equals,
     Exists,
     Expired,
@@ -132,9 +133,9 @@ class _Refusal(Exception):
 class Evaluator:
     """One command on what was made before it."""
 
-    def __init__(self, state: State, now_ms: int) -> None:
+    def __init__(self, state: State, now_ms: int, term: int = 0) -> None:
         before = state.made
-        self._now_ms = now_ms
+        self._now_ms, self._term = now_ms, term
         self._since_ms = max(before.known_since_ms, now_ms - before.limits.window_ms)
         self._keys, self._operations = ChainMap({}, state.keys), ChainMap({}, state.operations)
         self.digest, self.revision = before.digest, before.revision
@@ -174,6 +175,8 @@ class Evaluator:
     ) -> tuple[Applied | Refused | Expired, tuple[bytes, ...]]:
         if isinstance(intent, Cancel) or not dated or self._now_ms > intent.deadline_ms:
             return Expired(), ()
+        if any(isinstance(w, EndLease) and w.term not in {0, self._term} for w in intent.writes):
+            return Expired(), ()  # a leader of another term has given the lease its ttl since
         seen = tuple(self._at(key) for key in intent.reads)
         try:
             branch: Literal["then", "otherwise"] = "then"
@@ -253,7 +256,12 @@ class Evaluator:
         made: dict[bytes, Version] = {}
         deleted = 0
         for write in writes:
-            if isinstance(write, DeleteRange):
+            if isinstance(write, EndLease):
+                ended = [each.key for each in self._keys.values() if each.lease == write.lease]
+                if self._at(write.key):
+                    for key in sorted([*ended, write.key]):
+                        made[key] = Version(key, self.revision, None)
+            elif isinstance(write, DeleteRange):
                 there = self._there(write.key, write.end)
                 deleted += len(there)
                 if deleted > RANGE_KEYS_MAX:
@@ -264,9 +272,24 @@ class Evaluator:
                 made[write.key] = self._put(write)
             elif self._at(write.key):
                 made[write.key] = Version(write.key, self.revision, None)
+        self._check_leases(made)
         self._keys.update(made)
         self.versions += made.values()
         return tuple(made)
+
+    def _check_leases(self, made: dict[bytes, Version]) -> None:
+        """Refuse to attach keys to a lease that is not there, or too many to one."""
+        if not any(version.lease for version in made.values()):
+            return
+        after = {**self._keys, **made}
+        for version in made.values():
+            if version.lease and not self._at(lease_key(version.lease)):
+                raise _Refusal("lease_not_found")
+            if (
+                version.lease
+                and sum(each.lease == version.lease for each in after.values()) > LEASE_KEYS_MAX
+            ):
+                raise _Refusal("lease_full")
 
     def _put(self, write: Any) -> Version:
         before = self._keys.get(write.key)
@@ -344,7 +367,7 @@ def _submitted(
     state: State, made: Made, command: Submit, row: LedgerRow | None, *, dated: bool
 ) -> Made:
     body = row.body if row is not None else ()
-    evaluator = Evaluator(state, made.log_time_ms)
+    evaluator = Evaluator(state, made.log_time_ms, made.term)
     given: set[tuple[str, bytes]] = set()
     for intent in command.intents:
         attempt = (intent.op_id, intent.body_hash)
@@ -505,6 +528,7 @@ class Reference:
         self._enter(made, row)
         group = Group(Head(), row, made.versions, made.recorded)
         self._world.times.landed(group, self._world.times.stamped_s(made.term, made.stamp_ms))
+        self._world.leasing.landed(group)
         self._world.say("landed", first=row.first, last=row.last, term=row.term, at=row.index)
 
     def _enter(self, made: Made, row: LedgerRow) -> None:

@@ -22,6 +22,7 @@ from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.planted.registry import planted
 from tests.simulation import aimed, levels, moments, nemesis, own, own_harms
 from tests.simulation.clients import SHORT_LIVED, Clients
+from tests.simulation.leasing import OWNERS
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
 from tests.simulation.node import SimNode
 from tests.simulation.plans import Plan, Plant, plan_of
@@ -155,6 +156,8 @@ async def _story(world: World, clients: Clients) -> None:
         for number in range(world.plan.clients):
             group.create_task(clients.run(number, until_s))
         group.create_task(nemesis.torment(world, until_s))
+        for number in range(OWNERS if world.plan.leases else 0):
+            group.create_task(world.leasing.own(number + 1, until_s))
         group.create_task(own.samples(world, until_s))
     nemesis.heal(world)
     levels.upgrade_all(world)

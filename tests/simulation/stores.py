@@ -61,6 +61,7 @@ class SimDatabase(MemoryDatabase):
         for version in group.versions:
             self._remember(version)
         self._world.times.landed(group)
+        self._world.leasing.landed(group)
         self.rows_ever.append(row)
         self._world.say("landed", first=row.first, last=row.last, term=row.term, by=row.committer)
 

@@ -32,6 +32,8 @@ MUST_HAPPEN: Final = {
     "logs compared": "log checks",
     "times lost": "times lost",
     "lives judged": "lives judged",
+    "leases": "leases",
+    "leases kept alive": "leases kept",
 }
 """What the summary says -> the name of its counter."""
 ONLY: Final[Mapping[str, Mapping[str, str]]] = {

@@ -15,6 +15,7 @@ from typing import Any
 
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
+from tests.simulation.leasing import Leasing
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.plans import Plan, Plant
@@ -61,6 +62,9 @@ class World:
             "store outages": 0,
             "log checks": 0,
             "expired keys": 0,
+            "leases": 0,
+            "leases kept": 0,
+            "leases ended": 0,
             "sessions": 0,
             "watched": 0,
             "redelivered": 0,
@@ -109,6 +113,7 @@ class World:
             self.rng_of("network"), self.say, ghosts=plan.ghosts, reads_apart=plan.reads_apart
         )
         self.times = Timekeeper(self)
+        self.leasing = Leasing(self)
         self.database = SimDatabase(self)
         """The shared store."""
         self.reference = Reference(self)

@@ -18,6 +18,7 @@ from kv.model import (
     Answer,
     Applied,
     EndLease,
+    Entry,
     Exists,
     Expired,
     Intent,
@@ -27,6 +28,9 @@ from kv.model import (
     Version,
 )
 from kv.ports import LeaseTime, Settled
+from node.judging.freshness import entry_holds, touched_by
+from tests.planted import leases  # noqa: F401 (it fills the registry)
+from tests.planted.registry import planted
 from tests.unit.coordinator.cluster import FAR_MS, Cluster, answer, cluster, put
 from tests.unit.coordinator.own_cluster import OwnCluster, own_cluster
 from tests.virtual import run, until
@@ -242,5 +246,40 @@ def test_leases_whose_time_is_over_end_although_there_are_many(kind: str) -> Non
             assert not any(is_there(c, b"k%d" % lease) for lease in range(1, 201))
             assert c["a"].leases.leases == 0
             assert c["a"].leases.ended == 200
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_its_rule_the_end_of_a_former_leader_takes_effect(kind: str) -> None:
+    with planted("lease_old_term"), pytest.raises(AssertionError, match="Expired"):
+        test_the_end_that_a_former_leader_ordered_has_no_effect(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_its_rule_a_new_leader_ends_leases_at_once(kind: str) -> None:
+    with planted("lease_short_ttl"), pytest.raises(AssertionError):
+        test_a_new_leader_gives_every_lease_its_whole_ttl(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_round_a_deposed_leader_confirms_keep_alives(kind: str) -> None:
+    with planted("lease_no_round"), pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_leader_that_was_deposed_confirms_no_keep_alive(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_its_rule_a_cached_entry_outlives_its_lease(kind: str) -> None:
+    async def story() -> None:
+        async with members(kind) as c:
+            await grant(c["a"], 5, 60)
+            await attach(c["a"], b"k", 5)
+            version = newest(c, b"k")
+            entry = Entry(b"k", version, c["a"].machine.settled.revision)
+            assert entry_holds(entry, touched_by(c["a"].touched, entry))
+            await revoke(c["a"], 5)
+            assert not entry_holds(entry, touched_by(c["a"].touched, entry))
+            if kind == "shared":  # the key alone does not tell: nobody knew it when it was ordered
+                assert entry_holds(entry, c["a"].touched(b"k"))
 
     run(story)

@@ -70,3 +70,12 @@ def test_a_lost_disk_that_counts_too_early_elects_two_leaders() -> None:
     early, committed = (line for line in said if line.startswith(("index ", "entry ")))
     assert "D stands in 7" in early
     assert committed == "entry (250, None)"
+
+
+@pytest.mark.parametrize("rule", ["round", "round_after", "whole_ttl", "ending", "grant"])
+def test_a_lease_ends_early_without_a_rule(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(MODEL))
+    model: Any = __import__("lease_model")
+    _, broken, way = model.explore(model.Rules()._replace(**{rule: False}))
+    assert "before its time" in broken
+    assert way
