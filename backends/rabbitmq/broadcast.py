@@ -11,7 +11,7 @@ import asyncio
 import random
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 import structlog
@@ -211,6 +211,7 @@ def body(change: Change) -> bytes:
             "time_ms": change.log_time_ms,
             "changes": [_changed(version) for version in change.versions],
             **({} if change.undone_after is None else {"undone_after": change.undone_after}),
+            **({"term": change.term} if change.term else {}),
         }
     )
 
@@ -234,7 +235,14 @@ def change_of(raw: bytes) -> Change:
         raise BadRequest(
             "bad_message", str(exc), allowed="the hash of a reference in hexadecimal digits"
         ) from exc
-    return Change(message.revision, message.op_id, message.time_ms, versions, message.undone_after)
+    return Change(
+        message.revision,
+        message.op_id,
+        message.time_ms,
+        versions,
+        message.undone_after,
+        message.term,
+    )
 
 
 class _Base64(msgspec.Struct, frozen=True):
@@ -262,6 +270,7 @@ class _Message(msgspec.Struct, frozen=True):
     time_ms: int
     changes: tuple[_Changed, ...]
     undone_after: int | None = None
+    term: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 def _bytes(text: str | _Base64) -> bytes:

@@ -235,7 +235,12 @@ class Publisher:
             self._heard.popleft()
             records, first = settled.records, settled.previous + 1
             changes += _changes(
-                first, records, settled.versions, settled.log_time_ms, after=position
+                first,
+                records,
+                settled.versions,
+                settled.log_time_ms,
+                after=position,
+                term=settled.term,
             )
             position = settled.last
         return _Part(tuple(changes), position)
@@ -304,7 +309,8 @@ class Publisher:
                 row=row.seq,
                 missing=len(at) - len(versions),
             )
-        return _changes(row.first, row.body, versions, row.log_time_ms, after=position)
+        term = row.term if row.index else 0
+        return _changes(row.first, row.body, versions, row.log_time_ms, after=position, term=term)
 
     async def _wait_news(self, seconds: float | None) -> None:
         self._news.clear()
@@ -327,6 +333,7 @@ def _changes(
     log_time_ms: int,
     *,
     after: int,
+    term: int,
 ) -> list[Change]:
     """Group versions, which are in revision order, by the intent that made them."""
     changes: list[Change] = []
@@ -337,6 +344,8 @@ def _changes(
             end += 1
         if revision > after:
             op_id = records[revision - first].op_id
-            changes.append(Change(revision, op_id, log_time_ms, tuple(versions[start:end])))
+            changes.append(
+                Change(revision, op_id, log_time_ms, tuple(versions[start:end]), term=term)
+            )
         start = end
     return changes

@@ -47,7 +47,9 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     published after the revision `undone_after` is undone.
     """
     term: int = 0
-    """Of the ledger row, where each member has its own store; it is not published."""
+    """Of the ledger row, where each member has its own store; 0: the store is shared. A revision
+    that comes in two terms was lost by a quorum and given again (R12).
+    """
 
 
 class Broadcast(Protocol):

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import jsonschema_rs
+import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 from hypothesis import given
@@ -69,6 +70,15 @@ def test_messages_of_another_version_or_broken_ones_are_refused(raw: bytes, code
     with pytest.raises(BadRequest) as refused:
         change_of(raw)
     assert refused.value.code == code
+
+
+def test_a_term() -> None:
+    """Where each member has its own store a revision may come again, in a higher term."""
+    change = Change(9, "op", 5, (Version(b"k", 9, None),), term=3)
+    assert change_of(body(change)) == change
+    assert b"term" not in body(msgspec.structs.replace(change, term=0))
+    validator("Change").validate(json.loads(body(change)))
+    validator("Delivery").validate(json.loads(undone_body(0, 0)))
 
 
 def test_an_adoption() -> None:

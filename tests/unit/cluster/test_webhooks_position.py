@@ -17,7 +17,7 @@ from cluster.workers import rules
 from cluster.workers.sender import DeliveryLimits
 from cluster.workers.webhooks import Webhooks
 from kv.model import Intent, Put
-from kv.ports import UndoneRange
+from kv.ports import Settled, UndoneRange
 from tests.unit.node.conftest import Api, opened
 
 
@@ -89,3 +89,39 @@ async def test_a_target_is_told_what_an_adoption_undid_after_what_was_kept() -> 
         ("put", "k4"),
     ]
     assert (heard[2]["after"], heard[2]["revision"]) == (2, 3)
+
+
+async def test_a_target_is_told_what_the_log_has_lost_and_then_what_took_its_place() -> None:
+    heard: list[dict[str, object]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        heard.append(msgspec.json.decode(await request.read()))
+        return web.Response()
+
+    target = web.Application()
+    target.router.add_post("/", take)
+    async with (
+        opened(kind="replicated") as api,
+        Client(api.url) as client,
+        TestServer(target) as server,
+    ):
+        form = {"url": str(server.make_url("/")), "secret": "s" * 20, "prefix": "k", "after": 0}
+        for key in ("k1", "k2", "k3"):
+            await client.put(key, b"v")
+        await client.put(rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form))
+        hooks = Webhooks(client, "worker", DeliveryLimits(allow_private=True), rng=random.Random(1))
+        async with hooks:
+            running = asyncio.create_task(hooks.run())
+            while len(heard) < 3:
+                await asyncio.sleep(0.01)
+            api.consensus.tell(Settled(1, 1, b"", (), None, 0, 1))
+            while len(heard) < 6:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.wait([running])
+    assert [(told["type"], told["key"]) for told in heard[3:]] == [
+        ("undone", ""),
+        ("put", "k2"),
+        ("put", "k3"),
+    ]
+    assert (heard[3]["after"], heard[3]["revision"]) == (1, 1)

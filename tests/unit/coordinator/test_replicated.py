@@ -85,6 +85,24 @@ def test_a_member_whose_log_is_gone_says_what_to_do() -> None:
     run(story)
 
 
+def test_what_took_the_place_of_a_lost_suffix_is_broadcast_in_its_term() -> None:
+    async def story() -> None:
+        async with own_cluster("ab") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            before = len(c.shared.entries)
+            await answer(a, put("lost"))
+            await until(lambda: len(c.broadcast.changes) == 2)
+            b = await c.lead("b", lose=len(c.shared.entries) - before)
+            await answer(b, put("kept"))
+            await until(lambda: c.broadcast.changes[-1].op_id == "kept")
+            told = [(each.op_id, each.revision, each.term) for each in c.broadcast.changes]
+            assert told[:2] == [("op1", 1, 1), ("lost", 2, 1)]
+            assert told[-1] == ("kept", 2, 2)
+
+    run(story)
+
+
 def test_nothing_can_be_adopted() -> None:
     async def story() -> None:
         async with own_cluster("a") as c:
