@@ -177,6 +177,16 @@ def bounds_of(key: bytes, end: bytes) -> tuple[bytes, bytes]:
     return key, KEY_ABOVE_ALL if end == FROM_KEY else end
 
 
+def listed(first: bytes, end: bytes | None, after: bytes) -> tuple[bytes, bytes]:
+    """Return (start, end) such that start <= key < end holds for exactly the keys > `after` that a
+    listing shows: those under a prefix, or those of a range when an end is given.
+    """
+    if end is None:
+        return range_of(first, after)
+    start, stop = bounds_of(first, end)
+    return (max(start, after + b"\0") if after else start), stop
+
+
 def range_of(prefix: bytes, after: bytes) -> tuple[bytes, bytes]:
     """Return (start, end) such that start <= key < end holds for exactly the keys > `after` under
     `prefix`.

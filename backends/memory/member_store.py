@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Self, TypeVar
 
-from backends.fence import range_of
+from backends.fence import listed
 from backends.memory.faults import Faults, NoFaults
 from backends.memory.member_file import MemoryCopy, MemoryFile, Transaction, bytes_of, tables_of
 from backends.memory.member_tables import MemberTables
@@ -268,6 +268,7 @@ class MemoryMemberStore:
         self,
         prefix: bytes,
         *,
+        end: bytes | None = None,
         after: bytes = b"",
         limit: int,
         at: int | None = None,
@@ -275,7 +276,7 @@ class MemoryMemberStore:
         keys_only: bool = False,
         timeout_s: float,
     ) -> Listing:
-        bounds = range_of(prefix, after)
+        bounds = listed(prefix, end, after)
         return await self._read(
             "list",
             lambda tables: tables.list(bounds, limit, at, settled, keys_only=keys_only),

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from backends.fence import (
     STAGED_BYTES_MAX,
-    range_of,
+    listed,
 )
 from backends.memory.database import MemoryDatabase
 from backends.memory.faults import AnswerLost, Fails, Faults, Lands, NoFaults
@@ -125,6 +125,7 @@ class MemoryStore:
         self,
         prefix: bytes,
         *,
+        end: bytes | None = None,
         after: bytes = b"",
         limit: int,
         at: int | None = None,
@@ -135,7 +136,7 @@ class MemoryStore:
         return await self._read(
             "list",
             lambda: self.database.list(
-                range_of(prefix, after), limit, at, settled, keys_only=keys_only
+                listed(prefix, end, after), limit, at, settled, keys_only=keys_only
             ),
             timeout_s,
         )

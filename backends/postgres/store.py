@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Self
 
-from backends.fence import STAGED_BYTES_MAX, check_group, checked_blob, outranks, range_of
+from backends.fence import STAGED_BYTES_MAX, check_group, checked_blob, listed, outranks
 from backends.postgres import pruning, reads, sql, writes
 from backends.postgres.connections import Connections
 from backends.postgres.hosts import Connection
@@ -194,6 +194,7 @@ class PostgresStore:
         self,
         prefix: bytes,
         *,
+        end: bytes | None = None,
         after: bytes = b"",
         limit: int,
         at: int | None = None,
@@ -201,7 +202,7 @@ class PostgresStore:
         keys_only: bool = False,
         timeout_s: float,
     ) -> Listing:
-        bounds = range_of(prefix, after)
+        bounds = listed(prefix, end, after)
         return await reads.listing(
             self.connections, bounds, limit, at, settled, keys_only=keys_only, timeout_s=timeout_s
         )

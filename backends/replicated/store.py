@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeVar
 
 import structlog
 
-from backends.fence import range_of
+from backends.fence import listed
 from backends.replicated import copies, files, overlay, reads
 from backends.replicated.opened import OpenedFile
 from backends.replicated.rows import BACKEND
@@ -302,6 +302,7 @@ class SqliteMemberStore:
         self,
         prefix: bytes,
         *,
+        end: bytes | None = None,
         after: bytes = b"",
         limit: int,
         at: int | None = None,
@@ -309,7 +310,7 @@ class SqliteMemberStore:
         keys_only: bool = False,
         timeout_s: float,
     ) -> Listing:
-        bounds = range_of(prefix, after)
+        bounds = listed(prefix, end, after)
         file = self._sound()
         view = file.writer.overlay.view
         # so many of the file's keys may be gone by what is not written yet

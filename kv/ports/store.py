@@ -249,6 +249,7 @@ class StoreReader(Protocol):
         self,
         prefix: bytes,
         *,
+        end: bytes | None = None,
         after: bytes = b"",
         limit: int,
         at: int | None = None,
@@ -257,7 +258,8 @@ class StoreReader(Protocol):
         timeout_s: float,
     ) -> Listing:
         """List present keys > `after` that begin with `prefix`, at revision `at` (None: newest).
-        With `keys_only` the values are empty.
+        With `keys_only` the values are empty. With an `end`, `prefix` is the first key of a range,
+        as `kv.model.Compare` names one.
 
         Raises Pruned.
         """

@@ -1,17 +1,18 @@
-"""GET /v1/kv?prefix=: list keys in byte order, in pages that all show one revision (410 once that
-revision is pruned).
+"""GET /v1/kv: list the keys under a prefix, or of a range, in byte order, now or as they were at a
+revision, in pages that all show one revision (410 once that revision is pruned).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from aiohttp import web
 from msgspec import UNSET, Raw, Struct
 
-from kv.errors import BackendUnavailable, NotApplied
-from kv.model import Version
+from kv.errors import BackendUnavailable, BadRequest, NotApplied
+from kv.model import FROM_KEY, Version
 from kv.ports import Listing
 from node.exchange.exchange import Exchange
 from node.exchange.parameters import parse_level
@@ -20,7 +21,7 @@ from node.judging.store_identity import check_store_identity
 from node.reads.levels import Level
 from node.reads.store_reads import check_snapshot
 from node.wire.answers import version_answer
-from node.wire.byte_forms import checked_prefix
+from node.wire.byte_forms import checked_key, checked_prefix
 from node.wire.documents import encode
 from node.wire.kept_positions import KeptPosition
 from node.wire.page_tokens import PagePosition, place_of, token_of
@@ -45,27 +46,66 @@ TURN_BYTES: Final = 128 * 1024
 
 async def get(x: Exchange) -> web.Response:
     """Return one page."""
-    params = x.params("prefix", "limit", "continue", "keys_only", "consistency", "min_revision")
+    params = x.params(
+        "prefix", "start", "end", "limit", "continue", "keys_only", "consistency", "min_revision",
+        "revision",
+    )  # fmt: skip
     texts = {
-        name: value.decode("utf-8", "replace") for name, value in params.items() if name != "prefix"
+        name: value.decode("utf-8", "replace")
+        for name, value in params.items()
+        if name not in {"prefix", "start", "end"}
     }
-    prefix = checked_prefix(params.get("prefix", b""))
+    span = _span(params)
     limit = parse_count(texts["limit"], "limit", LIMIT_MAX) if "limit" in texts else LIMIT_DEFAULT
     keys_only = "keys_only" in texts and parse_flag(texts["keys_only"], "keys_only")
     place = (
-        place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
+        place_of(texts["continue"], span.token, keys_only=keys_only)
+        if "continue" in texts
+        else None
     )
+    if "revision" in texts:
+        if place is not None:
+            raise BadRequest(
+                "conflicting_parameters", "the token says the revision", allowed="one of the two"
+            )
+        place = PagePosition(parse_revision(texts["revision"], "revision", low=1), b"")
     # A shared store answers every level from one snapshot, which is at least as fresh as each asks
     # for. A member's own one needs a quorum to confirm that it is the newest.
     level = parse_level(texts.get("consistency", "linearizable"))
     least = parse_revision(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
-    page = _Page(x, prefix, level, keys_only=keys_only, place=place)
+    page = _Page(x, span, level, keys_only=keys_only, place=place)
     async with x.services.load.pages:
         connections = x.services.load.connections
         if connections is not None and not connections.has_room(PAGE_BYTES):
             raise NotApplied("overloaded", "too many bytes of answers wait for their readers")
         await page.gather(limit, least)
         return page.reply()
+
+
+class _Span(NamedTuple):
+    """The keys to list: those under a prefix, or, with an end, those of a range."""
+
+    first: bytes
+    end: bytes | None
+
+    @property
+    def token(self) -> bytes:
+        """What a page token is bound to."""
+        return self.first if self.end is None else b"%d:%b%b" % (
+            len(self.first), self.first, self.end,
+        )  # fmt: skip
+
+
+def _span(params: Mapping[str, bytes]) -> _Span:
+    """Return the keys that a request names. Raises BadRequest."""
+    if "start" not in params and "end" not in params:
+        return _Span(checked_prefix(params.get("prefix", b"")), None)
+    if "prefix" in params:
+        raise BadRequest(
+            "conflicting_parameters", "a prefix is a range", allowed="prefix, or start and end"
+        )
+    end = checked_key(params["end"]) if "end" in params else FROM_KEY
+    return _Span(checked_prefix(params.get("start", b"")), end)
 
 
 class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
@@ -82,13 +122,13 @@ class _Page:
     def __init__(
         self,
         x: Exchange,
-        prefix: bytes,
+        span: _Span,
         level: Level,
         *,
         keys_only: bool,
         place: PagePosition | None,
     ) -> None:
-        self._x, self._prefix, self._keys_only = x, prefix, keys_only
+        self._x, self._span, self._keys_only = x, span, keys_only
         self._own = x.services.own is not None
         self._level: Level = level if self._own else "linearizable"
         self._after = place.after if place is not None else b""
@@ -165,7 +205,8 @@ class _Page:
         try:
             async with asyncio.timeout(left_s):
                 listing = await services.store.list(
-                    self._prefix,
+                    self._span.first,
+                    end=self._span.end,
                     after=self._after,
                     limit=limit,
                     at=self._at,
@@ -178,7 +219,7 @@ class _Page:
         check_snapshot(settled, listing.head, listing.digest_at)
         await check_store_identity(services.consensus, services.shared, settled, timeout_s=left_s)
         if self._at is not None:
-            check_given(self._at, listing.head.last, "the token's revision")
+            check_given(self._at, listing.head.last, "the revision")
         return listing
 
     async def _take(self, version: Version) -> None:
@@ -202,6 +243,6 @@ class _Page:
         token = None
         if self._more and self._items:
             place = PagePosition(at, self._after, term=self._term)
-            token = token_of(place, self._prefix, keys_only=self._keys_only)
+            token = token_of(place, self._span.token, keys_only=self._keys_only)
         more: dict[str, str] = {"Acordo-Level": self._level, "Acordo-Source": "store"}
         return self._x.json(_Answer(at, self._items, token), revision=at, more=more)

@@ -25,6 +25,8 @@ class History:
         self.note = Note(HISTORY)
         self.content = GENESIS_DIGEST
         self.steps: list[Step] = []
+        self._numbers: dict[bytes, tuple[int, int]] = {}
+        """The create_revision and the version of present keys."""
 
     def submit(
         self, *intents: groups.Step, log_time_ms: int = 1000, skip: int = 0, term: int | None = None
@@ -33,12 +35,23 @@ class History:
         index, term = self.note.index + 1 + skip, self.note.term or 1 if term is None else term
         made = groups.group(self.head, intents, term=term, committer="", log_time_ms=log_time_ms)
         row = msgspec.structs.replace(made.row, index=index)
-        hashes = tuple(hash_of(version) for version in made.versions)
-        self.content = content_digest(self.content, row, made.versions, hashes)
+        versions = tuple(map(self._numbered, made.versions))
+        hashes = tuple(hash_of(version) for version in versions)
+        self.content = content_digest(self.content, row, versions, hashes)
         row = msgspec.structs.replace(row, content=self.content)
         self.head = row.head
-        group = Group(made.base, row, made.versions, made.operations)
+        group = Group(made.base, row, versions, made.operations)
         return self._next(Step(Note(HISTORY, index, term, row.digest), group, hashes))
+
+    def _numbered(self, version: Version) -> Version:
+        if not version.present:
+            self._numbers.pop(version.key, None)
+            return version
+        created, count = self._numbers.get(version.key, (version.revision, 0))
+        self._numbers[version.key] = created, count + 1
+        return msgspec.structs.replace(
+            version, create_revision=created, version=count + 1, lease=version.revision % 3
+        )
 
     def quiet(self, *, term: int | None = None, floor: int = 0, skip: int = 0) -> Step:
         """Return the Step of a command that gives no revision."""

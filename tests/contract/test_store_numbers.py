@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kv.model import FROM_KEY, GENESIS, Delete, Put, Version
@@ -115,3 +117,18 @@ async def test_spans_are_of_the_snapshot_of_the_other_facts(store: Store) -> Non
     assert facts.spans == {span: (Version(b"m", 2, b"2", None, 2, 1),)}
     assert facts.versions[b"k"].value is None
     assert set(facts.operations) == {"1"}
+
+
+async def test_a_listing_of_a_range(store: Store) -> None:
+    await commit(store, [put(f"{n}", each, b"") for n, each in enumerate(KEYS)])
+    await commit(store, [delete("x", b"b")])
+
+    async def keys(key: bytes, end: bytes, **more: Any) -> list[bytes]:
+        page = await store.list(key, end=end, limit=9, timeout_s=T, **more)
+        return [version.key for version in page.versions]
+
+    assert await keys(b"a", b"c") == [b"a", b"ab", b"b\0"]
+    assert await keys(b"a", b"c", at=7) == [b"a", b"ab", b"b", b"b\0"]
+    assert await keys(b"", FROM_KEY) == [key for key in KEYS if key != b"b"]
+    assert await keys(b"a", FROM_KEY, after=b"ab") == [b"b\0", b"c", b"\xff\xff"]
+    assert await keys(b"c", b"a") == await keys(b"c", b"c", after=b"c") == []

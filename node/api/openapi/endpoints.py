@@ -128,6 +128,24 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         (
             PREFIX,
             Parameter(
+                "start",
+                "query",
+                {"type": "string"},
+                "Instead of a prefix: first key of a range.",
+            ),
+            Parameter(
+                "end",
+                "query",
+                {"type": "string"},
+                "The first key behind the range; a zero byte, or left out: it has no end.",
+            ),
+            Parameter(
+                "revision",
+                "query",
+                {**REVISION, "minimum": 1},
+                "List the keys as they were at this revision.",
+            ),
+            Parameter(
                 "limit",
                 "query",
                 {"type": "integer", "minimum": 1, "maximum": LISTING_MAX},

@@ -157,3 +157,39 @@ async def test_pages_are_made_a_few_at_a_time_and_give_way(
     assert most <= PAGES_MAX
     values_a_pass = max(turns.count(each) for each in set(turns))
     assert values_a_pass <= PAGES_MAX * (TURN_BYTES // 60_000 + 2)
+
+
+async def test_a_range_and_a_past_revision(api: Api) -> None:
+    for key in "abcde":
+        await api.ask("PUT", f"/v1/kv/{key}", data=b"1")
+    await api.ask("DELETE", "/v1/kv/b")
+    await api.ask("PUT", "/v1/kv/c", data=b"2")
+
+    async def keys(query: str) -> list[str]:
+        found: list[str] = []
+        more = ""
+        while True:
+            reply = await api.ask("GET", f"/v1/kv?limit=2&{query}{more}")
+            assert reply.status == 200, reply.body
+            found += [item["key"] for item in reply.json()["items"]]
+            if "continue" not in reply.json():
+                return found
+            more = f"&continue={reply.json()['continue']}"
+            query = query.split("&revision", maxsplit=1)[0]
+
+    assert await keys("start=b&end=e") == ["c", "d"]
+    assert await keys("start=b") == ["c", "d", "e"]
+    assert await keys("start=b&end=%00") == ["c", "d", "e"]
+    assert await keys("end=d") == ["a", "c"]
+    assert await keys("start=d&end=b") == []
+    assert await keys("start=b&end=e&revision=5") == ["b", "c", "d"]
+    assert await keys("prefix=&revision=3") == ["a", "b", "c"]
+    (item,) = (await api.ask("GET", "/v1/kv?prefix=c&revision=6")).json()["items"]
+    assert (item["value"], item["version"]) == ("1", 1)
+    (await api.ask("GET", "/v1/kv?prefix=a&end=b")).problem(400, "conflicting_parameters")
+    (await api.ask("GET", "/v1/kv?revision=99")).problem(400, "future_revision")
+    token = (await api.ask("GET", "/v1/kv?start=a&limit=1")).json()["continue"]
+    (await api.ask("GET", f"/v1/kv?start=b&continue={token}")).problem(400, "bad_token")
+    (await api.ask("GET", f"/v1/kv?start=a&revision=3&continue={token}")).problem(
+        400, "conflicting_parameters"
+    )
