@@ -96,6 +96,8 @@ class Client(ClusterCalls, LeaseCalls):
         *,
         limit: int = 500,
         min_revision: int | None = None,
+        revision: int | None = None,
+        end: Bytes | None = None,
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Found]:
@@ -103,12 +105,20 @@ class Client(ClusterCalls, LeaseCalls):
         page is a linearizable read.
 
         `limit` is the page size, 1 to 1000 keys; `timeout_s` bounds each page. `min_revision` is
-        the revision that the listing has to reflect at least; `token` continues after an earlier
-        page. Raises Pruned when the listing's revision is no longer kept before the end is reached,
-        ReadFailed, Unreachable, BadRequest.
+        the revision that the listing has to reflect at least; `revision` lists the keys as they
+        were then. With an `end`, the keys from `prefix` on and before `end` are listed (a zero
+        byte: all of them). `token` continues after an earlier page. Raises Pruned when the
+        listing's revision is no longer kept before the end is reached, ReadFailed, Unreachable,
+        BadRequest.
         """
         async for page in self.pages(
-            prefix, limit=limit, min_revision=min_revision, token=token, timeout_s=timeout_s
+            prefix,
+            limit=limit,
+            min_revision=min_revision,
+            revision=revision,
+            end=end,
+            token=token,
+            timeout_s=timeout_s,
         ):
             for found in page.found:
                 yield found
@@ -119,16 +129,23 @@ class Client(ClusterCalls, LeaseCalls):
         *,
         limit: int = 500,
         min_revision: int | None = None,
+        revision: int | None = None,
+        end: Bytes | None = None,
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Page]:
         """Iterate over whole pages. `Page.token` continues after that page, also in another
         process. Otherwise like `list`.
         """
-        raw = as_bytes(prefix, "prefix")
+        raw, behind = as_bytes(prefix, "prefix"), None if end is None else as_bytes(end, "end")
         while True:
             request = requests.list_request(
-                raw, limit=limit, token=token, min_revision=min_revision
+                raw,
+                limit=limit,
+                token=token,
+                min_revision=min_revision,
+                revision=revision,
+                end=behind,
             )
             page = await self._call(request, answers.parse_page, timeout_s)
             yield page

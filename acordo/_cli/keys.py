@@ -172,24 +172,34 @@ def list_(
     keys_only: Annotated[
         bool, typer.Option("--keys-only", "-k", help="Print nothing but keys.")
     ] = False,
+    *,
+    revision: Annotated[
+        int | None, typer.Option(min=1, help="As they were at this revision.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(help="All keys from PREFIX on and before this one.")
+    ] = None,
 ) -> None:
     """List the keys under a prefix, all as of one revision."""
 
     async def work(client: Client, output: Output) -> None:
         page, count = min(limit or 500, 500), 0
-        if keys_only:
-            async for key, revision in client.keys(key_of(prefix), limit=page):
+        if keys_only and revision is None and end is None:
+            async for key, at in client.keys(key_of(prefix), limit=page):
                 if output.as_json:
-                    output.json({"key": forms.to_json(key), "revision": revision})
+                    output.json({"key": forms.to_json(key), "revision": at})
                 else:
                     output.say(shown_key(key))
                 count += 1
                 if count == limit:
                     return
             return
-        async for found in client.list(key_of(prefix), limit=page):
+        behind = None if end is None else key_of(end)
+        async for found in client.list(key_of(prefix), limit=page, revision=revision, end=behind):
             if output.as_json:
-                output.json(reading_form(found))
+                output.json(reading_form(found, value=not keys_only))
+            elif keys_only:
+                output.say(shown_key(found.key))
             else:
                 value = f"[dim]{shown(found.value)}[/dim]{_until(found.expires_ms)}"
                 output.say(f"{found.revision:>10}  {shown_key(found.key)}  {value}")

@@ -158,15 +158,21 @@ def list_request(
     limit: int,
     token: str | None = None,
     min_revision: int | None = None,
+    revision: int | None = None,
+    end: bytes | None = None,
     keys_only: bool = False,
 ) -> Request:
-    """Return a request for a page of a listing; `token` continues after the page before."""
+    """Return a request for a page of a listing; `token` continues after the page before. With an
+    `end`, the keys from `prefix` on and before it are listed.
+    """
+    bounds = {"prefix": prefix} if end is None else {"start": prefix, "end": end}
     path = with_query(
         "/v1/kv",
-        prefix=prefix,
+        **bounds,
         limit=limit,
         continue_=token,
         min_revision=min_revision,
+        revision=revision if token is None else None,
         keys_only="true" if keys_only else None,
     )
     return Request(method="GET", path=path)
