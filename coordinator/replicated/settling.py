@@ -119,9 +119,13 @@ class Settling:
             self._own.settle(Step(self._note_at(at), floor=self._take_floor()))
 
     def _is_foreign(self) -> bool:
-        """Return whether the file belongs to another history than the one that was just founded."""
-        founded, history = self._machine.founded, self._own.note.history
-        return bool(history) and founded is not None and history != founded.history
+        """Return whether the file belongs to another history than the one that was just founded.
+        One that was cut back to nothing belongs to none.
+        """
+        founded, note = self._machine.founded, self._own.note
+        if founded is None or not note.index:
+            return False
+        return bool(note.history) and note.history != founded.history
 
     # ---------------------------------------------------------------------------- from the own file
 

@@ -378,6 +378,17 @@ def r12_kept_positions() -> Patches:
     yield Book, "holds_to", holds_to
 
 
+@fault("R12")
+def r12_cut_to_nothing() -> Patches:
+    """A file that was cut back to nothing still belongs to the history that it held."""
+
+    def is_foreign(self: Settling) -> bool:
+        founded, history = self._machine.founded, self._own.note.history
+        return bool(history) and founded is not None and history != founded.history
+
+    yield Settling, "_is_foreign", is_foreign
+
+
 @fault("INV-1")
 def r12_cache_term() -> Patches:
     """Cache entries of a lost suffix are taken, once its revisions are given again."""

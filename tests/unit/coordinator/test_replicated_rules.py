@@ -634,6 +634,25 @@ async def watchers_whose_member_fetches_what_took_the_place_of_a_lost_suffix() -
         return set() if undone == [1] and told[-1].previous == 1 else {"INV-6"}
 
 
+async def file_that_was_cut_back_to_nothing() -> set[str]:
+    """A quorum has lost its whole log; a member's file was cut back to its beginning meanwhile."""
+    async with own_cluster("ab") as c:
+        a = await c.lead("a")
+        await answer(a, put("lost"))
+        await c.level()
+        await c.stop("b")
+        c.files["b"].commit((lambda tables: tables.cut_back(0),))
+        c.files["b"].sync()
+        await c.lead("a", lose=len(c.shared.entries))
+        await answer(a, put("kept"))
+        node = await c.start("b")
+        try:
+            await until(lambda: node.refusal is None and node.machine.revision == 1, limit_s=20)
+        except AssertionError:
+            return {"R12"}
+        return await unequal(c)
+
+
 async def cache_across_a_lost_suffix() -> set[str]:
     async with own_cluster("ab") as c:
         a = await c.lead("a")
@@ -715,6 +734,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
         ("r12_watchers",),
         "INV-6",
     ),
+    (file_that_was_cut_back_to_nothing, ("r12_cut_to_nothing",), "R12"),
     (cache_across_a_lost_suffix, ("r12_cache_term",), "INV-1"),
     (intent_before_the_history, ("r14_founded_first",), "R1"),
     (level_that_nobody_speaks, ("r14_speaks",), "R1"),
