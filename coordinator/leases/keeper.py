@@ -248,7 +248,7 @@ class LeaseKeeper:
                 more = page.more
         except (BackendUnavailable, TimeoutError) as exc:
             _log.info("leases wait for the store", error=str(exc) or type(exc).__name__)
-            await self._pause(self._settings.sweep_retry_s)
+            await self._pause(self._settings.backoff_s_max)  # it may be away for long
             return
         if self._tenure is not tenure or tenure.doubts != doubts:
             return
