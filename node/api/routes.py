@@ -77,7 +77,7 @@ class Route:
 
     async def _refuse(self, x: Exchange) -> web.Response:
         if self.gateway:
-            return x.reply(405, b"Method Not Allowed\n", "text/plain; charset=utf-8")
+            return x.refuse_as(405, b"Method Not Allowed\n", "text/plain; charset=utf-8")
         more = {"Allow": self.allow}
         if x.method == "OPTIONS":
             return x.reply(204, b"", "text/plain", more=more)
@@ -162,7 +162,7 @@ ANY_METHOD: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH")
 
 
 async def _no_such_path_of_etcd(x: Exchange) -> web.Response:
-    return x.reply(404, b"Not Found\n", "text/plain; charset=utf-8")
+    return x.refuse_as(404, b"Not Found\n", "text/plain; charset=utf-8")
 
 
 def etcd_routes() -> dict[str, Route]:

@@ -95,7 +95,7 @@ def served(
 def refused(x: Exchange, refusal: Refusal) -> web.Response:
     """Return the answer to a refused request."""
     status, body = gateway_error(refusal.code, refusal.message)
-    return x.reply(status, body, JSON)
+    return x.refuse_as(status, body, JSON)
 
 
 def _unspoken(name: str) -> Spoken:

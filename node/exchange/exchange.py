@@ -316,9 +316,15 @@ class Exchange:
         """Return a problem in the form of etcd's gateway."""
         status, body = gateway_problem(document)
         more = {"Retry-After": str(max(1, round(retry_after_s)))} if status == 503 else None
-        response = self.reply(status, body, JSON, more=more)
+        return self.refuse_as(status, body, JSON, more)
+
+    def refuse_as(
+        self, status: int, body: bytes, content_type: str, more: Mapping[str, str] | None = None
+    ) -> web.Response:
+        """Return a refusal in a form of its own."""
+        response = self.reply(status, body, content_type, more=more)
         if self._broken or not self.request.content.is_eof():
-            response.force_close()
+            response.force_close()  # as in `refuse`
         return response
 
     def _completed(self, document: Problem) -> Problem:

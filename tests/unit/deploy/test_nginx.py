@@ -202,6 +202,22 @@ async def test_a_write_that_is_never_answered_is_unknown_and_never_sent_again(
     assert len(world.seen) == 1
 
 
+@pytest.mark.parametrize("times", [Times(write="200ms", watch="200ms")])
+@pytest.mark.parametrize(
+    "path", ["/v3/watch", "/v3beta/watch", "/v3/lock/lock", "/v3/election/campaign"]
+)
+async def test_what_clients_of_etcd_wait_for_is_waited_for(world: World, path: str) -> None:
+    async def late(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(1.0)  # five times what a write has
+        return web.Response(text="at last")
+
+    world.all(late)
+    async with asyncio.timeout(PATIENCE_S):
+        async with world.http.post(world.url + path, data=b"{}") as response:
+            assert (response.status, await response.text()) == (200, "at last")
+    assert len(world.seen) == 1
+
+
 @pytest.mark.parametrize("times", [Times(read="1s")])
 async def test_a_read_caught_on_a_silent_node_is_answered_by_another(world: World) -> None:
     world.nodes[0].handler = silent

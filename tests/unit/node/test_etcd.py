@@ -169,3 +169,13 @@ async def test_a_range_of_the_future_is_refused_before_anything_is_written(open_
         said = await error(api, "/v3/kv/txn", body)
         assert said == (400, 11, "etcdserver: mvcc: required revision is a future revision")
         assert api.consensus.submits == []
+
+
+@pytest.mark.parametrize("path", ["/v3/nope", "/v3/maintenance/snapshot", "/v3/cluster/member/add"])
+async def test_a_refusal_before_the_body_closes_or_keeps_the_connection_sound(
+    path: str, open_api: Open
+) -> None:
+    async with open_api(etcd=True) as api:
+        for _ in range(3):
+            reply = await api.ask("POST", path, data=b"{" * 300_000)
+            assert reply.status in {404, 501}
