@@ -169,6 +169,22 @@ class Client(ClusterCalls, LeaseCalls):
             if token is None:
                 return
 
+    async def history(
+        self, key: Bytes, *, limit: int = 10, timeout_s: float | None = None
+    ) -> AsyncIterator[results.Change]:
+        """Iterate over the kept versions of a key, newest first. `limit` is the number fetched by
+        one request, 1 to 100. Raises Pruned when older ones go while they are fetched, ReadFailed,
+        Unreachable, BadRequest.
+        """
+        raw, before = key_bytes(key), None
+        while True:
+            request = requests.history_request(raw, limit=limit, before=before)
+            changes, before = await self._call(request, answers.parse_history, timeout_s)
+            for change in changes:
+                yield change
+            if before is None:
+                return
+
     # --------------------------------------------------------------------------------------- writes
 
     async def put(

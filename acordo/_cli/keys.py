@@ -234,6 +234,24 @@ def watch(
     run(context, work)
 
 
+def history(
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(help="The key.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many versions.")] = None,
+) -> None:
+    """Show the versions of a key that are kept, newest first."""
+
+    async def work(client: Client, output: Output) -> None:
+        count = 0
+        async for change in client.history(key_of(key), limit=min(limit or 10, 100)):
+            _show_event(output, change)
+            count += 1
+            if count == limit:
+                return
+
+    run(context, work)
+
+
 def _presence(if_exists: bool, if_absent: bool) -> bool | None:
     if if_exists and if_absent:
         raise BadRequest("--if-exists and --if-absent exclude each other", code="two_conditions")

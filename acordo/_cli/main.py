@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "list": keys.list_,
     "txn": transactions.txn,
     "watch": keys.watch,
+    "history": keys.history,
     "operation": transactions.operation,
 }
 """In the order in which the help lists them."""

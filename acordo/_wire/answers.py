@@ -114,6 +114,30 @@ def parse_keys(reply: Reply) -> results.KeyPage:
     )
 
 
+def parse_history(reply: Reply) -> tuple[tuple[results.Change, ...], int | None]:
+    """Return versions of a key, and what to go on with. Raises Damaged."""
+    answer = _object(reply)
+    found = tuple(_version(form) for form in json_list(answer.get("items")))
+    before = answer.get("before")
+    return found, None if before is None else integer(before)
+
+
+def _version(form: object) -> results.Change:
+    if not isinstance(form, dict):
+        raise Damaged("a version that is no object")
+    value = form.get("value")
+    return results.Change(
+        kind="delete" if value is None else "put",
+        key=from_json(form.get("key")),
+        value=None if value is None else from_json(value),
+        revision=integer(form.get("revision")),
+        expires_ms=_expiry(form),
+        create_revision=integer(form.get("create_revision", 0)),
+        version=integer(form.get("version", 0)),
+        last=True,
+    )
+
+
 def parse_page(reply: Reply) -> results.Page:
     """Return a page of keys with their values. Raises Damaged."""
     who, answer = served(reply), _object(reply)

@@ -178,6 +178,12 @@ def list_request(
     return Request(method="GET", path=path)
 
 
+def history_request(key: bytes, *, limit: int, before: int | None) -> Request:
+    """Return a request for the versions of a key that are older than `before`."""
+    path = f"/v1/history/{quote(key, safe='')}"
+    return plain_get(with_query(path, limit=limit, before=before))
+
+
 def operation_request(op_id: str, *, settle: bool = False) -> Request:
     """Return a look-up; with `settle`, one that cancels an op_id that is not ordered."""
     path = f"/v1/operations/{quote(op_id, safe='')}"

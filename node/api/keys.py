@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.errors import BadRequest
+from kv.errors import BadRequest, Pruned
 from kv.leases import FULL, LEASE_KEYS_MAX, NO_LEASE
 from kv.model import (
     RANGE_KEYS_MAX,
@@ -29,15 +29,29 @@ from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES
 from node.exchange.parameters import percent_decoded
 from node.reads.levels import Reading, ReadOptions
-from node.wire.answers import WrittenAnswer, first_outcome
+from node.wire.answers import (
+    HistoryAnswer,
+    ReadAnswer,
+    WrittenAnswer,
+    first_outcome,
+    read_answer,
+    version_answer,
+)
 from node.wire.byte_forms import checked_key
 from node.wire.conditions import matches_none, preconditions
 from node.wire.lease_forms import checked_lease, lease_id
 from node.wire.problems import Problem, problem
 from node.wire.requests import put_of
-from node.wire.text_fields import TTL_S_MAX, parse_revision, parse_seconds, ttl_ms_of
+from node.wire.text_fields import TTL_S_MAX, parse_count, parse_revision, parse_seconds, ttl_ms_of
 
 _DEFAULT: Final = ReadOptions()
+HISTORY: Final = 10
+HISTORY_MAX: Final = 100
+"""The number of versions in one answer to a request for the history of a key, each a read of its
+own; and what it may say at most.
+"""
+HISTORY_BYTES: Final = 2 * 1024 * 1024
+"""It ends early once its values take this many bytes."""
 REASONS: Final = {
     NO_LEASE: "a key was to be attached to a lease that is not there",
     FULL: f"a lease has {LEASE_KEYS_MAX} keys at most",
@@ -80,6 +94,40 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
     return await _found(
         x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store")
     )
+
+
+async def history(x: Exchange) -> web.Response:
+    """Show the versions of one key that are kept, newest first; a deletion is one with the value
+    null.
+    """
+    key = key_in(x)
+    params = x.text_params("limit", "before")
+    limit = parse_count(params["limit"], "limit", HISTORY_MAX) if "limit" in params else HISTORY
+    at = parse_revision(params["before"], "before", low=2) - 1 if "before" in params else None
+    read = await x.services.reads.snapshot([key], at=at, deadline=x.deadline)
+    head, version = read.head.last, read.versions[0]
+    items: list[ReadAnswer] = []
+    size = 0
+    while version is not None and len(items) < limit and size < HISTORY_BYTES:
+        value = await x.services.reads.store.value_of(version, deadline=x.deadline)
+        shown = version_answer(version, value) if version.present else None
+        items.append(shown or read_answer(key, version.revision, None))
+        size += len(value or b"")
+        version = await _version_before(x, version)
+    before = items[-1].revision if items and version is not None else None
+    return x.json(HistoryAnswer(head, items, before), revision=head)
+
+
+async def _version_before(x: Exchange, version: Version) -> Version | None:
+    """Return the version of the key before that one; None: there is none, or it is not kept."""
+    if version.revision == 1:
+        return None
+    at = version.revision - 1
+    try:
+        read = await x.services.reads.snapshot([version.key], at=at, deadline=x.deadline)
+    except Pruned:
+        return None
+    return read.versions[0]
 
 
 async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.Response:

@@ -130,6 +130,7 @@ BEGUN: Final = (
             conditions=ONE_KEY,
         ),
     ),
+    ("/v1/history/", "", Route("/v1/history/{key}", {"GET": keys.history})),
     (
         "/v1/leases/",
         "/keep-alive",

@@ -105,6 +105,15 @@ class ListingAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_"
     """Token of the next page; left out on the last."""
 
 
+class HistoryAnswer(Struct, frozen=True, omit_defaults=True):
+    """The kept versions of one key, newest first."""
+
+    revision: int
+    items: list[ReadAnswer]
+    before: int | None = None
+    """What to go on with: there may be older ones. Left out at the end of what is kept."""
+
+
 class LeaderAnswer(Struct, frozen=True):
     """The leader, as the answering node knows it."""
 

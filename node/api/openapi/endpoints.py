@@ -10,6 +10,7 @@ from kv.model import (
     REQUEST_BYTES_MAX,
     VALUE_BYTES_MAX,
 )
+from node.api.keys import HISTORY_MAX
 from node.api.leases import LIMIT_MAX as LEASES_MAX
 from node.api.listing import LIMIT_MAX as LISTING_MAX
 from node.api.openapi.answers import (
@@ -40,6 +41,7 @@ from node.api.openapi.parameters import (
 from node.exchange.headers import BYTES, JSON
 from node.wire.answers import (
     BatchAnswer,
+    HistoryAnswer,
     ItemAnswer,
     LeaderAnswer,
     LedgerAnswer,
@@ -120,6 +122,23 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         {200: ("Absent now.", JSON, WrittenAnswer)},
         (400, 412, 422, 503, 504),
         (KEY, *LASTING, *CONDITIONS),
+    ),
+    ("/v1/history/{key}", "GET"): Endpoint(
+        "Show the kept versions of a key, newest first; a deletion has the value null.",
+        {200: ("The versions.", JSON, HistoryAnswer)},
+        (400, 410, 503),
+        (
+            KEY,
+            Parameter(
+                "limit",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": HISTORY_MAX},
+                "The number of versions.",
+            ),
+            Parameter(
+                "before", "query", {**REVISION, "minimum": 2}, "`before` of the answer before."
+            ),
+        ),
     ),
     ("/v1/kv", "GET"): Endpoint(
         "List keys in byte order; all pages show one revision.",

@@ -293,7 +293,8 @@ def test_it_runs_as_a_module() -> None:
 
 HELD: Final = {
     "get": ["k"], "put": ["k", "v"], "cas": ["k", "1", "v"], "delete": ["k"], "list": [],
-    "txn": ["--put", "k=v"], "watch": [], "operation": ["x"], "load": ["FILE"], "dump": [],
+    "txn": ["--put", "k=v"], "watch": [],
+    "history": ["k"], "operation": ["x"], "load": ["FILE"], "dump": [],
     "leader": [], "status": [], "transfer": [], "adopt": ["--gives-up", "0"],
     "members": [], "limits": [],
     "members add": ["n9", "--raft-address", "127.0.0.1:1", "--member-url", "http://127.0.0.1:1"],

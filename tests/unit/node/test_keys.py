@@ -110,3 +110,26 @@ async def test_every_answer_says_how_often_a_key_was_put_since_it_came(api: Api)
     assert (item["create_revision"], item["version"]) == (4, 2)
     absent = await api.ask("GET", "/v1/kv/absent")
     assert "Acordo-Version" not in absent.headers
+
+
+async def test_the_history_of_a_key_is_told_from_the_newest_version_on(api: Api) -> None:
+    await api.ask("PUT", "/v1/kv/a%2Fb", data=b"1")
+    await api.ask("PUT", "/v1/kv/other", data=b"x")
+    await api.ask("PUT", "/v1/kv/a%2Fb", data=b"2")
+    await api.ask("DELETE", "/v1/kv/a%2Fb")
+    await api.ask("PUT", "/v1/kv/a%2Fb", data=b"3")
+
+    async def told(query: str = "") -> tuple[list[tuple[int, str | None, int]], int | None]:
+        form = (await api.ask("GET", f"/v1/history/a%2Fb{query}")).json()
+        assert form["revision"] == 5
+        found = [(i["revision"], i["value"], i.get("version", 0)) for i in form["items"]]
+        return found, form.get("before")
+
+    newest, oldest = [(5, "3", 1), (4, None, 0)], [(3, "2", 2), (1, "1", 1)]
+    assert await told() == (newest + oldest, None)
+    assert await told("?limit=2") == (newest, 4)
+    assert await told("?limit=2&before=4") == (oldest, None)
+    absent = (await api.ask("GET", "/v1/history/never")).json()
+    assert absent == {"revision": 5, "items": []}
+    (await api.ask("GET", "/v1/history/a?limit=101")).problem(400, "bad_limit")
+    (await api.ask("GET", "/v1/history/a?before=99")).problem(400, "future_revision")
