@@ -1,8 +1,8 @@
 """Run Patroni on stores and print what was seen: `python -m tests.patroni --stores etcd,acordo
 --patroni debian,newest` (`--short`: start, elect, kill the store's leader, kill the primary).
 
-The exit code is 1 if a primary was replaced that should have stayed, or something did not come
-about in time. Everything runs on loopback, in a temporary directory.
+The exit code is 1 if, with Acordo, a primary was replaced that should have stayed, or something did
+not come about in time. Everything runs on loopback, in a temporary directory.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from tests.patroni.scenarios import ALL, SHORT, Result, Scenario, run
 from tests.patroni.stores import STORES
 
 REQUIREMENTS: Final = Path(__file__).with_name("requirements.lock")
+PYTHON: Final = "/usr/bin/python3"
 SHOWN_ERRORS: Final = 3
 
 
-def program(which: str, folder: Path) -> str:
-    """Return the path of a Patroni: the distribution's, or the one that is pinned beside this."""
+def program(which: str, folder: Path) -> list[str]:
+    """Return the command of a Patroni: the distribution's, or the one that is pinned beside this.
+
+    Both run in the distribution's Python, because its user must be able to run it, and another
+    may belong to root alone.
+    """
+    ensure("patroni")
     if which == "debian":
-        ensure("patroni")
-        return find("patroni")
+        return [find("patroni")]
     place = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    install = [f"{place}/bin/pip", "install", "-q", "--no-deps", "-r", str(REQUIREMENTS)]
-    subprocess.run(install, check=True)
-    return str(place / "bin" / "patroni")
+    install = [sys.executable, "-m", "pip", "--python", PYTHON, "install", "-q", "--no-deps"]
+    subprocess.run([*install, "--target", str(place), "-r", str(REQUIREMENTS)], check=True)
+    return ["env", f"PYTHONPATH={place}", PYTHON, "-m", "patroni"]
 
 
 async def measure(name: str, which: str, scenarios: tuple[Scenario, ...]) -> list[Result]:
@@ -86,7 +90,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args(argv)
     try:
-        ensure("postgresql", "etcd")
+        ensure("postgresql", *(["etcd"] if "etcd" in options.stores.split(",") else []))
     except Missing as missing:
         print(missing, file=sys.stderr)
         return 1
@@ -97,7 +101,8 @@ def main(argv: list[str]) -> int:
         for name in options.stores.split(","):
             scenarios = SHORT if options.short else ALL
             results = asyncio.run(measure(name, which, scenarios))
-            well = well and all(not r.unwanted and not r.failure for r in results)
+            if name != "etcd":  # which is measured, not judged
+                well = well and all(not r.unwanted and not r.failure for r in results)
     return 0 if well else 1
 
 

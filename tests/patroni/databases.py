@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 class Databases:
     """Three PostgreSQL under Patroni, whose lock is in the store at `hosts`."""
 
-    def __init__(self, folder: Path, patroni: str, hosts: list[str]) -> None:
+    def __init__(self, folder: Path, patroni: list[str], hosts: list[str]) -> None:
         self.folder, self.patroni, self.hosts = folder, patroni, hosts
         self.names = ("p1", "p2", "p3")
         self.ports = {name: (lasting_port(), lasting_port()) for name in self.names}
@@ -89,7 +89,7 @@ class Databases:
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = await asyncio.create_subprocess_exec(
-                *(user if os.geteuid() == 0 else []), self.patroni, str(path),
+                *(user if os.geteuid() == 0 else []), *self.patroni, str(path),
                 cwd=self.folder, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8"},
                 start_new_session=True,
