@@ -47,9 +47,7 @@ class Reading(_Result, frozen=True, kw_only=True):
     never.
     """
     lease: str | None = None
-    """The lease that the key ends with; None: there is none, or it was not told (in listings and
-    transactions).
-    """
+    """The lease that the key ends with; None: there is none."""
     create_revision: int = 0
     """The revision that made the key present, after it was absent; 0: absent, or not said."""
     version: int = 0

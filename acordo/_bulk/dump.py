@@ -31,6 +31,8 @@ from acordo._results import Found, Page
 from acordo._wire import forms
 
 PAGE_KEYS: Final = 500
+LEASES_PREFIX: Final = b"acordo/leases/"
+"""The keys of leases begin so."""
 PAGE_TIMEOUT_S: Final = 30.0
 
 
@@ -88,7 +90,8 @@ async def dump_to(
     async for got in client.pages(prefix, limit=page, timeout_s=PAGE_TIMEOUT_S):
         text = _page_lines(got)
         write(text)
-        keys, size, revision = keys + len(got.found), size + len(text), got.revision
+        keys, size = keys + len(_lasting(got)), size + len(text)
+        revision = got.revision
     return DumpDone(keys=keys, bytes=size, revision=revision, resumed_at=0)
 
 
@@ -116,7 +119,7 @@ class _DumpFile:
         self.file.write(_page_lines(page))
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.keys, self.size = self.keys + len(page.found), self.file.tell()
+        self.keys, self.size = self.keys + len(_lasting(page)), self.file.tell()
         self.revision, self.token = page.revision, page.token
         point = DumpPoint(
             version=CHECKPOINT_VERSION,
@@ -147,7 +150,18 @@ def _read_dump_point(checkpoint: Path, prefix: bytes, part: Path) -> DumpPoint |
 
 
 def _page_lines(page: Page) -> bytes:
-    return b"".join(_line(found) for found in page.found)
+    return b"".join(map(_line, _lasting(page)))
+
+
+def _lasting(page: Page) -> list[Found]:
+    """Return what belongs into a dump: neither leases nor the keys that end with one, because their
+    owners are not in it, and would never keep them alive.
+    """
+    return [
+        found
+        for found in page.found
+        if found.lease is None and not found.key.startswith(LEASES_PREFIX)
+    ]
 
 
 def _line(found: Found) -> bytes:

@@ -320,6 +320,7 @@ def _reading(form: object, who: results.Served) -> results.Reading:
         expires_ms=_expiry(form),
         create_revision=integer(form.get("create_revision", 0)),
         version=integer(form.get("version", 0)),
+        lease=form.get("lease") if isinstance(form.get("lease"), str) else None,
         served=who,
     )
 

@@ -22,6 +22,7 @@ from kv.model import (
     Version,
 )
 from node.wire.byte_forms import json_form
+from node.wire.lease_forms import lease_id
 
 
 class WrittenAnswer(Struct, frozen=True):
@@ -50,6 +51,8 @@ class ReadAnswer(Struct, frozen=True, omit_defaults=True):
     """The revision that made the key present, after it was absent. Left out for an absent key."""
     version: int = 0
     """The number of puts since then, this one included. Left out for an absent key."""
+    lease: str | None = None
+    """The lease that the key ends with. Left out if there is none."""
 
 
 class TransactionAnswer(Struct, frozen=True):
@@ -224,4 +227,5 @@ def version_answer(version: Version, value: bytes | UnsetType | None) -> ReadAns
         version.expires_ms,
         version.create_revision,
         version.version,
+        lease_id(version.lease) if version.lease else None,
     )

@@ -99,11 +99,11 @@ class Leasing:
                 continue
             self.world.say("keep-alive", node=node.name, lease=f"{lease:x}", found=found)
             if found is None:
-                if held.ended_s is None:
+                if held.ended_s is None and self._keeps:
                     self.world.violate("Lease (lost)", f"{lease:x} is said to have ended")
                 return
             self.world.counts["leases kept"] += 1
-            if ended_s is not None and self.world.plan.raft_keeps and not self.world.plan.loses:
+            if ended_s is not None and self._keeps:
                 self.world.violate(
                     "Lease (stale)", f"{lease:x} ended at {ended_s:.3f}, and is said to live"
                 )
@@ -123,6 +123,11 @@ class Leasing:
         except (NotApplied, OutcomeUnknown, BackendUnavailable):
             return False
         return isinstance(answer.outcome, Applied)
+
+    @property
+    def _keeps(self) -> bool:
+        """Say whether nothing that was acknowledged may be lost."""
+        return self.world.plan.raft_keeps and not self.world.plan.loses
 
     @staticmethod
     async def _renewed(node: SimNode, lease: int) -> LeaseTime | None:
@@ -145,8 +150,7 @@ class Leasing:
 
     def _judge(self, lease: int, held: _Lease) -> None:
         """A lease that its owner did not revoke lives as long as it was promised."""
-        plan = self.world.plan
-        if held.ended_s is None or held.revoked or plan.loses or not plan.raft_keeps:
+        if held.ended_s is None or held.revoked or not self._keeps:
             return
         if held.ended_s < held.promised_s:
             early_s = held.promised_s - held.ended_s

@@ -300,7 +300,8 @@ HELD: Final = {
     "members add": ["n9", "--raft-address", "127.0.0.1:1", "--member-url", "http://127.0.0.1:1"],
     "members promote": ["n2"], "members remove": ["n2"], "ledger verify": [], "ledger list": [],
     "dead list": [], "dead replay": ["--all"], "webhook add": ["w", "http://h.example/"],
-    "webhook list": [], "webhook remove": ["w"],
+    "webhook list": [], "webhook remove": ["w"], "lease grant": ["9"], "lease list": [],
+    "lease keep-alive": ["1"], "lease show": ["1"], "lease revoke": ["1"],
 }  # fmt: skip
 """Arguments of every command that asks a node."""
 
