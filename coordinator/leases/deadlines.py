@@ -71,11 +71,6 @@ class Deadlines:
         for lease, granted in leases.items():
             self.grant(lease, granted, now_s)
 
-    def revision(self, lease: int) -> int:
-        """Return the revision of a lease's grant; 0: it is not there."""
-        held = self._leases.get(lease)
-        return 0 if held is None else held.revision
-
     def time(self, lease: int, now_s: float) -> LeaseTime | None:
         """Return how long a lease still lives; ENDING; or None: it is not there."""
         held = self._leases.get(lease)
@@ -85,9 +80,11 @@ class Deadlines:
             return ENDING
         return LeaseTime(held.ttl_ms, max(0, int((held.until_s - now_s) * 1000)))
 
-    def due(self, now_s: float, limit: int) -> list[int]:
-        """Return leases whose time is over, at most `limit`. They have begun to end."""
-        found: list[int] = []
+    def due(self, now_s: float, limit: int) -> dict[int, int]:
+        """Return leases whose time is over, at most `limit`, each with the revision of the grant
+        whose time that was: its id may be granted again at any moment. They have begun to end.
+        """
+        found: dict[int, int] = {}
         while self._heap and self._heap[0][0] <= now_s and len(found) < limit:
             _, lease, held = heapq.heappop(self._heap)
             if self._leases.get(lease) is not held:
@@ -96,7 +93,7 @@ class Deadlines:
                 heapq.heappush(self._heap, (held.until_s, lease, held))
                 continue
             held.ending = True
-            found.append(lease)
+            found[lease] = held.revision
         return found
 
     def try_again(self, lease: int, at_s: float) -> None:

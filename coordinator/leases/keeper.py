@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Final, Protocol
 
@@ -130,7 +130,7 @@ class LeaseKeeper:
         if tenure is None:
             return
         if event.versions is None:
-            if event.last > event.previous or event.undone_after is not None:
+            if _concerns_leases(event):
                 tenure.known = False  # it is read from the store again
                 tenure.doubts += 1
                 self._shift.set()
@@ -268,31 +268,33 @@ class LeaseKeeper:
             return
         for batch in await self._batches(due):
             if self._tenure is tenure:
-                await self._end(tenure, batch)
+                await self._end(tenure, {lease: due[lease] for lease in batch})
 
-    async def _batches(self, due: Sequence[int]) -> list[list[int]]:
+    async def _batches(self, due: Iterable[int]) -> list[list[int]]:
         """Split leases so that not too many keys end by one command."""
         batches: list[list[int]] = [[]]
-        keys = 0
+        total = 0
         for lease in due:
+            keys = 1
             with contextlib.suppress(BackendUnavailable, TimeoutError):
                 attached = await self._store.attached(
                     lease, limit=END_KEYS_MAX, timeout_s=self._settings.store_timeout_s
                 )
-                keys += 1 + len(attached)
-            if batches[-1] and keys > END_KEYS_MAX:
+                keys += len(attached)
+            if batches[-1] and total + keys > END_KEYS_MAX:
                 batches.append([])
-                keys = 0
+                total = 0
             batches[-1].append(lease)
+            total += keys
         return batches
 
-    async def _end(self, tenure: Tenure, leases: Sequence[int]) -> None:
+    async def _end(self, tenure: Tenure, due: Mapping[int, int]) -> None:
         """Order the ends of leases. Those that are not known to have ended are tried again.
 
-        An end is guarded by the revision of the grant: else one that is tried again could end a
-        lease that was granted with the same id meanwhile.
+        An end is guarded by the revision of the grant whose time is over: else it could end a lease
+        that was granted with the same id meanwhile.
         """
-        settings, revisions = self._settings, [tenure.deadlines.revision(each) for each in leases]
+        settings = self._settings
         deadline_ms = self._member.now_ms() + int(settings.sweep_deadline_s * 1000)
         intents = [
             Intent(
@@ -301,14 +303,14 @@ class LeaseKeeper:
                 (AtRevision(lease_key(lease), (revision,)),),
                 (EndLease(lease, tenure.term),),
             )
-            for lease, revision in zip(leases, revisions, strict=True)
+            for lease, revision in due.items()
         ]
         futures = self._member.submit(intents)
         _, waiting = await asyncio.wait(futures, timeout=settings.sweep_deadline_s)
         for future in waiting:
             future.cancel()
         again_s = self._clock.monotonic() + settings.sweep_retry_s
-        for lease, revision, future in zip(leases, revisions, futures, strict=True):
+        for (lease, revision), future in zip(due.items(), futures, strict=True):
             if _has_ended(future):
                 self.ended += 1
                 tenure.deadlines.ends(lease, revision)
@@ -326,6 +328,13 @@ def _has_ended(future: asyncio.Future[Answer]) -> bool:
     if not future.done() or future.cancelled() or future.exception() is not None:
         return False
     return isinstance(future.result().outcome, Applied | Refused)
+
+
+def _concerns_leases(event: Settled) -> bool:
+    """Return whether what settled without its versions may have granted or ended leases."""
+    if event.undone_after is not None or len(event.records) != event.last - event.previous:
+        return True
+    return any(key.startswith(LEASES_PREFIX) for record in event.records for key in record.keys)
 
 
 def _granted(version: Version) -> Granted | None:

@@ -47,7 +47,7 @@ def lease_renewed_while_ending() -> Patches:
     """A leader answers keep-alives of a lease whose end it has ordered."""
     right = Deadlines.due
 
-    def due(self: Deadlines, now_s: float, limit: int) -> list[int]:
+    def due(self: Deadlines, now_s: float, limit: int) -> dict[int, int]:
         found = right(self, now_s, limit)
         for lease in found:
             self._leases[lease].ending = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
@@ -281,5 +281,57 @@ def test_without_its_rule_a_cached_entry_outlives_its_lease(kind: str) -> None:
             assert not entry_holds(entry, touched_by(c["a"].touched, entry))
             if kind == "shared":  # the key alone does not tell: nobody knew it when it was ordered
                 assert entry_holds(entry, c["a"].touched(b"k"))
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lease_granted_again_while_the_former_one_ends_lives(kind: str) -> None:
+    async def story() -> None:
+        async with members(kind) as c:
+            await grant(c["a"], 5, 2)
+            keeper = c["a"].leases
+            batches = keeper._batches
+
+            async def slow(due: Iterable[int]) -> list[list[int]]:
+                await revoke(c["b"], 5)
+                await grant(c["b"], 5, 60)
+                await attach(c["b"], b"k", 5)
+                return await batches(due)
+
+            keeper._batches = slow  # type: ignore[method-assign]
+            await asyncio.sleep(5)
+            assert is_there(c, b"k") and is_there(c, lease_key(5))
+            assert await keep_alive(c["c"], 5) == LeaseTime(60_000, 60_000)
+
+    run(story)
+
+
+def test_writes_that_are_only_in_the_store_leave_the_leases_known() -> None:
+    async def story() -> None:
+        async with members("shared") as c:
+            await grant(c["a"], 5, 60)
+            await attach(c["a"], b"k", 5)
+            assert await keep_alive(c["a"], 5) is not None
+            kept = Intent(op(), FAR_MS, (), (PutWith(b"k", b"", keep_value=True),))
+            assert (await answer(c["a"], kept)).outcome == Applied()
+            await until(lambda: c["a"].machine.settled.revision == c["a"].machine.revision)
+            assert await c["a"].lease_time(5, renew=True, timeout_s=5) is not None
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leases_with_many_keys_end_by_commands_of_their_own(kind: str) -> None:
+    async def story() -> None:
+        async with members(kind) as c:
+            attached = {1: 1500, 2: 1500, 3: 400, 4: 1500}
+            keeper = c["a"].leases
+
+            async def keys(lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
+                return (b"k",) * min(limit, attached[lease])
+
+            keeper._store.attached = keys  # type: ignore[method-assign]
+            assert await keeper._batches(attached) == [[1], [2, 3], [4]]
 
     run(story)
