@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kv.model import FROM_KEY
+from kv.model import FROM_KEY, OPERATIONS_MAX, RANGE_KEYS_MAX, Delete, Put
 from kv.ports import MemberStore, Span
-from tests.contract.groups import T, delete, put
-from tests.contract.history import History, settle
+from tests.contract.groups import Step, T, delete, put
+from tests.contract.history import History, damaged_rows, settle
 from tests.contract.member_adapters import Disk
 
 KEYS = (b"\0", b"a", b"ab", b"b", b"b\0", b"c", b"\xff\xff")
@@ -71,3 +71,27 @@ async def test_what_is_written_and_what_is_not_yet(disk: Disk, written: int) -> 
     async with disk.store() as again:  # nothing of it is in memory
         await check(again)
         assert not (await again.damaged_rows(0, timeout_s=T))[1]
+
+
+async def test_as_many_keys_as_one_revision_may_delete(member: MemberStore) -> None:
+    keys = [b"%05d" % n for n in range(RANGE_KEYS_MAX)]
+    history = History()
+    for n in range(0, len(keys), OPERATIONS_MAX):
+        writes = tuple(Put(key, b"") for key in keys[n : n + OPERATIONS_MAX])
+        history.submit(Step(f"~{n}", writes))
+    history.submit(Step("~all", tuple(Delete(key) for key in keys)))
+    history.submit(put("~new", keys[0], b"1"))
+    settle(member, *history.steps)
+    span = Span(b"0", FROM_KEY, RANGE_KEYS_MAX + 1, whole=False)
+    assert len(member.facts([], [], [], spans=[span], recorded_since_ms=0).spans[span]) == 1
+    await member.wait_written(history.note.index, timeout_s=T)
+    assert len(member.facts([], [], [], spans=[span], recorded_since_ms=0).spans[span]) == 1
+    reached, seen, rounds = 0, 0, 0
+    while True:
+        done = await member.scrub(reached, timeout_s=T)
+        reached, seen, rounds = done.reached, seen + done.versions, rounds + 1
+        assert not done.damaged and rounds < 1000
+        if not done.more:
+            break
+    assert seen == RANGE_KEYS_MAX + 1
+    assert not await damaged_rows(member)

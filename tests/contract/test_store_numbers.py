@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
-from kv.model import FROM_KEY, GENESIS, Delete, Put, Version
-from kv.ports import Appended, Span, Store
+from kv.model import (
+    FROM_KEY,
+    GENESIS,
+    OPERATIONS_MAX,
+    RANGE_KEYS_MAX,
+    Delete,
+    Put,
+    Version,
+)
+from kv.ports import Appended, Retention, Span, Store
 from tests.contract.groups import Step, T, commit, delete, group, numbered, put
 
 
@@ -132,3 +140,31 @@ async def test_a_listing_of_a_range(store: Store) -> None:
     assert await keys(b"", FROM_KEY) == [key for key in KEYS if key != b"b"]
     assert await keys(b"a", FROM_KEY, after=b"ab") == [b"b\0", b"c", b"\xff\xff"]
     assert await keys(b"c", b"a") == await keys(b"c", b"c", after=b"c") == []
+
+
+async def test_as_many_keys_as_one_revision_may_delete(store: Store) -> None:
+    keys = [b"%05d" % n for n in range(RANGE_KEYS_MAX)]
+    puts = [
+        Step(f"~{n}", tuple(Put(key, b"") for key in keys[n : n + OPERATIONS_MAX]))
+        for n in range(0, len(keys), OPERATIONS_MAX)
+    ]
+    await commit(store, puts)
+    span = Span(b"0", FROM_KEY, RANGE_KEYS_MAX + 1, whole=False)
+    facts = await store.facts([], [], [], [], spans=[span], timeout_s=T)
+    assert [version.key for version in facts.spans[span]] == keys
+    await commit(store, [Step("~all", tuple(Delete(key) for key in keys))])
+    await commit(store, [put("~new", keys[0], b"1")])
+    assert [v.version for v in (await store.list(b"", limit=9, timeout_s=T)).versions] == [1]
+    reached, seen, rounds = 0, 0, 0
+    while True:
+        done = await store.scrub(reached, timeout_s=T)
+        reached, seen, rounds = done.reached, seen + done.versions, rounds + 1
+        assert not done.damaged and rounds < 1000
+        if not done.more:
+            break
+    assert seen == RANGE_KEYS_MAX + 1
+    last = (await store.head(timeout_s=T)).last
+    while (await store.prune(Retention(last, 0, rows_max=4000), timeout_s=T)).more:
+        pass
+    gone = await store.versions([(keys[1], last - 1)], timeout_s=T)
+    assert gone == (None,)
