@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 from msgspec.structs import replace
@@ -18,11 +18,18 @@ from coordinator.backoff import Backoff
 from coordinator.commit.context import HANG_FACTOR, CommitContext
 from coordinator.machine.chain import group_on, mark_of, settle_of_group
 from coordinator.machine.evaluate import evaluate
-from coordinator.machine.needs import Needs, needs, no_facts
+from coordinator.machine.needs import Needs, judged_together, needs, no_facts
 from coordinator.machine.pending import Mark, Pending
 from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown, StoreDamaged
-from kv.model import Group, Head, Reference, Version, roll
+from kv.model import Group, Head, Recorded, Reference, Version, roll
 from kv.ports import Appended, Facts, Fenced, Span
+
+KEYS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bytes of the keys that a group changes: its Settle names them all, and has to fit into a command
+of the log. A single intent may have more.
+"""
+KEY_BYTES: Final = 32
+"""What a key takes there besides its own bytes, at most: its numbers."""
 
 _log = structlog.get_logger("acordo.committer")
 
@@ -143,6 +150,7 @@ class GroupCommitter:
         """Read the facts that the batch needs and evaluate it at exactly `head`. Return "later"
         when the store does not answer, and None when its ledger ends at another head.
         """
+        batch = batch[: judged_together(batch)]
         asks, store = needs(batch), self._context.store
         facts = no_facts(head)
         if not asks.nothing:
@@ -153,13 +161,18 @@ class GroupCommitter:
                 return None
             facts = found
         now_ms = self._context.member.now_ms()
+        evaluation = evaluate(batch, facts, now_ms, term)
+        fitting = _fitting(evaluation.records)
+        if fitting < len(batch):
+            batch = batch[:fitting]
+            evaluation = evaluate(batch, facts, now_ms, term)
         return group_on(
             head,
             term=term,
             committer=self._context.name,
             log_time_ms=now_ms,
             batch=batch,
-            evaluation=evaluate(batch, facts, now_ms, term),
+            evaluation=evaluation,
         )
 
     async def _facts(self, asks: Needs) -> Facts:
@@ -248,6 +261,18 @@ class GroupCommitter:
         through = self._context.proposer.propose(settle_of_group(group, appended.numbers))
         gives_up_s = self._context.clock.monotonic() + self._context.settings.propose_timeout_s
         self._settles.append(_SettleOnItsWay(group.row.last, through, gives_up_s))
+
+
+def _fitting(records: Sequence[Recorded]) -> int:
+    """Return how many records, from the first on, name at most KEYS_BYTES_MAX of keys; one at
+    least.
+    """
+    size = 0
+    for count, record in enumerate(records):
+        size += sum(map(len, record.keys)) + KEY_BYTES * len(record.keys)
+        if count and size > KEYS_BYTES_MAX:
+            return count
+    return len(records)
 
 
 def follows(head: Head, first: Pending) -> bool:

@@ -70,6 +70,28 @@ def needs(batch: Sequence[Pending], *, numbered: bool = False) -> Needs:
     return NOTHING
 
 
+def judged_together(batch: Sequence[Pending]) -> int:
+    """Return how many intents, from the first on, can be evaluated as one group. One that compares
+    values by order sees those that were written before it as bytes: where one of them is staged, or
+    was kept as it was, the store has to be asked again.
+    """
+    hidden = False
+    for count, pending in enumerate(batch):
+        intent = pending.intent
+        if type(intent) is not Intent:
+            continue
+        if hidden and any(type(g) is Compare and is_by_order(g) for g in every_guard(intent)):
+            return count
+        hidden = hidden or any(map(_hides_value, every_write(intent)))
+    return len(batch)
+
+
+def _hides_value(write: KeyWrite) -> bool:
+    if type(write) is PutWith and write.keep_value:
+        return True
+    return isinstance(write, Put | PutWith) and type(write.value) is not bytes
+
+
 def _is_plain(intent: Intent | Cancel) -> bool:
     """Return whether an intent puts inline values whatever the store holds, with a node's op_id."""
     if type(intent) is not Intent or intent.guards or intent.reads or intent.otherwise:

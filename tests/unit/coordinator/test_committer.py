@@ -12,6 +12,7 @@ import pytest
 from backends.memory.database import MemoryDatabase
 from backends.memory.faults import AnswerLost, Fails
 from backends.memory.store import MemoryStore
+from coordinator.commit import groups
 from coordinator.commit.adoption import next_voters
 from coordinator.machine.commands import Rebase, Settle, Submit, decode
 from coordinator.machine.limits import Limits
@@ -23,17 +24,22 @@ from kv.model import (
     Applied,
     AtRevision,
     Cancel,
+    Compare,
+    DeleteRange,
     Expired,
     Group,
+    Intent,
     LedgerRow,
     Mismatch,
+    Put,
+    PutWith,
     Reference,
     Refused,
     value_hash,
 )
 from kv.ports import Identity, Settled
 from tests.unit.coordinator.audit import Feeds, broken_promises, records
-from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, delete, put
+from tests.unit.coordinator.cluster import FAR_MS, QUIET, Cluster, answer, cluster, delete, put
 from tests.virtual import run, until
 
 
@@ -101,6 +107,50 @@ def test_groups_are_bounded_by_count_and_bytes() -> None:
             await asyncio.gather(*a.submit([put(f"big{n}", value=b"v" * 3000) for n in range(2)]))
             await asyncio.gather(*a.submit([put("huge", value=b"v" * 9000), put("small")]))
             assert [len(row.body) for row in rows(c)] == [3, 3, 1, 1, 1, 1, 1]
+
+    run(story)
+
+
+def test_a_value_is_compared_by_order_with_a_staged_one_that_was_just_written() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            reference = await c.stores["a"].stage("op1", b"m" * 100, timeout_s=1)
+            below = (Compare(b"k", b"", "value", "<", b"n"),)
+            kept = Intent("op3", FAR_MS, (), (PutWith(b"k", b"", keep_value=True),))
+            futures = a.submit(
+                [
+                    Intent("op1", FAR_MS, (), (Put(b"k", reference),)),
+                    put("op2", key=b"x", guards=below),
+                    kept,
+                    put("op4", key=b"y", guards=below),
+                    put("op5", key=b"z", guards=(Compare(b"k", b"", "value", ">", b"n"),)),
+                ]
+            )
+            outcomes = [each.outcome for each in await asyncio.gather(*futures)]
+            assert outcomes == [Applied(), Applied(), Applied(), Applied(), Refused(0, 3)]
+            assert [len(row.body) for row in rows(c)] == [1, 2, 2]
+
+    run(story)
+
+
+def test_groups_are_bounded_by_the_keys_that_ranges_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "KEYS_BYTES_MAX", 800)
+
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            keys = [b"%d/%02d" % (n, m) for n in range(3) for m in range(15)]
+            await asyncio.gather(*a.submit([put(f"~p{n}", key=key) for n, key in enumerate(keys)]))
+            ends = [
+                Intent(f"end{n}", FAR_MS, (), (DeleteRange(b"%d/" % n, b"%d0" % n),))
+                for n in range(3)
+            ]
+            before = len(rows(c))
+            await asyncio.gather(*a.submit(ends))
+            assert [len(row.body) for row in rows(c)[before:]] == [1, 1, 1]
+            assert c.value(keys[-1]) is None
+            await c.settled()
 
     run(story)
 
