@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import aiohttp
+
 from tests.patroni.databases import TTL_S, Databases
 from tests.patroni.stores import Store
 
@@ -51,14 +53,16 @@ async def run(scenario: Scenario, store: Store, databases: Databases) -> Result:
     known = len(databases.primaries)
     timeline = databases.primaries[-1][2] if known else 0
     began, took, failure = time.monotonic(), None, ""
+    harm = asyncio.ensure_future(scenario.harm(store, databases))
     try:
-        harm = asyncio.ensure_future(scenario.harm(store, databases))
         if scenario.wanted:
             took = await databases.new_primary(timeline) - began
         await harm
         await databases.whole()
-    except (TimeoutError, OSError, RuntimeError) as exc:
+    except (TimeoutError, OSError, RuntimeError, aiohttp.ClientError) as exc:
         failure = f"{type(exc).__name__} {exc}".strip()
+    finally:
+        harm.cancel()
     unwanted = max(0, len(databases.primaries) - known - scenario.wanted)
     errors = tuple(databases.errors(positions))
     return Result(scenario.name, took, databases.without_s, unwanted, errors, failure)
