@@ -20,7 +20,9 @@ HISTORY = b"h" * 16
 class History:
     """What a log has made so far; each method makes the next command's Step."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, leases: int = 3) -> None:
+        """`leases`: versions in turn have none, lease 1, … ; 1: none has one."""
+        self._leases = leases
         self.head: Head = GENESIS
         self.note = Note(HISTORY)
         self.content = GENESIS_DIGEST
@@ -50,7 +52,10 @@ class History:
         created, count = self._numbers.get(version.key, (version.revision, 0))
         self._numbers[version.key] = created, count + 1
         return msgspec.structs.replace(
-            version, create_revision=created, version=count + 1, lease=version.revision % 3
+            version,
+            create_revision=created,
+            version=count + 1,
+            lease=version.revision % self._leases,
         )
 
     def quiet(self, *, term: int | None = None, floor: int = 0, skip: int = 0) -> Step:

@@ -225,7 +225,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut off": (_cut_off, "malformed"),
     "a table lost": (lambda path: _changed(path, "DROP TABLE ops"), "ops"),
     "a column lost": (
-        lambda path: _changed(path, "ALTER TABLE versions DROP COLUMN lease"),
+        lambda path: _changed(path, "ALTER TABLE versions DROP COLUMN version"),
         "versions",
     ),
     "no note": (lambda path: _changed(path, "DELETE FROM state"), "no note"),
