@@ -13,6 +13,7 @@ from chaos.checkers import (
     convergence,
     copies,
     counter,
+    leases,
     lock,
     members,
     session,
@@ -43,6 +44,7 @@ MODELS: Final = (
     "stale",
     "lock",
     "ttl",
+    "lease",
     "ledger",
     "members",
     "convergence",
@@ -133,6 +135,7 @@ def _checkers(
         "stale": lambda: staleness.check(of("stale")),
         "lock": lambda: lock.check(of("lock")),
         "ttl": lambda: _ttl(of("ttl"), run.history.faults, settings.get("ttl")),
+        "lease": lambda: leases.check(of("lease")),
         "ledger": lambda: ledger_checker.check(known, operations, run.history.lookups),
         "members": lambda: members.check(run.history.statuses, run.history.faults),
         "convergence": lambda: convergence.check(

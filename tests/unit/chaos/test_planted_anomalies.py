@@ -16,6 +16,7 @@ from chaos.checkers import (
     bank,
     convergence,
     counter,
+    leases,
     ledger,
     lock,
     members,
@@ -763,3 +764,36 @@ def test_an_acquire_that_is_looked_up_has_its_revision_for_a_token() -> None:
     (found,) = resolve([unknown], [Lookup("o1", "applied", 9, 4)])
     assert (found.outcome, found.token) == ("ok", 4)
     assert "no_token" not in lock.check([found]).anomalies
+
+
+# ------------------------------------------------------------------------------------------- leases
+
+
+def leased(what: str, start_s: float, result: Any = None) -> ClientOperation:
+    fields = {} if result is None else {"result": result}
+    at, end = int(start_s * S), int((start_s + 0.01) * S)
+    return op(1, what, at, end, "ok", value=1_000, **fields)
+
+
+LEASED = [
+    leased("grant", 0),
+    leased("attach", 0.1, True),
+    leased("keep", 0.5, True),
+    leased("read", 0.6, True),
+    leased("keep", 1.2, True),
+]
+LEASES: dict[str, list[ClientOperation]] = {
+    "ended_early": [*LEASED, leased("read", 1.9, False)],
+    "came_back": [*LEASED, leased("keep", 2.5, False), leased("read", 2.6, True)],
+}
+
+
+@pytest.mark.parametrize("anomaly", LEASES)
+def test_leases(anomaly: str) -> None:
+    assert leases.check(LEASES[anomaly]).anomalies == (anomaly,)
+
+
+def test_a_lease_that_ends_in_time_is_right() -> None:
+    found = leases.check([*LEASED, leased("read", 2.3, False), leased("keep", 2.4, False)])
+    assert (found.anomalies, found.verdict) == ((), Verdict.OK)
+    assert leases.check(LEASED).verdict is Verdict.UNKNOWN  # none has ended
