@@ -29,12 +29,15 @@ from kv.model import (
     Again,
     Answer,
     Applied,
+    Compare,
     Delete,
     DeleteRange,
     Equals,
     Exists,
+    Guard,
     Intent,
     Mismatch,
+    Nested,
     Put,
     Refused,
     Write,
@@ -491,19 +494,22 @@ def world_forgets(world: World) -> bool:
 def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | None) -> Intent:
     """Return the intent of one operation; its deadline is set when it is handed over."""
     raw = key.encode()
+    other = zlib.crc32(op_id.encode()) % 2 == 0
+    """Every other intent says the same in another way. (By its op_id: no chance is used up.)"""
     match op:
         case "put":
             assert value is not None
             return Intent(op_id, 0, (), (Put(raw, value.encode()),))
         case "cas":
             assert value is not None and expected is not None
-            return Intent(
-                op_id, 0, (Equals(raw, value_hash(expected.encode())),), (Put(raw, value.encode()),)
+            same: Guard = (
+                Compare(raw, raw + b"\0", "value", "=", expected.encode())
+                if other
+                else Equals(raw, value_hash(expected.encode()))
             )
+            return Intent(op_id, 0, (same,), (Put(raw, value.encode()),))
         case "delete":
-            # a range of this key alone, every other time (by op_id: no chance is used up)
-            ranged = zlib.crc32(op_id.encode()) % 2 == 0
-            write: Write = DeleteRange(raw, raw + b"\0") if ranged else Delete(raw)
+            write: Write = DeleteRange(raw, raw + b"\0") if other else Delete(raw)
             return Intent(op_id, 0, (), (write,), None, (raw,))
         case "ttl":
             assert value is not None
@@ -511,7 +517,8 @@ def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | 
         case _:
             assert value is not None
             writes: tuple[Write, ...] = tuple(Put(each.encode(), value.encode()) for each in PAIR)
-            return Intent(op_id, 0, (Exists(b"never"),), (), writes)
+            never = (Exists(b"never"),)
+            return Intent(op_id, 0, never, (), (Nested(never, (), writes),) if other else writes)
 
 
 def _ended(
