@@ -588,6 +588,8 @@ class Coordinator:
         own = {} if self.own is None else self.own.counts
         return counts_of(self.leading, self.sweeper, self.scrubber, self.publisher) | {
             **own,
+            "leases_ended": self.leases.ended,
+            "keep_alives_answered": self.leases.renewed,
             "time_jumps": self.timekeeping.jumps,
             "resets": self._applier.resets,
             "machines_rebuilt": self.likeness.rebuilt,

@@ -85,6 +85,7 @@ PROVOCATIONS: Final = (
     Provocation("journal-is-not-synced", "register", ("power-cut-all", "power-cut-all")),
     Provocation("forgets-unsynced-versions", "register", ("power-cut", "power-cut")),
     Provocation("evaluates-by-its-own-clock", "ttl", ("clock-jump", "clock-jump")),
+    Provocation("new-leader-ends-leases", "lease", ("kill-leader", "kill-leader")),
     Provocation("answer-revision-off-by-one", "register"),
     Provocation("watch-resumes-one-late", "watch"),
     Provocation("watch-forgets-deletes", "watch"),

@@ -8,7 +8,7 @@ file or a wire.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from backends.replicated.store import SqliteMemberStore
 from coordinator import logtime
 from coordinator.clients.waits import Waits
+from coordinator.leases.deadlines import Deadlines, Granted
 from coordinator.logtime import LogTime
 from coordinator.machine import evaluate as evaluation
 from coordinator.machine.window import Known, Window
@@ -35,6 +36,7 @@ from node.watching.watches import Watches
 from tests.planted import protocol
 from tests.planted.registry import Patches, PlantedFault, fault
 
+FAR_S: Final = 1e6
 BUGS: Final[dict[str, PlantedFault]] = {}
 """By the names that `python -m tests.bugs` takes."""
 
@@ -397,3 +399,14 @@ def ring_loses_its_oldest() -> Patches:
             self._changes.popleft()
 
     yield ChangeRing, "_append", append
+
+
+@bug("Lease")
+def new_leader_ends_leases() -> Patches:
+    """A new leader takes the leases that it finds for old, and ends them at once."""
+    right = Deadlines.keep_only
+
+    def keep_only(self: Deadlines, leases: Mapping[int, Granted], now_s: float) -> None:
+        right(self, leases, now_s - FAR_S)
+
+    yield Deadlines, "keep_only", keep_only
