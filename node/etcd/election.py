@@ -87,6 +87,8 @@ class _Candidate:
             while True:
                 before = await self._before(revision)
                 if before is None:
+                    if self._lost.is_set():
+                        raise ConnectionResetError("the client went away")
                     return revision
                 revision = await self._gone(before, revision)
         except BaseException:

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 from kv.branches import check
 from kv.errors import BadRequest
 from kv.model import (
+    KEY_BYTES_MAX,
     Compare,
     Delete,
     DeleteRange,
@@ -161,19 +162,27 @@ def put(form: PutRequest) -> Put | PutWith:
 def delete(form: DeleteRangeRequest) -> Delete | DeleteRange:
     """Return the write of a delete. Raises BadRequest."""
     key = checked_key(form.key)
-    return DeleteRange(key, form.range_end) if form.range_end else Delete(key)
+    return DeleteRange(key, _end(form.range_end)) if form.range_end else Delete(key)
+
+
+def _end(end: bytes) -> bytes:
+    """Return the end of a range in as many bytes as tell keys apart: it goes into the log, and what
+    a delete touched is remembered.
+    """
+    return end[: KEY_BYTES_MAX + 1]
 
 
 def _guard(form: messages.Compare) -> Compare:
     key, relation = checked_key(form.key), _RELATIONS[form.result]
+    end = _end(form.range_end)
     match form.target:
         case CompareTarget.VALUE:
-            return Compare(key, form.range_end, "value", relation, form.value)
+            return Compare(key, end, "value", relation, form.value)
         case CompareTarget.CREATE:
-            return Compare(key, form.range_end, "create", relation, form.create_revision)
+            return Compare(key, end, "create", relation, form.create_revision)
         case CompareTarget.MOD:
-            return Compare(key, form.range_end, "mod", relation, form.mod_revision)
+            return Compare(key, end, "mod", relation, form.mod_revision)
         case CompareTarget.LEASE:
-            return Compare(key, form.range_end, "lease", relation, form.lease)
+            return Compare(key, end, "lease", relation, form.lease)
         case _:
-            return Compare(key, form.range_end, "version", relation, form.version)
+            return Compare(key, end, "version", relation, form.version)

@@ -88,6 +88,13 @@ def _syntax(text: str, at: int) -> Refusal:
 
 def as_request(value: Any, kind: type[T]) -> T:
     """Return a JSON value as a request. Raises Refusal."""
+    try:
+        return _request(value, kind)
+    except RecursionError as exc:
+        raise Refusal(INVALID_ARGUMENT, "the request is nested too deep") from exc
+
+
+def _request(value: Any, kind: type[T]) -> T:
     if value is None:
         return kind()
     if not isinstance(value, dict):
@@ -128,7 +135,7 @@ def _converted(value: Any, hint: Any) -> Any:
         return tuple(_item(each, typing.get_args(hint)[0]) for each in value)
     if issubclass(hint, IntEnum):
         return _enum(value, hint)
-    return as_request(value, cast(type[Struct], hint))
+    return _request(value, cast(type[Struct], hint))
 
 
 def _item(value: Any, hint: Any) -> Any:

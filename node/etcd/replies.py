@@ -30,6 +30,7 @@ from node.etcd.messages import (
     PutRequest,
     RangeRequest,
     RequestOp,
+    SortTarget,
     TxnRequest,
 )
 from node.etcd.reading import Found, range_response, reached, span, whole
@@ -71,22 +72,23 @@ class Replies:
 
     async def _range(self, asked: RangeRequest) -> RangeResponse:
         at = asked.revision
+        bare = asked.count_only or (asked.keys_only and asked.sort_target is not SortTarget.VALUE)
         if at > self._revision:
             raise Refusal(*FUTURE)
         if at > 0 and at <= self._before:
             await reached(self._call, at)
-            found = await span(self._call, asked.key, asked.range_end, at)
+            found = await span(self._call, asked.key, asked.range_end, at, keys_only=bare)
         else:
-            found = await self._now(asked.key, asked.range_end)
+            found = await self._now(asked.key, asked.range_end, bare=bare)
         if asked.count_only:
             found.versions, more = [], False
         else:
             found.versions, more = chosen(found.versions, asked)
         return range_response(self._call, asked, found, more=more, revision=self._revision)
 
-    async def _now(self, begin: bytes, end: bytes) -> Found:
-        """Return a range as the steps so far left it."""
-        found = await span(self._call, begin, end, self._before)
+    async def _now(self, begin: bytes, end: bytes, *, bare: bool = False) -> Found:
+        """Return a range as the steps so far left it; `bare`: without values."""
+        found = await span(self._call, begin, end, self._before, keys_only=bare)
         if self._written:
             kept = {version.key: version for version in found.versions}
             for key in self._written:
@@ -125,7 +127,7 @@ class Replies:
 
     async def delete(self, form: DeleteRangeRequest) -> DeleteRangeResponse:
         """Return the answer of a delete."""
-        found = await self._now(form.key, form.range_end)
+        found = await self._now(form.key, form.range_end, bare=not form.prev_kv)
         for version in found.versions:
             self._written[version.key] = None
         previous = [_whole_kv(version) for version in found.versions] if form.prev_kv else []

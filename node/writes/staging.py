@@ -19,6 +19,8 @@ from kv.model import (
     INLINE_BYTES_MAX,
     Cancel,
     Compare,
+    DeleteRange,
+    EndLease,
     Guard,
     Intent,
     Nested,
@@ -33,6 +35,10 @@ from node.settings import ServerSettings
 INTENT_INLINE_BYTES_MAX: Final = 512 * 1024
 """Inline bytes of one intent; beyond, its largest values are staged too."""
 INTENT_OVERHEAD_BYTES: Final = 256
+RANGE_BYTES: Final = 64 * 1024
+"""What a range, and the end of a lease, count for: each member looks for up to RANGE_KEYS_MAX keys
+at once when it applies the command, and few such shall be in one.
+"""
 TAKE_BACK_S: Final = 1.0
 """Longest time that a refusal waits for its staged values to be unstaged."""
 
@@ -126,7 +132,9 @@ def _refers(write: Write, references: dict[bytes, Reference]) -> Write:
 
 
 def inline_bytes(intent: Intent | Cancel) -> int:
-    """Return roughly how many bytes an intent takes in a Raft command."""
+    """Return roughly how many bytes an intent takes in a Raft command, or what its work counts
+    for.
+    """
     if isinstance(intent, Cancel):
         return INTENT_OVERHEAD_BYTES
     size = (
@@ -136,11 +144,17 @@ def inline_bytes(intent: Intent | Cancel) -> int:
     )
     for write in every_write(intent):
         size += len(write.key)
+        if isinstance(write, DeleteRange):
+            size += len(write.end)
+        if isinstance(write, DeleteRange | EndLease):
+            size += RANGE_BYTES
         if isinstance(write, Put | PutWith) and isinstance(write.value, bytes):
             size += len(write.value)
     return size
 
 
 def _guard_bytes(guard: Guard) -> int:
-    operand = guard.operand if isinstance(guard, Compare) else b""
-    return len(guard.key) + (len(operand) if isinstance(operand, bytes) else 0)
+    if not isinstance(guard, Compare):
+        return len(guard.key)
+    operand = guard.operand if isinstance(guard.operand, bytes) else b""
+    return len(guard.key) + len(guard.end) + len(operand) + (RANGE_BYTES if guard.end else 0)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from kv.branches import within
 from kv.errors import BackendUnavailable
-from kv.model import KEY_BYTES_MAX
-from node.etcd.messages import FROM_KEY, RangeRequest, TxnRequest
+from kv.model import KEY_BYTES_MAX, DeleteRange
+from node.etcd import intents, reading
+from node.etcd.messages import FROM_KEY, DeleteRangeRequest, RangeRequest, TxnRequest
 from node.etcd.parsing import parsed
 from node.etcd.refusals import Refusal
 from node.etcd.spans import before, common_prefix, covers
@@ -179,3 +181,33 @@ async def test_a_refusal_before_the_body_closes_or_keeps_the_connection_sound(
         for _ in range(3):
             reply = await api.ask("POST", path, data=b"{" * 300_000)
             assert reply.status in {404, 501}
+
+
+def test_a_request_that_is_nested_too_deep_is_refused() -> None:
+    body = b'{"success":[{"requestTxn":' * 200 + b"{}" + b"}]}" * 200
+    with pytest.raises(Refusal, match="nested too deep"):
+        parsed(body, TxnRequest)
+
+
+async def test_a_delete_is_told_although_the_values_are_too_large_for_one_answer(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "RANGE_BYTES_MAX", 2000)
+    async with open_api(etcd=True) as api:
+        for key in (b"a1", b"a2", b"a3"):
+            value = base64.b64encode(b"v" * 1000).decode()
+            await api.ask("POST", "/v3/kv/put", json=ask(key) | {"value": value})
+        every = ask(b"a") | {"range_end": base64.b64encode(b"b" * 5000).decode()}
+        count = {"success": [{"request_range": every | {"count_only": True}}] * 2}
+        done = await api.ask("POST", "/v3/kv/txn", json=count)
+        assert [each["response_range"]["count"] for each in done.json()["responses"]] == ["3"] * 2
+        gone = await api.ask("POST", "/v3/kv/deleterange", json=every)
+        assert (gone.status, gone.json()["deleted"]) == (200, "3")
+
+
+def test_the_end_of_a_range_takes_no_more_than_tells_keys_apart() -> None:
+    form = DeleteRangeRequest(b"a", b"b" * 100_000)
+    made = intents.delete(form)
+    assert isinstance(made, DeleteRange)
+    assert len(made.end) == KEY_BYTES_MAX + 1
+    assert within(b"b" * KEY_BYTES_MAX, made.key, made.end)

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from kv.model import Version
+from node.etcd import election
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_etcd import error
 
@@ -90,6 +92,30 @@ async def test_a_client_that_vanishes_leaves_no_key_and_no_watch(open_api: Open,
 
         await until(it_left)
         assert len(api.server.services.watches) == 0
+
+
+async def test_a_client_that_vanishes_as_its_turn_comes_holds_no_lock(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_api(etcd=True) as api:
+        going = await lease(api)
+        before = election._Candidate._before
+
+        async def late(self: election._Candidate, revision: int) -> Version | None:
+            found = await before(self, revision)
+            waiting.cancel()
+            await self._lost.wait()
+            return found
+
+        monkeypatch.setattr(election._Candidate, "_before", late)
+        waiting = asyncio.ensure_future(asked(api, "lock/lock", name=b64(b"l"), lease=going))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+        async def it_left() -> bool:
+            return await keys(api, b"l/") == []
+
+        await until(it_left)
 
 
 async def test_who_brings_no_lease_gets_one(open_api: Open) -> None:

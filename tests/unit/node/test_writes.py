@@ -13,7 +13,7 @@ from backends.memory.database import MemoryDatabase
 from backends.memory.faults import AnswerLost, NoFaults
 from backends.memory.store import MemoryStore
 from kv.errors import NotApplied, OutcomeUnknown
-from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
+from kv.model import Answer, Applied, Cancel, Delete, DeleteRange, Intent, Put, Reference
 from node.settings import ServerSettings
 from node.writes.staging import INTENT_INLINE_BYTES_MAX, inline_bytes, to_stage
 from node.writes.submit_queue import SUBMIT_BYTES_MAX, SUBMITS_MAX
@@ -142,6 +142,13 @@ async def test_rounds_are_bounded_in_bytes() -> None:
     sizes = [sum(inline_bytes(intent) for intent in group) for group in b.consensus.submits]
     assert max(sizes) <= SUBMIT_BYTES_MAX
     assert len(sizes) == 3
+
+
+async def test_deletes_of_ranges_go_few_at_a_time() -> None:
+    b = Bench()
+    ends = [Intent(f"op{n}", 0, (), (DeleteRange(b"a", b"b" * n),)) for n in range(1, 41)]
+    await b.writes.many(ends, deadline=b.clock.monotonic() + 5)
+    assert max(map(len, b.consensus.submits)) == 15
 
 
 async def test_time_out_before_and_after_handing_over() -> None:
