@@ -236,7 +236,7 @@ def run_scenarios(rules: Rules, title: str, names: list[str], depth_max: int) ->
 
 
 def run_walks(seconds: float, seed: int) -> bool:
-    print("the protocol, random walks through larger bounds (3 nodes, 6 intents, 9 submits, 4 changes of leader)")
+    print("the protocol, random walks through larger bounds (3 nodes, 7 intents, 10 submits, 4 changes of leader)")
     good = True
     for scenario in (LARGE, LARGE_CALM):
         result = walk(Rules(), scenario, 10**9, 150, seed, seconds / 2)

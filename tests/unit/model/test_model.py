@@ -33,6 +33,8 @@ def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("acordo_model.py", "late-rebase"),
         ("acordo_model.py", "swap-retry"),
         ("acordo_model.py", "deadline"),
+        ("acordo_model.py", "range"),
+        ("acordo_model.py", "ranges"),
         ("replicated_model.py", "write"),
         ("replicated_model.py", "clock"),
         ("replicated_model.py", "ttl"),
@@ -50,6 +52,8 @@ def test_a_scenario_holds(program: str, scenario: str) -> None:
         ("acordo", "one-change", {"touch": "settle"}),
         ("acordo", "window", {"store_dedupe": False}),
         ("acordo", "one-change", {"as_of": "settled_end"}),
+        ("acordo", "range", {"range_touch": False}),
+        ("acordo", "ranges", {"range_floor": False}),
         ("replicated", "write", {"readindex": False}),
     ],
 )
