@@ -22,6 +22,10 @@ REQUESTS: Final = {
     ("/v1/txn", "POST"): ("/v1/txn", TXN, JSON),
     ("/v1/batch", "POST"): ("/v1/batch", b'{"operations": [' + TXN + b"]}", JSON),
     ("/v1/async", "POST"): ("/v1/async", TXN, JSON),
+    ("/v1/leases", "POST"): ("/v1/leases", b'{"ttl": 60}', JSON),
+    ("/v1/leases/{id}", "DELETE"): ("/v1/leases/7", None, {}),
+    ("/v1/leases/{id}/keep-alive", "POST"): ("/v1/leases/7/keep-alive", None, {}),
+    ("/v1/keep-alive", "POST"): ("/v1/keep-alive", b'{"ids": ["7"]}', JSON),
     ("/v1/cluster/transfer", "POST"): ("/v1/cluster/transfer", b"{}", JSON),
     ("/v1/cluster/members", "POST"): (
         "/v1/cluster/members",
