@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from coordinator.machine.pending import Pending
-from kv.branches import every_guard, every_write
+from kv.branches import every_guard, every_write, within
 from kv.leases import lease_key
 from kv.model import (
     GENESIS,
@@ -145,6 +145,9 @@ class _Asked:
         if type(guard) is Compare:
             if guard.end or is_by_order(guard):
                 self.spans[span_of(guard)] = None
+                if guard.end and not within(guard.key, guard.key, guard.end):
+                    # The range ends before it begins, and a refusal tells its key's revision.
+                    self.keys[guard.key] = None
                 return
             if guard.target == "value":
                 self.hashed[guard.key] = None

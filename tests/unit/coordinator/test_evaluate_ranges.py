@@ -39,7 +39,7 @@ from kv.model import (
     Write,
     value_hash,
 )
-from kv.ports import Facts, Span
+from kv.ports import Facts, LeaseAsk, LeaseFacts, Span
 from tests.simulation.reference import Evaluator, Made, State
 
 NOW, FAR = 1000, 1 << 50
@@ -65,6 +65,10 @@ def facts_for(batch: list[Pending], state: tuple[Version, ...]) -> Facts:
         ]
         return tuple(found[: of.limit])
 
+    def attached(to: LeaseAsk) -> LeaseFacts:
+        keys = [key for key, version in sorted(there.items()) if version.lease == to.lease]
+        return LeaseFacts(len(keys), tuple(keys) if to.whole else ())
+
     return Facts(
         GENESIS,
         {},
@@ -80,6 +84,7 @@ def facts_for(batch: list[Pending], state: tuple[Version, ...]) -> Facts:
         },
         frozenset(),
         {each: span(each) for each in asked.spans},
+        {each.lease: attached(each) for each in asked.leases},
     )
 
 
@@ -104,6 +109,7 @@ STATE = (
     Version(b"b", 4, b"two", None, 4, 1, 77),
     Version(b"c", 5, None),
 )
+LEASES = tuple(Version(lease_key(lease), 1, ttl_value(1000), None, 1, 1) for lease in (5, 77))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_a_delete_of_too_many_keys_changes_nothing() -> None:
 
 def test_a_put_keeps_value_or_lease() -> None:
     found = ended(
-        STATE,
+        (*STATE, *LEASES),
         Intent("~1", FAR, (), (PutWith(b"b", b"", lease=5, keep_value=True),)),
         Intent("~2", FAR, (), (PutWith(b"b", b"new", 7, keep_lease=True),)),
         Intent("~3", FAR, (), (PutWith(b"b", b"", keep_value=True, keep_lease=True),)),
@@ -324,9 +330,12 @@ versions = st.one_of(
     ),
 )
 states = st.dictionaries(keys, versions).map(
-    lambda found: tuple(
-        Version(key, revision, value, None, created, count, lease)
-        for key, (revision, value, created, count, lease) in found.items()
+    lambda found: (
+        tuple(
+            Version(key, revision, value, None, created, count, lease)
+            for key, (revision, value, created, count, lease) in found.items()
+        )
+        + LEASES
     )
 )
 
