@@ -37,10 +37,6 @@ REQUESTS: Final = {
     ("/v1/cluster/members/{id}/promote", "POST"): ("/v1/cluster/members/n1/promote", b"{}", JSON),
     ("/v1/operations/{op_id}", "POST"): ("/v1/operations/x", None, {}),
     ("/v1/cluster/members/{id}", "DELETE"): ("/v1/cluster/members/n1", None, {}),
-    ("/v1/leases", "POST"): ("/v1/leases", b'{"ttl": 60}', JSON),
-    ("/v1/leases/{id}", "DELETE"): ("/v1/leases/0000000000000001", None, {}),
-    ("/v1/leases/{id}/keep-alive", "POST"): ("/v1/leases/0000000000000001/keep-alive", None, {}),
-    ("/v1/keep-alive", "POST"): ("/v1/keep-alive", b'{"ids": ["0000000000000001"]}', JSON),
 }
 """A request that works, for each route that writes: a route without one here fails the
 first test.
