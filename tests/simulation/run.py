@@ -20,7 +20,7 @@ from coordinator.machine.chain import recompute
 from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.planted.registry import planted
-from tests.simulation import aimed, levels, moments, nemesis, own, own_harms
+from tests.simulation import aimed, levels, moments, nemesis, own, own_harms, ties
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.leasing import OWNERS
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
@@ -166,6 +166,7 @@ async def _story(world: World, clients: Clients) -> None:
     if world.plan.restores and not await _adopt(world):
         return
     await _lost_more_than_is_kept(world)
+    await ties.settle(world)
     if not await world.until(
         lambda: _writable(world), HEAL_S, lambda: "a leader that takes writes after healing"
     ):

@@ -94,3 +94,34 @@ async def decide(world: World, fetched: SimNode) -> None:
     if not await own_harms.mended(world, fetched) and fetched.name in world.nodes:
         world.disks_lost[fetched.name] = None
         await aimed.replace_lost(world, DECIDED_S)
+
+
+async def settle(world: World) -> None:
+    """Be the operator after healing, if a member gave its state away after its contents went
+    another way and before anybody had noticed: then too few witnesses may be left to say so.
+    """
+    members = list(world.nodes.values())
+    if all(node.file.hurt != "diverged" for node in members):
+        return
+    await asyncio.sleep(TOLD_S)
+    for node in members:
+        if node.file.hurt == "diverged" and _has_put_it_aside(node):
+            own_harms.hurt(node, "missing")  # it has noticed, and has nothing to say any more
+    right = [n for n in members if n.file.hurt != "diverged" and _has_a_say(n)]
+    others = [n for n in members if n.file.hurt != "diverged" and n not in right]
+    if others and 2 * len(right) <= len(members) and any(map(_is_undecided, members)):
+        world.counts["ties"] += 1
+        await decide(world, others[0])
+
+
+def _has_a_say(node: SimNode) -> bool:
+    return own_harms.witnesses(node) and not _has_put_it_aside(node)
+
+
+def _has_put_it_aside(node: SimNode) -> bool:
+    own = node.coordinator.own if node.serving else None
+    return own is not None and own.condition.spoilt is not None
+
+
+def _is_undecided(node: SimNode) -> bool:
+    return bool(node.serving) and node.coordinator.refusal == "own_store_undecided"
