@@ -388,12 +388,13 @@ async def replace_lost(world: World, within_s: float) -> bool:
 
 def _all_joined(world: World) -> bool:
     """Say whether every log has it that all its members joined: before, an empty disk is not told
-    from a new one.
+    from a new one. They vote, too: another one does not make up for a voter whose disk is lost.
     """
     if any(node.file.hurt for node in world.nodes.values()):
         return False
     seats = [node.member._core.roster.committed.seats for node in world.serving]
-    return len(seats) == len(world.nodes) and all(seat.joined for held in seats for seat in held)
+    every = [seat for held in seats for seat in held]
+    return len(seats) == len(world.nodes) and all(seat.joined and seat.voter for seat in every)
 
 
 async def undercut(world: World, rng: random.Random) -> None:

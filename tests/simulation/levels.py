@@ -94,7 +94,13 @@ def upgrade_all(world: World) -> None:
 
 
 def switched(world: World) -> bool:
-    """Say whether the later level is in force at every member."""
+    """Say whether the later level is in force at every member. It cannot be while a member is
+    listed that was never started, because nobody heard that adding it had worked.
+    """
+    leader = world.leader()
+    listed = leader.coordinator.status().members if leader is not None else ()
+    if any(member.id not in world.nodes for member in listed):
+        return True
     return not world.plan.levels or all(
         node.coordinator.machine.book.level == NEXT for node in world.serving
     )

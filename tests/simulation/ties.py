@@ -91,7 +91,10 @@ async def decide(world: World, fetched: SimNode) -> None:
         if node.file.hurt == "diverged":
             world.disks_lost[node.name] = None
     await aimed.replace_lost(world, DECIDED_S)
-    if not await own_harms.mended(world, fetched) and fetched.name in world.nodes:
+    going_on = await moments.until(lambda: not any(map(_is_undecided, world.nodes.values())))
+    if going_on and await own_harms.mended(world, fetched):
+        return
+    if fetched.name in world.nodes:
         world.disks_lost[fetched.name] = None
         await aimed.replace_lost(world, DECIDED_S)
 
@@ -105,8 +108,8 @@ async def settle(world: World) -> None:
         return
     await asyncio.sleep(TOLD_S)
     for node in members:
-        if node.file.hurt == "diverged" and _has_put_it_aside(node):
-            own_harms.hurt(node, "missing")  # it has noticed, and has nothing to say any more
+        if node.file.hurt == "diverged" and not _has_a_say(node):
+            own_harms.hurt(node, "missing")  # it has a copy of it, or has noticed and put it aside
     right = [n for n in members if n.file.hurt != "diverged" and _has_a_say(n)]
     others = [n for n in members if n.file.hurt != "diverged" and n not in right]
     if others and 2 * len(right) <= len(members) and any(map(_is_undecided, members)):
