@@ -23,6 +23,7 @@ from coordinator.replicated.witnesses import (
     confirmed,
     differing,
     judge,
+    outlived,
     supported,
     unanimous,
 )
@@ -60,8 +61,11 @@ class Contents:
         self._take_in(raft.peers, tellings)
         if self._condition.spoilt is not None:
             return
+        own = self._own_at(each.seq for kept in self._told.values() for each in kept)
+        for kept in self._told.values():
+            for each in outlived(own, kept):
+                kept.remove(each)
         told = [each for kept in self._told.values() for each in kept]
-        own = self._own_at(each.seq for each in told)
         others = [peer for peer in raft.peers if peer.id != raft.id and peer.voter]
         votes = any(peer.id == raft.id and peer.voter for peer in raft.peers)
         if not self._keeping.witness and confirmed(own, told, len(others)):

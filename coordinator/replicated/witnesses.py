@@ -7,7 +7,7 @@ and once they differ they differ for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 ContentVerdict: TypeAlias = Literal["alike", "diverged", "undecided"]
@@ -33,6 +33,21 @@ def differing(own: Mapping[int, bytes], tellings: Iterable[Telling]) -> int | No
     """
     rows = [told.seq for told in tellings if own.get(told.seq, told.digest) != told.digest]
     return min(rows, default=None)
+
+
+def outlived(own: Mapping[int, bytes], kept: Sequence[Telling]) -> list[Telling]:
+    """Return what one member told before it fetched its state: it differed then, and agrees at a
+    later row, so it agrees at every row before that one. A difference that is over would hide a
+    later one of this member's own.
+    """
+    alike = _alike_up_to(own, kept)
+    return [
+        each for each in kept if each.seq < alike and own.get(each.seq, each.digest) != each.digest
+    ]
+
+
+def _alike_up_to(own: Mapping[int, bytes], kept: Iterable[Telling]) -> int:
+    return max((each.seq for each in kept if own.get(each.seq) == each.digest), default=0)
 
 
 def judge(

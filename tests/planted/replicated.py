@@ -123,6 +123,16 @@ def r3_count() -> Patches:
 
 
 @fault("R3")
+def r3_outlived() -> Patches:
+    """What a member told before it fetched its state is still held against its contents."""
+
+    def alike_up_to(*told: Any) -> int:
+        return 0
+
+    yield witnesses, "_alike_up_to", alike_up_to
+
+
+@fault("R3")
 def r3_undecided_stays() -> Patches:
     """Members that differ without a majority serve again when nobody has told anything lately."""
 

@@ -100,6 +100,7 @@ CASES: Final = (
     OwnCase("R2: each member goes by its own limits", APART, ("limits_ordered",)),
     OwnCase("R3: contents are not compared", DIVERGE, ("r3_compare",)),
     OwnCase("R3: less than half is a majority", DIVERGE, ("r3_count",)),
+    OwnCase("R3: a difference that is over hides a new one", DIVERGE, ("r3_outlived",)),
     OwnCase("R3: without a majority each takes itself for right", TIES, ("r3_majority",)),
     OwnCase("R3: who fetched its state is a witness for it", TIES, ("r3_witness",)),
     OwnCase("R4: the log is cut before rows are durable", OWN, ("r4_durable",)),

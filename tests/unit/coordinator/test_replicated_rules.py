@@ -21,7 +21,7 @@ from coordinator.log import Position
 from coordinator.machine.commands import Amend, Cursor, Floor, Level, Submit, encode
 from coordinator.machine.limits import Limits
 from coordinator.machine.needs import Needs
-from coordinator.replicated.witnesses import Telling, judge
+from coordinator.replicated.witnesses import Telling, judge, outlived
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, InvariantViolated, NewerCommand, NotApplied
 from kv.model import Absent
@@ -199,6 +199,19 @@ async def right_member_between_a_wrong_one_and_its_copy() -> set[str]:
     copy = Telling("c", 7, wrong, True, False)
     verdict = judge({7: right}, True, [source, copy], 3)
     return {"R3"} if verdict == "diverged" else set()
+
+
+async def difference_that_is_over_hides_a_new_one() -> set[str]:
+    own = {3: b"right 3", 5: b"right 5", 7: b"wrong 7"}
+    told = [
+        Telling("b", 3, b"wrong 3", True, True),  # before it fetched its state
+        Telling("b", 5, b"right 5", True, True),
+        Telling("b", 7, b"right 7", True, True),
+    ]
+    for each in outlived(own, told):
+        told.remove(each)
+    told += [Telling("c", 5, b"right 5", True, True), Telling("c", 7, b"right 7", True, True)]
+    return {"R3"} if judge(own, True, told, 3) != "diverged" else set()
 
 
 async def member_restarts_with_a_state_that_nothing_has_confirmed() -> set[str]:
@@ -706,6 +719,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
     (two_members_differ_over_a_change_of_leader, ("r3_undecided_stays",), "R3"),
     (digests_of_a_lost_suffix, ("r3_same_log",), "R3"),
     (right_member_between_a_wrong_one_and_its_copy, ("r3_witness",), "R3"),
+    (difference_that_is_over_hides_a_new_one, ("r3_outlived",), "R3"),
     (member_restarts_with_a_state_that_nothing_has_confirmed, ("r3_witness_restarts",), "R3"),
     (power_cut_after_a_dump, ("r4_durable",), "INV-2"),
     (damaged_file, ("r5_file_whole",), "R1"),
