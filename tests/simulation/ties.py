@@ -106,6 +106,9 @@ async def settle(world: World) -> None:
     members = list(world.nodes.values())
     if all(node.file.hurt != "diverged" for node in members):
         return
+    leader = world.leader()
+    if leader is not None:
+        await moments.burst(world, leader, 3)  # contents differ from the next row on, not before
     await asyncio.sleep(TOLD_S)
     for node in members:
         if node.file.hurt == "diverged" and not _has_a_say(node):
