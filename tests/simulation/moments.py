@@ -91,13 +91,19 @@ async def commit_lost(world: World, lands_after_s: float | None) -> bool:
 
 
 async def burst(world: World, node: SimNode, writes: int, *, value_bytes: int = 0) -> None:
-    """Let an impatient client write at a node, again and again, and never look back."""
+    """Let a node order writes one by one, and never look back. Each is a command of its own: the
+    node's queue would put them together while the first one waits.
+    """
     loop = asyncio.get_running_loop()
 
     async def one(op_id: str) -> None:
-        intent = Intent(op_id, 0, (), (Put(b"burst", op_id.encode().ljust(value_bytes)),))
+        async def order() -> None:
+            until_ms = node.coordinator.now_ms() + 1000
+            value = op_id.encode().ljust(value_bytes)
+            await node.coordinator.submit([Intent(op_id, until_ms, (), (Put(b"burst", value),))])[0]
+
         with suppress(KvError):
-            await node.call(lambda: node.writes.one(intent, deadline=loop.time() + 1.0))
+            await node.call(order)
 
     world.bursts += 1
     for number in range(writes):
