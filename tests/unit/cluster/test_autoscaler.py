@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
+import msgspec
 import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
@@ -18,8 +20,10 @@ from cluster.autoscaler import loop
 from cluster.autoscaler.command import show
 from cluster.autoscaler.driver import NotReady
 from cluster.autoscaler.figures import QUERIES, value_of
+from cluster.autoscaler.local_driver import LocalDriver
 from cluster.autoscaler.loop import Autoscaler, NoQuorum, bounds_of, ours
 from cluster.autoscaler.plan import Figures
+from cluster.local.layout import ClusterFile
 from cluster.ports import free_port
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load
@@ -275,3 +279,11 @@ async def test_its_port_shows_metrics_and_the_last_decisions() -> None:
 
 def test_bounds_come_from_the_settings() -> None:
     assert bounds_of(AutoscalerSettings()).observers_max == 2
+
+
+def test_nodes_that_share_a_store_need_its_url(tmp_path: Path) -> None:
+    (tmp_path / "cluster.json").write_bytes(msgspec.json.encode(ClusterFile(1, "here", 3, 8001)))
+    with pytest.raises(BadRequest, match="share a store, and its file names none"):
+        LocalDriver(tmp_path / "observers", {})
+    store = "postgresql://127.0.0.1/acordo"
+    assert LocalDriver(tmp_path / "observers", {"ACORDO_STORE": store}).file.store == "shared"

@@ -77,7 +77,9 @@ def test_the_workers() -> None:
 def test_the_autoscalers(tmp_path: Path) -> None:
     port, settings = free_port(), settings_of("autoscaler")
     assert settings["ACORDO_AUTOSCALER_LISTEN"] == "0.0.0.0:9100"
-    (tmp_path / "cluster.json").write_bytes(msgspec.json.encode(ClusterFile(1, "here", 3, 8001)))
+    (tmp_path / "cluster.json").write_bytes(
+        msgspec.json.encode(ClusterFile(1, "here", 3, 8001, store="replicated"))
+    )
     settings |= {
         "ACORDO_AUTOSCALER_DRIVER": "local",  # what answers is the same, and needs no engine
         "ACORDO_AUTOSCALER_DIR": str(tmp_path / "observers"),
