@@ -21,7 +21,7 @@ class History:
     """What a log has made so far; each method makes the next command's Step."""
 
     def __init__(self, *, leases: int = 3) -> None:
-        """`leases`: versions in turn have none, lease 1, … ; 1: none has one."""
+        """`leases`: versions that name no lease have in turn none, lease 1, … ; 1: none has one."""
         self._leases = leases
         self.head: Head = GENESIS
         self.note = Note(HISTORY)
@@ -55,7 +55,7 @@ class History:
             version,
             create_revision=created,
             version=count + 1,
-            lease=version.revision % self._leases,
+            lease=version.lease or version.revision % self._leases,
         )
 
     def quiet(self, *, term: int | None = None, floor: int = 0, skip: int = 0) -> Step:

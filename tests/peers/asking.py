@@ -38,6 +38,7 @@ class Stream:
         self._response: http.client.HTTPResponse | None = None
         self.status: int | str = "silent"
         self._rest = b""
+        self._ready: list[Any] = []
         with contextlib.suppress(TimeoutError):
             self._response = self._connection.getresponse()
             self.status = self._response.status
@@ -47,16 +48,19 @@ class Stream:
         found: list[Any] = []
         with contextlib.suppress(TimeoutError):
             while sum(_weight(message) for message in found) < count:
-                found += self._next()
+                if not self._ready:
+                    self._ready += self._next()
+                found += self._ready[:1]  # what came along with it belongs to the next step
+                del self._ready[:1]
         return found
 
     def quiet(self) -> list[Any]:
         """Return what is told within SILENT_S."""
         self._socket.settimeout(SILENT_S)
-        found: list[Any] = []
+        found, self._ready = self._ready, []
         with contextlib.suppress(TimeoutError):
-            while more := self._next():
-                found += more
+            while True:
+                found += self._next()
         self._socket.settimeout(ANSWER_S)
         return found
 
@@ -115,12 +119,15 @@ def _ask(connection: http.client.HTTPConnection, step: Step, saved: dict[str, st
         for name, count in step.get("fill", {}).items()
     }
     body = filled(step.get("body", ""), {**saved, **filling})
+    kept = connection.sock is not None
     try:
         connection.request(method, step["path"], body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         text = response.read().decode("utf-8", "replace")
-    except http.client.RemoteDisconnected:
+    except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
         connection.close()
+        if kept:  # a balancer that takes a new list of nodes closes connections that are idle
+            return _ask(connection, step, saved)
         return {"status": "closed"}
     except TimeoutError:
         connection.close()

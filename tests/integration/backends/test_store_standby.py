@@ -159,7 +159,10 @@ async def test_of_two_hosts_that_take_writes_the_one_ahead_is_used() -> None:
             await reader.connections.expire()
             assert (await reader.read([b"k"], timeout_s=T)).head.last == 1
             found = await reader.read([b"k"], settled=3, timeout_s=T)
-            assert (found.versions[0], found.digest_at) == (Version(b"k", 3, b"3"), made.row.digest)
+            assert (found.versions[0], found.digest_at) == (
+                Version(b"k", 3, b"3", None, 1, 3),
+                made.row.digest,
+            )
 
 
 @pytest.mark.timeout(240)
@@ -226,7 +229,9 @@ async def test_what_no_standby_has_yet_is_seen_by_nobody(gives_up: str) -> None:
                 with pytest.raises((OutcomeUnknown, BackendUnavailable)):
                     await store.take_over(9 + n, "n2", 1, timeout_s=0.5)
             assert await reader.head(timeout_s=T) == before
-            assert (await reader.read([b"k"], timeout_s=T)).versions == (Version(b"k", 1, b"1"),)
+            assert (await reader.read([b"k"], timeout_s=T)).versions == (
+                Version(b"k", 1, b"1", None, 1, 1),
+            )
             PostgresServer.start(standby)
 
             async def landed() -> bool:

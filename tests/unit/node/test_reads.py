@@ -124,7 +124,7 @@ async def test_a_lying_cache_is_judged(b: Bench) -> None:
     await b.write(b"a", b"2")
     b.reads.memory.clear()
     b.cache = b.reads.fetches.cache = MemoryCache()  # it failed over to an old copy
-    b.cache.keep(Space(0), Entry(b"a", Version(b"a", 1, b"1"), 1))
+    b.cache.keep(Space(0), Entry(b"a", Version(b"a", 1, b"1", None, 1, 1), 1))
     reading = await b.get(b"a")
     assert (value(reading), reading.source) == (b"2", "store")
 
@@ -394,4 +394,4 @@ async def test_the_leader_refreshes_the_shared_cache(b: Bench) -> None:
     await b.write(b"a", b"1")
     while b.cache.peek(Space(0), b"a") is None:
         await asyncio.sleep(0)
-    assert b.cache.peek(Space(0), b"a") == Entry(b"a", Version(b"a", 1, b"1"), 1)
+    assert b.cache.peek(Space(0), b"a") == Entry(b"a", Version(b"a", 1, b"1", None, 1, 1), 1)
