@@ -323,14 +323,14 @@ def test_two_nodes_do_not_share_a_directory(tmp_path: Path) -> None:
 
 
 def free_ports() -> dict[str, str]:
-    port = free_base_port(1, 34000)
+    port = free_base_port(1, 15400)
     return {"ACORDO_HTTP_PORT": str(port), "ACORDO_RAFT_ADDRESS": f"127.0.0.1:{port + 1000}"}
 
 
 def test_two_nodes_that_were_given_different_first_lists_are_told_so_by_name(
     tmp_path: Path,
 ) -> None:
-    port = free_base_port(4, 36000)
+    port = free_base_port(4, 15600)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")}
     raft = {f"n{n}": f"127.0.0.1:{port + 1000 + n}" for n in (1, 2, 3)}
     urls = [f"http://127.0.0.1:{port + n}" for n in (1, 2)]
@@ -369,7 +369,7 @@ async def test_a_node_without_a_log_that_meets_a_cluster_which_began_otherwise_i
     """It was told that it founds the cluster together with a node that has founded it alone."""
     async with start(nodes=1) as cluster:
         own = cluster.nodes["n1"]
-        port = free_base_port(1, 30000 + os.getpid() % 900 * 10)
+        port = free_base_port(1, 12000 + os.getpid() % 900 * 10)
         address = f"127.0.0.1:{port + 1000}"
         refused = await asyncio.to_thread(
             run_node,

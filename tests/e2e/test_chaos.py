@@ -37,7 +37,7 @@ WARM: Final = 200
 
 
 async def test_every_workload_under_faults_is_judged_legal(tmp_path: Path) -> None:
-    settings = RunnerSettings(nodes=3, base_port=free_base_port(3, 30500), data=tmp_path / "data")
+    settings = RunnerSettings(nodes=3, base_port=free_base_port(3, 17500), data=tmp_path / "data")
     async with LocalTarget(settings, Random(SEED)) as target, AsyncExitStack() as stack:
         assert await target.healthy()
         kinds = [WORKLOADS[name] for name in WORKLOADS]

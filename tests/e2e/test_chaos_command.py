@@ -108,7 +108,7 @@ def test_ctrl_c_heals_everything_and_still_writes_the_report(tmp_path: Path) -> 
 
 
 def test_a_target_that_is_no_acordo_exits_2_and_says_so(tmp_path: Path) -> None:
-    port = free_base_port(1, 31000 + os.getpid() % 500)
+    port = free_base_port(1, 16800 + os.getpid() % 500)
     server = subprocess.Popen(
         [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"],
         cwd=tmp_path,

@@ -54,7 +54,7 @@ async def compared(target: LocalTarget, folder: Path) -> tuple[str, ...]:
 
 async def test_a_member_whose_file_was_changed_is_found(tmp_path: Path) -> None:
     settings = RunnerSettings(
-        nodes=3, base_port=free_base_port(3, 30700), data=tmp_path / "data", store="replicated"
+        nodes=3, base_port=free_base_port(3, 17700), data=tmp_path / "data", store="replicated"
     )
     async with LocalTarget(settings, Random(SEED)) as target:
         assert await target.healthy()

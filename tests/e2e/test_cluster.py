@@ -333,7 +333,7 @@ async def test_a_stopping_node_finishes_what_it_holds(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_up_is_one_command_and_a_signal_ends_it(tmp_path: Path, number: int) -> None:
-    port = free_base_port(3, 31000)
+    port = free_base_port(3, 16600)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cluster", "up",
         "--base-port", str(port), "--data", str(tmp_path / "data"),

@@ -254,7 +254,7 @@ async def test_a_node_joins_by_naming_one_live_member(
     async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
         await fill(client, range(30))
         known = cluster.nodes[await follower(cluster)]
-        port = free_base_port(1, 35000 + os.getpid() % 900 * 10)
+        port = free_base_port(1, 13500 + os.getpid() % 900 * 10)
         raft, url = f"127.0.0.1:{port + 1000}", f"http://127.0.0.1:{port}"
         own = {
             "NODE_ID": "n4",

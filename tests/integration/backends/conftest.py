@@ -39,7 +39,7 @@ async def started(
     directory: Path, *, nodes: int = 3, wait: bool = True, **more: object
 ) -> AsyncIterator[LocalCluster]:
     """Run a cluster in a directory; when the body fails, tell the end of each node's log."""
-    base = free_base_port(nodes, 31000 + os.getpid() % 900 * 10)
+    base = free_base_port(nodes, 13000 + os.getpid() % 900 * 10)
     given = {"nodes": nodes, "base_port": base, "data": directory / "data", **more}
     said: list[str] = []
     cluster = LocalCluster(RunnerSettings(**given), say=said.append)  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ async def test_an_old_primary_that_came_back_refuses_nobody_and_loses_nothing(
     """
     needs("postgresql")
     with PostgresServer() as old, PostgresStandby(old) as new:
-        base = free_base_port(3, 32000 + os.getpid() % 900 * 10)
+        base = free_base_port(3, 14000 + os.getpid() % 900 * 10)
         async with started(
             tmp_path, base_port=base, store=both([old, new]), store_timeout_s=2.0
         ) as cluster:

@@ -108,7 +108,7 @@ async def test_rules_that_are_refused_or_stay_are_errors(monkeypatch: pytest.Mon
 
 
 async def test_a_leader_of_a_real_cluster_loses_its_peers_and_another_leads(tmp_path: Path) -> None:
-    settings = RunnerSettings(nodes=3, base_port=free_base_port(3, 32000), data=tmp_path / "data")
+    settings = RunnerSettings(nodes=3, base_port=free_base_port(3, 16400), data=tmp_path / "data")
     async with LocalTarget(settings, Random(1)) as target:
         assert await target.healthy()
         old = await target.leader()
