@@ -13,7 +13,7 @@ import msgspec
 
 from coordinator.leases.deadlines import ENDING
 from coordinator.log import Log
-from kv.errors import NotApplied
+from kv.errors import KvError, NotApplied
 from kv.ports import LeaseTime
 
 SENDERS: Final = 4
@@ -97,7 +97,7 @@ class Asking:
             times = _decode_answer(said)
             if len(times) != len(batch):
                 raise NotApplied("not_leader", "the leader's answer cannot be used")
-        except (NotApplied, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (KvError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
             failed = exc if isinstance(exc, NotApplied) else NotApplied("not_leader", str(exc))
             for _, _, answered in batch:
                 if not answered.done():

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from itertools import count
 from typing import Final, NamedTuple
 
 from kv.ports import LeaseTime
 
 ENDING: Final = LeaseTime(-1, 0)
 """Said of a lease whose end is ordered, and not known yet."""
+
+
+ENDED_KEPT_MAX: Final = 1_000
+"""Entries of leases that ended before their time, beyond as many as there are leases."""
 
 
 class Granted(NamedTuple):
@@ -34,11 +39,17 @@ class _Lease:
 
 
 class Deadlines:
-    """The leases that are there, each with its deadline. There is one heap entry for each."""
+    """The leases that are there, each with its deadline. There is one heap entry for each; what is
+    left of leases that were revoked is dropped at its time, or when there is much of it.
+    """
 
     def __init__(self) -> None:
         self._leases: dict[int, _Lease] = {}
-        self._heap: list[tuple[float, int, _Lease]] = []
+        self._heap: list[tuple[float, int, int, _Lease]] = []
+        """(deadline in seconds, number of the entry, lease, what is known of it). The number is
+        there because one id may have two entries of one deadline, and leases have no order.
+        """
+        self._numbers = count()
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -50,7 +61,7 @@ class Deadlines:
             return
         new = _Lease(granted, self._whole(granted.ttl_ms, now_s))
         self._leases[lease] = new
-        heapq.heappush(self._heap, (new.until_s, lease, new))
+        self._push(new.until_s, lease, new)
 
     def renew(self, lease: int, now_s: float) -> None:
         """Let a lease that is there, and has not begun to end, live its whole ttl from now on."""
@@ -86,11 +97,11 @@ class Deadlines:
         """
         found: dict[int, int] = {}
         while self._heap and self._heap[0][0] <= now_s and len(found) < limit:
-            _, lease, held = heapq.heappop(self._heap)
+            _, _, lease, held = heapq.heappop(self._heap)
             if self._leases.get(lease) is not held:
                 continue
             if held.until_s > now_s:
-                heapq.heappush(self._heap, (held.until_s, lease, held))
+                self._push(held.until_s, lease, held)
                 continue
             held.ending = True
             found[lease] = held.revision
@@ -101,11 +112,17 @@ class Deadlines:
         held = self._leases.get(lease)
         if held is not None and held.ending:
             held.until_s = at_s
-            heapq.heappush(self._heap, (at_s, lease, held))
+            self._push(at_s, lease, held)
 
     def next_s(self) -> float | None:
         """Return when `due` may find something; None: there is no lease."""
         return self._heap[0][0] if self._heap else None
+
+    def _push(self, at_s: float, lease: int, held: _Lease) -> None:
+        if len(self._heap) > 2 * len(self._leases) + ENDED_KEPT_MAX:
+            self._heap = [entry for entry in self._heap if self._leases.get(entry[2]) is entry[3]]
+            heapq.heapify(self._heap)
+        heapq.heappush(self._heap, (at_s, next(self._numbers), lease, held))
 
     def _whole(self, ttl_ms: int, from_s: float) -> float:
         """Return the deadline of a lease that lives its whole ttl from this time on."""
