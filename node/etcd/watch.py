@@ -20,7 +20,7 @@ from node.etcd.call import Call
 from node.etcd.messages import FilterType, WatchCreateRequest, WatchRequest
 from node.etcd.parsing import Incomplete, as_request, first_value
 from node.etcd.reading import span, whole
-from node.etcd.refusals import TOO_LARGE, Refusal
+from node.etcd.refusals import RESOURCE_EXHAUSTED, TOO_LARGE, Refusal
 from node.etcd.spans import common_prefix, covers, is_empty, shown
 from node.etcd.streams import MessageStream
 from node.watching.ring import Portion
@@ -28,6 +28,8 @@ from node.watching.watches import WatchEnded, Watcher
 
 MESSAGE_BYTES: Final = 128 * 1024
 """A message is sent once its keys and values take so many bytes; a revision is never split."""
+REVISION_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Keys and values of one revision, with those before it; a watch that would need more ends."""
 REQUEST_BYTES_MAX: Final = 64 * 1024
 """Bytes of one message of the client."""
 NO_ID: Final = "-1"
@@ -220,6 +222,9 @@ class _Watches:
         except NotApplied as exc:
             self._open.pop(watch.id, None)
             await self._end(watch, reason=f"etcdserver: {exc.reason}: {exc.detail}")
+        except Refusal as exc:
+            self._open.pop(watch.id, None)
+            await self._end(watch, reason=exc.message)
 
     async def _send(self, watch: _Watch, watcher: Watcher, portion: Portion) -> None:
         events: list[Event] = []
@@ -230,6 +235,12 @@ class _Watches:
                     event = await self._event(watch, version)
                     events.append(event)
                     size += len(version.key) + _size(event.kv) + _size(event.prev_kv)
+                    if size > REVISION_BYTES_MAX:
+                        raise Refusal(
+                            RESOURCE_EXHAUSTED,
+                            f"etcdserver: revision {change.revision} takes more than "
+                            f"{REVISION_BYTES_MAX} bytes here: watch it without previous values",
+                        )
             if size >= MESSAGE_BYTES:
                 await self._message(watch, change.revision, events)
                 events, size = [], 0

@@ -10,8 +10,10 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 
 from kv.ports import Retention
+from node.etcd import watch as etcd_watch
 from tests.unit.node.conftest import Api, Open
 
 
@@ -159,3 +161,17 @@ async def test_a_broken_message_ends_the_stream_with_the_reason(open_api: Open) 
             await told.next()
             assert (await told.next())["error"]["grpc_code"] == 3
         await gone(api)
+
+
+async def test_a_revision_that_takes_too_much_ends_its_watch_alone(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_watch, "REVISION_BYTES_MAX", 100)
+    async with open_api(etcd=True) as api, watching(api, create(b"big"), create(b"k")) as told:
+        assert [(await told.next())["result"].get("created") for _ in range(2)] == [True, True]
+        large = {"key": b64(b"big"), "value": b64(b"v" * 200)}
+        assert (await api.ask("POST", "/v3/kv/put", json=large)).status == 200
+        ended = (await told.next())["result"]
+        assert ended["canceled"] and "takes more than 100 bytes" in ended["cancel_reason"]
+        await put(api, b"k")
+        assert [key for _, key, _ in await told.events(1)] == ["k"]
