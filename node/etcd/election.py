@@ -143,11 +143,15 @@ class _Candidate:
         raise AssertionError("a watch does not end by itself")
 
     async def _leave(self) -> None:
-        """Delete the key, if it is still the one that was put."""
-        if not self.created:
-            return
-        self._call.renew()
+        """Delete the key, if it is still the one that was put. If it is not known whether it was,
+        it is this request's if its lease is: under a client's own lease it may be held already.
+        """
         same = Compare(self.key, b"", "create", "=", self.created)
+        if not self.created:
+            if not self._own_lease:
+                return
+            same = Compare(self.key, b"", "lease", "=", self.lease)
+        self._call.renew()
         intent = Intent(self._call.services.writes.new_op_id(), 0, (same,), (Delete(self.key),), ())
         with suppress(KvError):
             await self._call.services.writes.one(intent, deadline=self._call.x.deadline)

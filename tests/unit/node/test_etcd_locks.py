@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from kv.model import Version
+from kv.errors import OutcomeUnknown
+from kv.model import Applied, Intent, Version
 from node.etcd import election
+from node.etcd.call import Call
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_etcd import error
 
@@ -200,3 +202,21 @@ async def test_many_keep_alives_come_in_one_request(open_api: Open) -> None:
             (mine, "60"), ("99", None), (mine, "60"),
         ]  # fmt: skip
         assert api.consensus.renewed.count(int(mine)) == 2
+
+
+@pytest.mark.parametrize("brings_lease", [False, True])
+async def test_a_key_that_may_have_been_put_blocks_nobody(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch, brings_lease: bool
+) -> None:
+    """Under a lease of its own the request takes the key back; a client's may hold the lock."""
+    write = Call.write
+
+    async def unheard(call: Call, intent: Intent) -> tuple[int, Applied]:
+        await write(call, intent)
+        raise OutcomeUnknown("no outcome was heard in time", op_id=intent.op_id)
+
+    async with open_api(etcd=True) as api:
+        more = {"lease": await lease(api)} if brings_lease else {}
+        monkeypatch.setattr(Call, "write", unheard)
+        assert (await error(api, "/v3/lock/lock", {"name": b64(b"l"), **more}))[:2] == (503, 14)
+        assert len(await keys(api, b"l/")) == brings_lease
