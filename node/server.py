@@ -44,6 +44,7 @@ from node.watching.watches import Watches
 from node.wire.problems import problem_of
 from node.writes.leases import Leases
 from node.writes.lookups import Lookups
+from node.writes.take_backs import TakeBacks
 from node.writes.writes import Writes
 
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
@@ -74,6 +75,8 @@ def services_of(
     reader = reader_of(store, own)
     reads = Reads(consensus, store, cache, clock, settings, own=own)
     writes = Writes(consensus, store, clock, settings)
+    lookups = Lookups(consensus, store, clock, settings, reads=reads, writes=writes, own=own)
+    leases = Leases(consensus, reader, clock, settings, reads=reads, writes=writes)
     bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
     load = NodeLoad(bodies)
     probe = StoreProbe(reader, consensus, clock)
@@ -88,8 +91,9 @@ def services_of(
         settings=settings,
         reads=reads,
         writes=writes,
-        lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes, own=own),
-        leases=Leases(consensus, reader, clock, settings, reads=reads, writes=writes),
+        lookups=lookups,
+        leases=leases,
+        take_backs=TakeBacks(clock, settings, writes=writes, lookups=lookups, leases=leases),
         watches=Watches(consensus, store, settings, own=own),
         metrics=RequestMetrics(registry),
         readiness=NodeReadiness(consensus, probe, cache, broadcast, load, checks=checks),
@@ -156,6 +160,7 @@ class Server:
     async def __aenter__(self) -> Self:
         await self._opened.enter_async_context(self._tasks)
         await self._opened.enter_async_context(self.services.reads)
+        await self._opened.enter_async_context(self.services.take_backs)
         self._low = self.services.load.connections = HttpConnections(
             self.handle, self.services.settings
         )
@@ -218,6 +223,7 @@ class Server:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+                await self.services.take_backs.wait_done()
         except TimeoutError:
             return False
         return True

@@ -14,6 +14,7 @@ from node.settings import ServerSettings
 from node.watching.watches import Watches
 from node.writes.leases import Leases
 from node.writes.lookups import Lookups
+from node.writes.take_backs import TakeBacks
 from node.writes.writes import Writes
 
 
@@ -49,6 +50,7 @@ class NodeServices:
     writes: Writes
     lookups: Lookups
     leases: Leases
+    take_backs: TakeBacks
     watches: Watches
     metrics: RequestMetrics
     readiness: NodeReadiness

@@ -4,12 +4,11 @@ A lease that ends takes all keys that are attached to it.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aiohttp import web
 
-from kv.errors import BadRequest
+from kv.errors import BadRequest, NotApplied
 from kv.leases import lease_for
 from kv.model import Applied, Refused
 from kv.ports import LeaseTime
@@ -24,6 +23,8 @@ from node.wire.lease_forms import (
     KeepAliveForm,
     LeaseAnswer,
     LeasesAnswer,
+    RenewedAnswer,
+    RenewedAnswers,
     RevokedAnswer,
     checked_lease,
     lease_id,
@@ -86,25 +87,32 @@ async def keep_alive(x: Exchange) -> web.Response:
     """Let one lease live its whole ttl from now on."""
     x.text_params()
     lease = _lease_in(x)
-    time = await x.services.leases.time(lease, renew=True, deadline=x.deadline)
-    return _not_found(x, lease) if time is None else x.json(_answer(lease, time))
+    (time,) = await x.services.leases.renewed([lease], deadline=x.deadline)
+    if not isinstance(time, LeaseTime):
+        return _not_found(x, lease)
+    return x.json(_answer(lease, time))
 
 
 async def keep_many_alive(x: Exchange) -> web.Response:
-    """Let many leases live on: they are renewed as one."""
+    """Let many leases live on: they are renewed as one, and each is answered for itself."""
     x.text_params()
     form = await x.form(KeepAliveForm)
     if len(form.ids) > IDS_MAX:
         raise BadRequest("too_many_operations", f"{len(form.ids)} ids", allowed=f"up to {IDS_MAX}")
     leases = [checked_lease(each) for each in form.ids]
-    times = await asyncio.gather(
-        *(x.services.leases.time(each, renew=True, deadline=x.deadline) for each in leases)
-    )
-    found = [
-        None if time is None else _answer(lease, time)
-        for lease, time in zip(leases, times, strict=True)
-    ]
-    return x.json(LeasesAnswer(found))
+    found = await x.services.leases.renewed(leases, deadline=x.deadline)
+    return x.json(RenewedAnswers([_renewed(*each) for each in zip(leases, found, strict=True)]))
+
+
+def _renewed(lease: int, found: LeaseTime | NotApplied | None) -> RenewedAnswer | None:
+    match found:
+        case None:
+            return None
+        case NotApplied():
+            code, detail = found.reason, found.detail
+            return RenewedAnswer(lease_id(lease), code=code, detail=detail)
+        case LeaseTime():
+            return RenewedAnswer(lease_id(lease), found.ttl_ms / 1000, found.left_ms / 1000)
 
 
 async def get(x: Exchange) -> web.Response:
@@ -126,9 +134,7 @@ async def listing(x: Exchange) -> web.Response:
     limit = parse_count(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
     after = checked_lease(params["continue"]) if "continue" in params else 0
     found, more = await x.services.leases.page(after, limit, deadline=x.deadline)
-    leases: list[LeaseAnswer | None] = [
-        LeaseAnswer(lease_id(lease), ttl_ms / 1000) for lease, ttl_ms in found
-    ]
+    leases = [LeaseAnswer(lease_id(lease), ttl_ms / 1000) for lease, ttl_ms in found]
     return x.json(LeasesAnswer(leases, lease_id(found[-1][0]) if more and found else None))
 
 

@@ -125,6 +125,20 @@ class Streamed(Struct, frozen=True):
     result: object
 
 
+class ErrorForm(Struct, frozen=True):
+    """An error that a stream tells."""
+
+    grpc_code: int
+    http_code: int
+    message: str
+
+
+class StreamedError(Struct, frozen=True):
+    """A message of a stream that failed."""
+
+    error: ErrorForm
+
+
 class Event(Struct, frozen=True):
     """A change that a watch tells; without a type it is a put."""
 

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 
 from kv.errors import KvError, NotApplied, OutcomeUnknown
 from kv.model import REQUEST_BYTES_MAX, Answer, Applied, Intent, Refused
-from node.etcd.answers import Header, Streamed, number
+from node.etcd.answers import Header, Streamed, StreamedError, number
 from node.etcd.parsing import as_request, first_value, parsed
 from node.etcd.refusals import (
     KEY_ABSENT,
@@ -108,16 +108,18 @@ class Call:
         """Return an answer."""
         return self.x.reply(200, encode(answer), JSON, revision=revision)
 
-    def streamed(self, *answers: object) -> web.Response:
+    def streamed(self, *messages: Streamed | StreamedError) -> web.Response:
         """Return all messages of a stream."""
-        lines = [encode(Streamed(answer)) + b"\n" for answer in answers]
+        lines = [encode(message) + b"\n" for message in messages]
         return self.x.reply(200, b"".join(lines), JSON)
 
-    def new_op_id(self) -> str:
-        """Return the op_id of a write: etcd's clients have none. From now on a failure may be
-        unknown.
+    def new_op_id(self, *, prefix: str = "") -> str:
+        """Return the op_id of a write: etcd's clients have none, and a header that happens to name
+        one is not theirs. From now on a failure may be unknown.
         """
-        return self.x.take_op_id({})
+        self.x.mutation = True
+        self.x.op_id = prefix + self.services.writes.new_op_id()
+        return self.x.op_id
 
     async def write(self, intent: Intent) -> tuple[int, Applied]:
         """Run an intent, once; return its revision and outcome. Raises Refusal, NotApplied,

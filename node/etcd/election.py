@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 
 from kv.errors import KvError, NotApplied
-from kv.model import Compare, Delete, Intent, PutWith, Version
+from kv.model import ASYNC_OP_ID_PREFIX, Compare, Delete, Intent, PutWith, Version
 from node.etcd.answers import (
     CampaignResponse,
     HeaderResponse,
@@ -45,6 +44,7 @@ from node.etcd.refusals import (
 from node.etcd.streams import MessageStream
 from node.watching.watches import WatchEnded
 from node.wire.byte_forms import checked_key
+from node.writes.take_backs import Left
 
 SESSION_TTL_S: Final = 60
 """The ttl of the lease of who brings none, as in etcd."""
@@ -75,15 +75,16 @@ class _Candidate:
         self.name = name
         self.key = checked_key(b"%s/%x" % (name, lease))
         self.created = 0
+        self._op_id, self._put_at, self._never = "", 0, False
         self._lost = asyncio.Event()
         call.x.when_lost(self._lost.set)
 
-    async def wait(self, value: bytes, *, renews_value: bool) -> int:
+    async def wait(self, value: bytes) -> int:
         """Put the key, and return the revision at which it is the first under its name. Raises
         Refusal, NotApplied, OutcomeUnknown, ConnectionError.
         """
         try:
-            revision = await self._enter(value, renews_value=renews_value)
+            revision = await self._enter(value)
             while True:
                 before = await self._before(revision)
                 if before is None:
@@ -92,16 +93,22 @@ class _Candidate:
                     return revision
                 revision = await self._gone(before, revision)
         except BaseException:
-            await self._leave()
+            self._leave()
             raise
 
-    async def _enter(self, value: bytes, *, renews_value: bool) -> int:
-        put = PutWith(self.key, value, lease=self.lease)
-        again = (put,) if renews_value else ()
+    async def _enter(self, value: bytes) -> int:
+        """Put the key. One that is there already, of an earlier request under the same lease, is
+        put again: what takes that request's key back spares it then.
+        """
+        put = (PutWith(self.key, value, lease=self.lease),)
         absent = Compare(self.key, b"", "create", "=", 0)
-        revision, outcome = await self._call.write(
-            Intent(self._call.new_op_id(), 0, (absent,), (put,), again)
-        )
+        self._op_id = self._call.new_op_id(prefix=ASYNC_OP_ID_PREFIX)
+        try:
+            revision, outcome = await self._call.write(Intent(self._op_id, 0, (absent,), put, put))
+        except (NotApplied, Refusal):
+            self._never = True
+            raise
+        self._put_at = revision
         if outcome.branch == "then":
             self.created = revision
             return revision
@@ -142,19 +149,14 @@ class _Candidate:
                     )
         raise AssertionError("a watch does not end by itself")
 
-    async def _leave(self) -> None:
-        """Delete the key, if it is still the one that was put. If it is not known whether it was,
-        it is this request's if its lease is: under a client's own lease it may be held already.
+    def _leave(self) -> None:
+        """Have the key taken back, unless it was put again since, or never was. A lease that this
+        request was granted ends with it.
         """
-        same = Compare(self.key, b"", "create", "=", self.created)
-        if not self.created:
-            if not self._own_lease:
-                return
-            same = Compare(self.key, b"", "lease", "=", self.lease)
-        self._call.renew()
-        intent = Intent(self._call.services.writes.new_op_id(), 0, (same,), (Delete(self.key),), ())
-        with suppress(KvError):
-            await self._call.services.writes.one(intent, deadline=self._call.x.deadline)
+        if self._never and not self._own_lease:
+            return
+        left = Left(self.key, self.lease, self._op_id, self._put_at, self._own_lease)
+        self._call.services.take_backs.add(left)
 
 
 async def under(call: Call, name: bytes, at: int | None = None) -> list[Version]:
@@ -178,7 +180,7 @@ async def lock(call: Call) -> web.StreamResponse:
     asked = await call.asked(LockRequest)
     lease, own = await _session(call, asked.lease)
     candidate = _Candidate(call, asked.name, lease, own_lease=own)
-    revision = await candidate.wait(b"", renews_value=False)
+    revision = await candidate.wait(b"")
     return call.reply(LockResponse(call.header(revision), candidate.key))
 
 
@@ -199,7 +201,7 @@ async def campaign(call: Call) -> web.StreamResponse:
     asked = await call.asked(CampaignRequest)
     lease, own = await _session(call, asked.lease)
     candidate = _Candidate(call, asked.name, lease, own_lease=own)
-    revision = await candidate.wait(asked.value, renews_value=True)
+    revision = await candidate.wait(asked.value)
     won = LeaderKeyForm(asked.name, candidate.key, str(candidate.created), str(lease))
     return call.reply(CampaignResponse(call.header(revision), won))
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aiohttp import web
 from msgspec import UNSET
 
+from kv.errors import NotApplied
 from kv.leases import LEASE_ID_MAX, lease_for
 from kv.model import Refused
+from kv.ports import LeaseTime
 from node.etcd.answers import (
     HeaderResponse,
     LeaseResponse,
     LeasesResponse,
     LeaseStatus,
+    Streamed,
+    StreamedError,
     TimeToLiveResponse,
     number,
 )
@@ -27,6 +30,7 @@ from node.etcd.refusals import (
     TTL_TOO_LARGE,
     Refusal,
 )
+from node.etcd.streams import streamed_error
 
 TTL_S_MIN: Final = 2
 """A shorter ttl is granted as this one, as etcd does."""
@@ -78,17 +82,20 @@ async def keep_alive(call: Call) -> web.StreamResponse:
     """Let leases live their whole ttl from now on, one for each message of the body. Without a ttl
     in its answer there is no such lease.
     """
-    asked = await call.each_asked(LeaseRequest, LEASES_MAX)
-    told = await asyncio.gather(*(_renewed(call, each.ID) for each in asked))
-    return call.streamed(*told)
+    asked = [each.ID for each in await call.each_asked(LeaseRequest, LEASES_MAX)]
+    known = [lease for lease in asked if 0 < lease <= LEASE_ID_MAX]
+    found = await call.services.leases.renewed(known, deadline=call.x.deadline)
+    times = dict(zip(known, found, strict=True))
+    return call.streamed(*(_renewed(call, lease, times.get(lease)) for lease in asked))
 
 
-async def _renewed(call: Call, lease: int) -> LeaseResponse:
-    time = None
-    if 0 < lease <= LEASE_ID_MAX:
-        time = await call.services.leases.time(lease, renew=True, deadline=call.x.deadline)
-    ttl = UNSET if time is None else str(time.ttl_ms // 1000)
-    return LeaseResponse(call.header(), number(lease), ttl)
+def _renewed(
+    call: Call, lease: int, found: LeaseTime | NotApplied | None
+) -> Streamed | StreamedError:
+    if isinstance(found, NotApplied):
+        return streamed_error(found)
+    ttl = UNSET if found is None else str(found.ttl_ms // 1000)
+    return Streamed(LeaseResponse(call.header(), number(lease), ttl))
 
 
 async def time_to_live(call: Call) -> web.StreamResponse:

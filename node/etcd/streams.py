@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from kv.errors import KvError
-from node.etcd.answers import Streamed
+from node.etcd.answers import ErrorForm, Streamed, StreamedError
 from node.etcd.call import Call
 from node.etcd.refusals import Refusal
 from node.exchange.headers import JSON
@@ -79,16 +79,20 @@ class MessageStream:
 
     async def fail(self, error: Exception) -> None:
         """End the stream with the reason as its last message."""
-        code, words = UNAVAILABLE, str(error) or "events were not taken in time"
-        if isinstance(error, Refusal):
-            code, words = error.code, error.message
-        elif isinstance(error, WatchEnded):
-            words = error.detail
-        elif isinstance(error, KvError):
-            words = gateway_problem(problem_of(error, mutation=False))[1].decode()
-        form = {"grpc_code": code, "http_code": STATUS[code], "message": words}
-        line = encode({"error": form}) + b"\n"
+        line = encode(streamed_error(error)) + b"\n"
         try:
             await self._write(line)
         except (ConnectionError, TimeoutError):
             self.response.force_close()
+
+
+def streamed_error(error: Exception) -> StreamedError:
+    """Return the message that tells a stream's client of a failure."""
+    code, words = UNAVAILABLE, str(error) or "events were not taken in time"
+    if isinstance(error, Refusal):
+        code, words = error.code, error.message
+    elif isinstance(error, WatchEnded):
+        words = error.detail
+    elif isinstance(error, KvError):
+        words = gateway_problem(problem_of(error, mutation=False))[1].decode()
+    return StreamedError(ErrorForm(code, STATUS[code], words))

@@ -65,12 +65,26 @@ class LeaseAnswer(Struct, frozen=True, omit_defaults=True):
     """The keys attached to it, if they were asked for."""
 
 
-class LeasesAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
-    """Leases by id; or those that were kept alive, in the order asked for, null where there is
-    none.
-    """
+class RenewedAnswer(Struct, frozen=True, omit_defaults=True):
+    """A lease that lives on; or, with `code` and `detail`, one that may or may not."""
 
-    leases: list[LeaseAnswer | None]
+    id: str
+    ttl: float | None = None
+    left: float | None = None
+    code: str | None = None
+    detail: str | None = None
+
+
+class RenewedAnswers(Struct, frozen=True):
+    """Leases that were to be kept alive, in the order asked for, null where there is none."""
+
+    leases: list[RenewedAnswer | None]
+
+
+class LeasesAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
+    """Leases by id."""
+
+    leases: list[LeaseAnswer]
     continue_: str | None = None
     """Where the next page continues; left out on the last."""
 

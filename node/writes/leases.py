@@ -7,10 +7,10 @@ any other; a keep-alive is none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from kv.errors import BackendUnavailable
+from kv.errors import BackendUnavailable, NotApplied
 from kv.leases import LEASE_KEYS_MAX, LEASES_PREFIX, lease_key, lease_of, ttl_of, ttl_value
 from kv.model import Absent, Answer, EndLease, Exists, Intent, Put
 from kv.ports import Clock, Consensus, LeaseTime, Listing, StoreReader
@@ -20,6 +20,9 @@ from node.settings import ServerSettings
 from node.writes.writes import Writes
 
 TIME_S_MIN: Final = 0.001
+ENDING_WAIT_S: Final = 1.0
+"""How long it is waited until a lease whose end is ordered has ended."""
+ENDING_PAUSE_S: Final = 0.05
 
 T = TypeVar("T")
 
@@ -66,6 +69,45 @@ class Leases:
         return await self._consensus.lease_time(
             lease, renew=renew, timeout_s=self._left_s(deadline)
         )
+
+    async def renewed(
+        self, leases: Sequence[int], *, deadline: float
+    ) -> list[LeaseTime | NotApplied | None]:
+        """Let leases live their whole ttl from now on; return what became of each: None where there
+        is none, and a refusal where it may or may not live on. Raises NotApplied when nothing is
+        known of any.
+
+        A lease whose end is ordered is asked for again until it has ended, or lives on because the
+        leader changed.
+        """
+        found = await self._asked(leases, deadline)
+        wait_until = min(deadline, self._clock.monotonic() + ENDING_WAIT_S)
+        while ending := [n for n, each in enumerate(found) if _ends(each)]:
+            if self._clock.monotonic() >= wait_until:
+                break
+            await asyncio.sleep(ENDING_PAUSE_S)
+            again = await self._asked([leases[n] for n in ending], deadline)
+            for n, each in zip(ending, again, strict=True):
+                found[n] = each
+        for each in found:
+            if not isinstance(each, NotApplied):
+                return found
+        for each in found:
+            assert isinstance(each, NotApplied)
+            raise each
+        return found
+
+    async def _asked(
+        self, leases: Sequence[int], deadline: float
+    ) -> list[LeaseTime | NotApplied | None]:
+        found = await asyncio.gather(
+            *(self.time(lease, renew=True, deadline=deadline) for lease in leases),
+            return_exceptions=True,
+        )
+        for each in found:
+            if isinstance(each, BaseException) and not isinstance(each, NotApplied):
+                raise each
+        return found  # type: ignore[return-value]  # checked above
 
     async def keys(self, lease: int, *, deadline: float) -> tuple[bytes, ...]:
         """Return the keys attached to a lease, in byte order: those at some moment after the call.
@@ -115,3 +157,8 @@ class Leases:
 
     def _left_s(self, deadline: float) -> float:
         return max(deadline - self._clock.monotonic(), TIME_S_MIN)
+
+
+def _ends(found: LeaseTime | NotApplied | None) -> bool:
+    """Return whether it is said of a lease that its end is ordered, and not known yet."""
+    return isinstance(found, NotApplied) and found.reason == "lease_ending"

@@ -57,6 +57,7 @@ from node.wire.lease_forms import (
     KeepAliveForm,
     LeaseAnswer,
     LeasesAnswer,
+    RenewedAnswers,
     RevokedAnswer,
 )
 from node.wire.requests import (
@@ -219,7 +220,7 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
     ),
     ("/v1/keep-alive", "POST"): Endpoint(
         f"Let up to {IDS_MAX} leases live on.",
-        {200: ("Those that are there.", JSON, LeasesAnswer)},
+        {200: ("What became of each.", JSON, RenewedAnswers)},
         (400, 408, 413, 415, 503),
         (),
         KeepAliveForm,

@@ -100,6 +100,8 @@ class FakeConsensus:
         self.read_indexes = 0
         self.renewed: list[int] = []
         """The leases that were kept alive."""
+        self.ending: dict[int, int] = {}
+        """Leases whose end is ordered, and how many questions see it so."""
         self.submits: list[tuple[Intent | Cancel, ...]] = []
         self.held: list[tuple[Intent | Cancel, asyncio.Future[Answer]]] = []
         self.broadcast_lag = 0
@@ -157,6 +159,9 @@ class FakeConsensus:
 
     async def lease_time(self, lease: int, *, renew: bool, timeout_s: float) -> LeaseTime | None:
         await self.read_index(timeout_s=timeout_s)
+        if self.ending.get(lease):
+            self.ending[lease] -= 1
+            raise NotApplied("lease_ending", "it is about to end")
         version = self._newest(lease_key(lease), {})
         if version is None or not isinstance(version.value, bytes):
             return None

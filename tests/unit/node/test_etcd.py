@@ -16,7 +16,7 @@ from node.etcd.messages import FROM_KEY, DeleteRangeRequest, RangeRequest, TxnRe
 from node.etcd.parsing import parsed
 from node.etcd.refusals import Refusal
 from node.etcd.spans import before, common_prefix, covers
-from tests.peers.corpus import recorded
+from tests.peers.corpus import ENDED, ENDS_ETCD, recorded
 from tests.peers.differences import KINDS, expected
 from tests.peers.requests import corpus
 from tests.unit.node.conftest import Api, Open
@@ -27,6 +27,10 @@ RECORDED = recorded()
 
 def test_what_was_recorded_is_the_corpus() -> None:
     assert {name: case["steps"] for name, case in RECORDED.items()} == corpus()
+
+
+def test_the_cases_that_end_etcd_are_named() -> None:
+    assert {name for name, case in RECORDED.items() if ENDED in case["answers"]} == ENDS_ETCD
 
 
 def test_each_difference_has_its_place_and_its_line_for_people() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kv.errors import OutcomeUnknown
-from kv.model import Applied, Intent, Version
+from kv.model import Again, Intent, Mismatch, Put, Version
 from node.etcd import election
-from node.etcd.call import Call
+from node.writes import leases
+from node.writes import take_backs as module
+from node.writes.take_backs import Left
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_etcd import error
 
@@ -204,19 +205,98 @@ async def test_many_keep_alives_come_in_one_request(open_api: Open) -> None:
         assert api.consensus.renewed.count(int(mine)) == 2
 
 
-@pytest.mark.parametrize("brings_lease", [False, True])
-async def test_a_key_that_may_have_been_put_blocks_nobody(
-    open_api: Open, monkeypatch: pytest.MonkeyPatch, brings_lease: bool
+async def test_a_lease_that_ends_fails_no_other_keep_alive_of_a_stream(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under a lease of its own the request takes the key back; a client's may hold the lock."""
-    write = Call.write
+    monkeypatch.setattr(leases, "ENDING_WAIT_S", 0.1)
+    async with open_api(etcd=True) as api:
+        mine, ending = await lease(api), await lease(api)
+        api.consensus.ending = {int(ending): 1_000_000}
+        body = b'{"ID":"%s"}{"ID":"%s"}' % (ending.encode(), mine.encode())
+        reply = await api.ask("POST", "/v3/lease/keepalive", data=body)
+        first, second = (msgspec.json.decode(line) for line in reply.body.splitlines())
+        assert first["error"]["grpc_code"] == 14
+        assert (second["result"]["ID"], second["result"]["TTL"]) == (mine, "60")
 
-    async def unheard(call: Call, intent: Intent) -> tuple[int, Applied]:
-        await write(call, intent)
-        raise OutcomeUnknown("no outcome was heard in time", op_id=intent.op_id)
 
+@pytest.mark.parametrize("brings_lease", [False, True])
+@pytest.mark.parametrize("path", ["lock/lock", "election/campaign"])
+async def test_a_key_that_may_have_been_put_is_taken_back(
+    open_api: Open, path: str, brings_lease: bool
+) -> None:
     async with open_api(etcd=True) as api:
         more = {"lease": await lease(api)} if brings_lease else {}
-        monkeypatch.setattr(Call, "write", unheard)
-        assert (await error(api, "/v3/lock/lock", {"name": b64(b"l"), **more}))[:2] == (503, 14)
-        assert len(await keys(api, b"l/")) == brings_lease
+        api.consensus.hold = True
+        asking = asyncio.ensure_future(
+            api.ask(
+                "POST",
+                f"/v3/{path}",
+                json={"name": b64(b"l"), **more},
+                headers={"Acordo-Timeout": "1"},
+            )
+        )
+
+        async def held() -> bool:
+            return bool(api.consensus.held)
+
+        if not brings_lease:  # its grant
+            await until(held)
+            api.consensus.commit_held()
+        await until(held)
+        reply = await asking
+        assert (reply.status, reply.json()["code"]) == (503, 14)
+        assert "may have been applied" in reply.json()["message"]
+        assert len(api.server.services.take_backs) == 1
+        api.consensus.hold = False
+        api.consensus.commit_held()  # the put lands only now
+
+        async def done() -> bool:
+            return len(api.server.services.take_backs) == 0
+
+        await until(done)
+        assert await keys(api, b"l/") == []
+        assert len((await asked(api, "lease/leases")).get("leases", ())) == brings_lease
+
+
+async def test_a_put_that_was_never_ordered_comes_too_late_for_good(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        put = Intent("async-~n1.x.1", 2**50, (), (Put(b"l/7", b""),))
+        api.server.services.take_backs.add(Left(b"l/7", 7, put.op_id))
+        await api.server.services.take_backs.wait_done()
+        (late,) = api.consensus.submit((put,))
+        assert isinstance((await late).outcome, Mismatch | Again)
+        assert await keys(api, b"l/") == []
+
+
+@pytest.mark.parametrize("path", ["lock/lock", "election/campaign"])
+async def test_a_key_that_was_claimed_again_is_not_taken_back(
+    open_api: Open, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that was told "unknown" asks again, under its lease, and holds the lock."""
+    async with open_api(etcd=True) as api:
+        take_backs, kept = api.server.services.take_backs, list[Left]()
+        monkeypatch.setattr(take_backs, "add", kept.append)
+        body = {"name": b64(b"l"), "lease": await lease(api)}
+        api.consensus.lose = True
+        assert (await error(api, f"/v3/{path}", body))[:2] == (503, 14)
+        api.consensus.lose = False
+        await asked(api, path, **body)
+        monkeypatch.undo()
+        take_backs.add(kept[0])
+        await take_backs.wait_done()
+        assert len(await keys(api, b"l/")) == 1
+
+
+async def test_what_cannot_be_taken_back_is_left_to_its_lease(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_api(etcd=True) as api:
+        take_backs = api.server.services.take_backs
+        monkeypatch.setattr(module, "TRIED_S", 0.0)
+        api.consensus.no_leader = "no_quorum"
+        take_backs.add(Left(b"l/7", 7, "async-~n1.x.1"))
+        await take_backs.wait_done()
+        assert take_backs.given_up == 1
+        monkeypatch.setattr(module, "HELD_MAX", 0)
+        take_backs.add(Left(b"l/7", 7, "async-~n1.x.1"))
+        assert (len(take_backs), take_backs.given_up) == (0, 2)

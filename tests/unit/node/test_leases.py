@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from node.writes import leases
 from tests.unit.node.conftest import Api
 
 TEN_YEARS_S = 10 * 366 * 24 * 3600
@@ -73,6 +74,21 @@ async def test_many_leases_are_kept_alive_at_once(api: Api) -> None:
     assert kept["leases"] == [{"id": lease, "ttl": 7.0, "left": 7.0}, None]
     many = await api.ask("POST", "/v1/keep-alive", json={"ids": ["1"] * 1001})
     many.problem(400, "too_many_operations")
+
+
+async def test_a_lease_that_ends_fails_no_other_keep_alive(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "ENDING_WAIT_S", 0.1)
+    lasting, ended, ending = await grant(api, 7), "4", await grant(api, 7)
+    api.consensus.ending = {4: 1, int(ending, 16): 1_000_000}
+    kept = await api.ask("POST", "/v1/keep-alive", json={"ids": [lasting, ended, ending]})
+    told = kept.json()["leases"]
+    assert told[0] == {"id": lasting, "ttl": 7.0, "left": 7.0}
+    assert told[1] is None
+    assert (told[2]["id"], told[2]["code"]) == (ending, "lease_ending")
+    alone = await api.ask("POST", f"/v1/leases/{ending}/keep-alive")
+    alone.problem(503, "lease_ending")
 
 
 @pytest.mark.parametrize(
