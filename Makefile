@@ -115,6 +115,9 @@ test-peers: $(READY)  ## run the suites that others wrote for etcd (KINDS=shared
 test-patroni: $(READY)  ## run PostgreSQL under Patroni with its lock in Acordo, and in etcd (QUICK=1: Acordo alone, 3 minutes)
 	$(PY) -m tests.patroni $(if $(QUICK),--stores acordo --patroni debian --short)
 
+test-upgrade: $(READY)  ## roll a cluster of the released version to this one under load, and back (QUICK=1: the replicated store alone, 90 seconds)
+	$(PY) -m tests.upgrade $(if $(QUICK),--kinds replicated --short)
+
 flaky: $(READY)  ## run what touches time, signals or processes N=50 times with both cores busy (T=path for a part)
 	$(PY) -m tests.flaky --rounds $(or $(N),50) $(T_GIVEN)
 
@@ -128,4 +131,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
-	evidence test-stack test-hosts test-bare test-peers test-patroni flaky images lock clean
+	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky images lock clean

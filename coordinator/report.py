@@ -14,6 +14,7 @@ from coordinator.background.scrubber import Scrubber
 from coordinator.background.sweeper import Sweeper
 from coordinator.commit.leadership import LeadersPart
 from coordinator.log import RaftStatus
+from coordinator.machine.book import LEVEL
 from coordinator.machine.machine import Machine
 from coordinator.peers.roster import Roster
 from coordinator.replicated.member import OwnParts
@@ -95,6 +96,8 @@ def _with_own(status: Status, own: OwnParts, machine: Machine, raft: RaftStatus)
         content_seq=book.seq,
         content_digest=book.content.hex(),
         dump_index=0 if durable is None else durable.index,
+        feature_level=book.level,
+        feature_level_spoken=LEVEL,
     )
 
 

@@ -43,6 +43,10 @@ class ServerSettings:
     """How long reads go straight to the store after a failed ReadIndex round, before the next round
     is tried.
     """
+    leader_change_s: float = 1.0
+    """How long reads of a member's own store wait for the next leader, counted from the first round
+    that failed. An election takes less.
+    """
     session_wait_s: float = 2.0
     """Longest wait for this node to settle `min_revision` before the read goes to the store."""
 

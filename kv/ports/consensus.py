@@ -166,6 +166,12 @@ class Status(msgspec.Struct, frozen=True):
     content_digest: str = ""
     dump_index: int = 0
     """The log index up to which this member needs no log to rebuild its state."""
+    feature_level: int = 0
+    """The feature level in force: no version that speaks less can be a member (R14). 0 where a
+    store is shared.
+    """
+    feature_level_spoken: int = 0
+    """The newest one that the answering member speaks."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 

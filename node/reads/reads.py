@@ -136,7 +136,7 @@ class Reads:
 
     async def linearizable(self, key: bytes, deadline: float) -> Reading:
         """Read one key linearizably (INV-1)."""
-        failed = await self.rounds.confirmed_by(deadline)
+        failed = await self._confirmed(deadline)
         if failed is not None:
             if self.own:
                 raise _unconfirmed(failed)
@@ -149,8 +149,16 @@ class Reads:
         """Return once a store snapshot that begins now is linearizable: at once for a shared store.
         Raises NotApplied when no quorum confirms the position of a member's own (R7).
         """
-        if self.own and (failed := await self.rounds.confirmed_by(deadline)) is not None:
+        if self.own and (failed := await self._confirmed(deadline)) is not None:
             raise _unconfirmed(failed)
+
+    async def _confirmed(self, deadline: float) -> str | None:
+        """Return None once a quorum has confirmed this node's position, or why none did. A shared
+        store answers without one, so nothing is waited for there.
+        """
+        if self.own:
+            return await self.rounds.confirmed_over_change(deadline)
+        return await self.rounds.confirmed_by(deadline)
 
     async def snapshot(
         self, keys: Sequence[bytes], *, at: int | None = None, deadline: float
@@ -234,7 +242,7 @@ class Reads:
         """
         if standing(revision, self._consensus.settled.last, None) == "reached":
             return True
-        failed = await self.rounds.confirmed_by(deadline)
+        failed = await self._confirmed(deadline)
         newest = None if failed is not None else self._consensus.ordered
         match standing(revision, self._consensus.settled.last, newest):
             case "reached":

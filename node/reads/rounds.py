@@ -16,6 +16,10 @@ from node.settings import ServerSettings
 
 ROUNDS_REMEMBERED: Final = 16
 """Successful rounds kept to bound the age of settled versions."""
+LEADER_CHANGES: Final = frozenset({"no_leader", "not_leader", "not_taken_over", "deposed"})
+"""Reasons of a failed round that pass by themselves once the next leader serves."""
+CHANGE_PAUSE_S: Final = 0.02
+"""Pause before a read asks again while there is no leader."""
 
 
 class ReadIndexRounds:
@@ -40,6 +44,8 @@ class ReadIndexRounds:
         """
         self._no_quorum_until = 0.0
         self._no_quorum_why = ""
+        self._failing_since: float | None = None
+        """When the first of the failed rounds began that no successful one has followed yet."""
         self.rounds_total = 0
         self.failed_total = 0
 
@@ -74,6 +80,29 @@ class ReadIndexRounds:
                 return await self.confirm()
         except TimeoutError as exc:
             raise NotApplied("timeout", "no quorum answered within the time limit") from exc
+
+    async def confirmed_over_change(self, deadline: float) -> str | None:
+        """As `confirmed_by`, but while a leader is replaced by another one, ask again, so that a
+        hand-over costs a read some milliseconds and no refusal.
+
+        Reads wait like this for `leader_change_s` after the first failed round, all of them
+        together. Where there is no leader for longer, the others are refused as soon as before.
+        """
+        failed = await self.confirmed_by(deadline)
+        tries = int(self._settings.leader_change_s / CHANGE_PAUSE_S) + 2
+        while failed in LEADER_CHANGES and tries > 0 and self._change_may_end(deadline):
+            tries -= 1
+            await asyncio.sleep(CHANGE_PAUSE_S)
+            # Not `confirm`: it would answer with the failure that is remembered.
+            failed = await self.join()
+        return failed
+
+    def _change_may_end(self, deadline: float) -> bool:
+        since = self._failing_since
+        ends = deadline if since is None else min(deadline, since + self._settings.leader_change_s)
+        # A round may take its whole time-out, twice for a read that arrives during another's.
+        left = deadline - 2 * self._settings.read_index_timeout_s
+        return self._clock.monotonic() < min(ends, left)
 
     def confirm(self) -> asyncio.Future[str | None]:
         """Return a future that resolves to None once a round that began after this call succeeds,
@@ -121,7 +150,7 @@ class ReadIndexRounds:
         failed: str | None = None
         try:
             await self._consensus.read_index(timeout_s=self._settings.read_index_timeout_s)
-            self.confirmed_at, self._no_quorum_until = began, 0.0
+            self.confirmed_at, self._no_quorum_until, self._failing_since = began, 0.0, None
             self._confirmed.append((began, self._consensus.ordered))
         except NotApplied as exc:
             failed = exc.reason
@@ -130,6 +159,7 @@ class ReadIndexRounds:
         self.rounds_total += 1
         if failed is not None:
             self.failed_total += 1
+            self._failing_since = began if self._failing_since is None else self._failing_since
             self._no_quorum_why = failed
             self._no_quorum_until = self._clock.monotonic() + self._settings.quorum_retry_s
         return failed

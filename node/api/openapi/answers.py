@@ -48,6 +48,12 @@ class ClusterView(msgspec.Struct, frozen=True):
     store_detail: str
     unwritten_bytes: int
     """Bytes that are settled here and not in the file of its own store yet."""
+    feature_level: int
+    """The feature level in force: no version that speaks less can be a member. 0 where a store is
+    shared.
+    """
+    feature_level_spoken: int
+    """The newest one that the answering member speaks."""
     unsafe_fsync: bool
     """Whether a power cut may lose acknowledged writes, as an operator chose."""
     counts: dict[str, int]

@@ -4,6 +4,7 @@ quorum.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 from backends.memory.store import MemoryStore
 from kv.model import VALUE_BYTES_MAX, Intent, Put
 from node.api.openapi.answers import ClusterView
+from node.reads.rounds import LEADER_CHANGES
 from tests.unit.node.conftest import Api, opened
 
 
@@ -162,3 +164,29 @@ async def test_nothing_comes_from_memory_while_the_copy_cannot_be_used(own: Api)
     await watch.content.readuntil(b"event: error")
     assert b"starting" in await watch.content.readuntil(b"\n\n")
     watch.close()
+
+
+async def test_a_change_of_leader_costs_a_read_no_refusal(own: Api) -> None:
+    await own.ask("PUT", "/v1/kv/a", data=b"1")
+    for reason in sorted(LEADER_CHANGES):
+        own.consensus.no_leader = reason
+        asked = own.consensus.read_indexes
+        async with asyncio.TaskGroup() as tasks:
+            read = tasks.create_task(own.ask("GET", "/v1/kv/a"))
+            snapshot = tasks.create_task(own.ask("POST", "/v1/txn", json={"reads": ["a"]}))
+            while own.consensus.read_indexes < asked + 2:  # both were refused once, and go on
+                await asyncio.sleep(0)
+            own.consensus.no_leader = None
+        assert (read.result().status, read.result().body) == (200, b"1")
+        assert snapshot.result().status == 200
+
+
+async def test_where_no_leader_follows_reads_are_refused_as_soon_as_before() -> None:
+    async with opened(kind="replicated", leader_change_s=0.05, quorum_retry_s=60) as own:
+        await own.ask("PUT", "/v1/kv/a", data=b"1")
+        own.consensus.no_leader = "no_leader"
+        (await own.ask("GET", "/v1/kv/a")).problem(503, "no_leader")
+        asked = own.consensus.read_indexes
+        assert asked > 1
+        (await own.ask("GET", "/v1/kv/a")).problem(503, "no_leader")
+        assert own.consensus.read_indexes == asked
