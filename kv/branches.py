@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kv.errors import BadRequest
+from kv.leases import SYSTEM_END, SYSTEM_PREFIX
 from kv.model import (
     FROM_KEY,
     NESTING_MAX,
     OPERATIONS_MAX,
     Applied,
+    Compare,
     Delete,
     DeleteRange,
+    EndLease,
     Guard,
     Intent,
     KeyWrite,
@@ -77,6 +80,29 @@ def within(key: bytes, begin: bytes, end: bytes) -> bool:
     if not end:
         return key == begin
     return key >= begin and (end == FROM_KEY or key < end)
+
+
+def ranges_in(intent: Intent) -> int:
+    """Return how many ranges an intent looks at or deletes; a lease that ends is one."""
+    writes = intent.writes
+    if not intent.guards and not intent.otherwise and len(writes) == 1 and type(writes[0]) is Put:
+        return 0  # as most are
+    guards = sum(1 for guard in every_guard(intent) if type(guard) is Compare and guard.end)
+    return guards + sum(
+        1 for each in every_write(intent) if isinstance(each, DeleteRange | EndLease)
+    )
+
+
+def clients_part(begin: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the ranges, two at most, that a range with an end leaves without the system's keys."""
+    parts = []
+    if begin < SYSTEM_PREFIX:
+        before = SYSTEM_PREFIX if end == FROM_KEY else min(end, SYSTEM_PREFIX)
+        parts.append((begin, before))
+    behind = max(begin, SYSTEM_END)
+    if end == FROM_KEY or behind < end:
+        parts.append((behind, end))
+    return [part for part in parts if part[1] == FROM_KEY or part[0] < part[1]]
 
 
 def check(intent: Intent) -> None:

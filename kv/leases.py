@@ -9,6 +9,10 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+SYSTEM_PREFIX: Final = b"acordo/"
+"""The keys of the system begin so."""
+SYSTEM_END: Final = b"acordo0"
+"""The first key behind them."""
 LEASES_PREFIX: Final = b"acordo/leases/"
 """The keys of leases begin so. No client writes such a key itself."""
 LEASES_END: Final = b"acordo/leases0"

@@ -32,6 +32,10 @@ RANGE_KEYS_MAX: Final = 10_000
 """The maximal number of keys that the deletes of ranges of one intent remove, and that a guard on a
 range looks at. Beyond it the intent is refused with the reason `too_many_keys`.
 """
+RANGES_KEYS_MAX: Final = 20_000
+"""The maximal number of keys that all ranges of one intent have together, each counted as often as
+it is named. Beyond it the intent is refused for the same reason.
+"""
 RANGE_VALUES_MAX: Final = 128
 """The maximal number of keys whose values a guard on a range compares by order."""
 FROM_KEY: Final = b"\0"

@@ -172,7 +172,11 @@ def _span(connection: sqlite3.Connection, view: View, span: Span) -> tuple[Versi
     found: list[Version] = []
     while start < end and len(found) < span.limit:
         wanted = span.limit - len(found)
-        page = reads.listing(connection, (start, end), wanted, None, keys_only=not span.whole)
+        page: tuple[list[Version], bool]
+        if span.whole:
+            page = reads.listing(connection, (start, end), wanted, None, keys_only=False)
+        else:
+            page = reads.bare(connection, (start, end), wanted)
         versions, more = merged(
             view, page, (start, end), None, 0, limit=wanted, keys_only=not span.whole
         )

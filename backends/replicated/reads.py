@@ -88,6 +88,24 @@ _LIST: Final = _KEYS.format(length="length(v.value)", value="v.value")
 _LIST_KEYS: Final = _KEYS.format(length="'0'", value="''")
 
 
+_BARE: Final = """WITH RECURSIVE walk (key) AS (
+        SELECT (SELECT key FROM versions WHERE key >= ? AND key < ? ORDER BY key LIMIT 1)
+        UNION ALL
+        SELECT (SELECT key FROM versions WHERE key > walk.key AND key < ? ORDER BY key LIMIT 1)
+        FROM walk WHERE walk.key IS NOT NULL
+    )
+    SELECT group_concat(hex(key)), group_concat(id), group_concat(expires),
+        group_concat(create_revision), group_concat(version), group_concat(lease)
+    FROM (
+        SELECT walk.key AS key, v.id AS id, ifnull(v.expires, '') AS expires, v.create_revision,
+            v.version, v.lease
+        FROM walk CROSS JOIN versions AS v
+        ON v.id = (SELECT id FROM versions WHERE key = walk.key ORDER BY id DESC LIMIT 1)
+        WHERE v.kind > 0 LIMIT ?)"""
+BARE_CHUNK: Final = 2_000
+"""The number of keys read by one statement."""
+
+
 class Ask(NamedTuple):
     """One scalar expression, and the sets of parameters to evaluate it for."""
 
@@ -181,6 +199,34 @@ def listing(
         size += len(packed)
         chunk_max = min(LIST_CHUNK, 1 + (LIST_BYTES_MAX - size) * len(found) // size)
     return found[:limit], True
+
+
+def bare(
+    connection: sqlite3.Connection, bounds: tuple[bytes, bytes], limit: int
+) -> tuple[list[Version], bool]:
+    """List the newest present keys within `bounds` without their values, as `listing` does. Where
+    there are thousands it takes half the time: it is for what the loop itself waits for.
+    """
+    start, end = bounds
+    found: list[Version] = []
+    while len(found) <= limit:
+        wanted = min(limit + 1 - len(found), BARE_CHUNK)
+        columns = connection.execute(_BARE, (start, end, end, wanted)).fetchone()
+        if columns[0] is None:
+            break
+        keys, *others = (column.split(b",") for column in columns)
+        count = len(found)
+        found += [
+            Version(
+                bytes.fromhex(key.decode()), int(id_) >> REVISION_SHIFT, b"",
+                int(expires) if expires else None, int(created), int(version), int(lease),
+            )
+            for key, id_, expires, created, version, lease in zip(keys, *others, strict=True)
+        ]  # fmt: skip
+        if len(found) - count < wanted:
+            break
+        start = found[-1].key + b"\0"
+    return found[:limit], len(found) > limit
 
 
 def _unpack_listing(packed: bytes, keys_only: bool) -> Iterator[Version]:

@@ -14,8 +14,12 @@ import msgspec
 
 from kv.model import LedgerRow
 
-LEVEL: Final = 1
+LEVEL: Final = 2
 """The feature level that this version speaks (R14)."""
+CLIENTS_RANGES: Final = 2
+"""From this level on no range has keys of the system in it, and all ranges of one intent together
+have RANGES_KEYS_MAX keys at most. Before, a range left out the keys of leases, having counted them.
+"""
 LEVEL_MIN: Final = 1
 """The lowest level of a history whose members have their own stores."""
 TERMS_MAX: Final = 512

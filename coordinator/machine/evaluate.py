@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from coordinator.machine.book import CLIENTS_RANGES, LEVEL
 from coordinator.machine.comparing import Numbers, stands
-from coordinator.machine.needs import deleted_span, is_by_order, span_of
+from coordinator.machine.needs import (
+    deleted_spans,
+    is_by_order,
+    ranges_of,
+    spans_of,
+    within_bounds,
+)
 from coordinator.machine.pending import Pending
 from coordinator.machine.window import meets
 from kv.branches import every_write, taken, within
@@ -48,6 +55,8 @@ from kv.model import (
 )
 from kv.ports import Facts, Span
 
+TOO_MANY: Final = "too_many_keys"
+"""Why an intent was refused whose ranges have more keys than they may."""
 _APPLIED: Final = Applied()
 _EXPIRED: Final = Expired()
 _MISMATCH: Final = Mismatch()
@@ -95,14 +104,17 @@ def evaluate_plain(
     return Evaluation(tuple(records), tuple(versions), ())
 
 
-def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int, term: int = 0) -> Evaluation:
+def evaluate(
+    batch: Sequence[Pending], facts: Facts, now_ms: int, term: int = 0, *, level: int = LEVEL
+) -> Evaluation:
     """Return the outcome of each intent, the versions they make and the op_ids they record first.
 
     An op_id that is known (in the store, or earlier in the group) has no second effect (INV-3);
     op_ids made by a node are not looked up. An intent past its deadline, or whose staged value is
     missing, expires; so does an end of a lease that is of another term than `term`, the row's.
+    `level`: the feature level in force; the facts have to be those of the needs at that level.
     """
-    group = _Group(facts, now_ms, term)
+    group = _Group(facts, now_ms, term, level)
     for pending in batch:
         group.add(pending)
     return Evaluation(tuple(group.records), tuple(group.versions), tuple(group.operations))
@@ -136,11 +148,12 @@ def add_versions(
 class _Group:
     """A group under evaluation: the facts, and what its intents have changed so far."""
 
-    def __init__(self, facts: Facts, now_ms: int, term: int) -> None:
+    def __init__(self, facts: Facts, now_ms: int, term: int, level: int) -> None:
         self.records: list[Recorded] = []
         self.versions: list[Version] = []
         self.operations: list[RecordedOperation] = []
         self._facts, self._now_ms, self._term = facts, now_ms, term
+        self._level = level
         self._first: dict[str, RecordedOperation] = {}
         self._own: dict[bytes, Version] = {}
         """The newest version of each key that this group made."""
@@ -198,6 +211,10 @@ class _Group:
         self, intent: Intent, pending: Pending, seen: tuple[int, ...]
     ) -> tuple[Applied | Refused, tuple[bytes, ...]]:
         """Take one of the branches. Raises _Refusal, having changed nothing."""
+        if self._facts.spans and self._level >= CLIENTS_RANGES:
+            ranges = ranges_of(intent, self._level)
+            if not within_bounds(ranges, self._facts.spans):
+                raise _Refusal(TOO_MANY)
         for index, guard in enumerate(intent.guards):
             if not self._holds(guard):
                 if intent.otherwise is None:
@@ -257,7 +274,7 @@ class _Group:
             if type(each) is DeleteRange:
                 deleted += len(keys)
                 if deleted > RANGE_KEYS_MAX:
-                    raise _Refusal("too_many_keys")
+                    raise _Refusal(TOO_MANY)
         self._attach(made.values())
         self.versions.extend(made.values())
         self._own.update(made)
@@ -288,7 +305,7 @@ class _Group:
         if type(write) is EndLease:
             return self._ended(write.lease)
         if type(write) is DeleteRange:
-            return list(self._present(deleted_span(write)))
+            return list(self._present(deleted_spans(write, self._level)))
         return [write.key] if self._revision(write.key) else []
 
     def _ended(self, lease: int) -> list[bytes]:
@@ -332,20 +349,30 @@ class _Group:
         version = self._newest(key)
         return 0 if version is None else version.revision
 
-    def _present(self, span: Span) -> Iterator[bytes]:
-        """Yield the keys of a span that are present now, in byte order. Leases are not among them:
+    def _present(self, spans: Sequence[Span]) -> Iterator[bytes]:
+        """Yield the keys of a range that are present now, in byte order. Leases are not among them:
         no guard of a client sees them, and they end with their keys or not at all. Raises _Refusal.
         """
-        before = self._facts.spans[span]
-        own = [key for key in self._own if within(key, span.key, span.end)]
-        keys = {version.key for version in before} | set(own)
-        if len(before) == span.limit:  # there may be more than were read
-            raise _Refusal("too_many_keys")
+        keys: set[bytes] = set()
+        there = 0
+        for span in spans:
+            before = self._facts.spans[span]
+            keys.update([version.key for version in before])
+            keys.update([key for key in self._own if within(key, span.key, span.end)])
+            there += len(before)
+            if there >= span.limit:  # there may be more than were read
+                raise _Refusal(TOO_MANY)
         return (
             key
             for key in sorted(keys)
-            if not (span.end and key.startswith(LEASES_PREFIX)) and self._newest(key) is not None
+            if self._newest(key) is not None and not self._hides(key, spans)
         )
+
+    def _hides(self, key: bytes, spans: Sequence[Span]) -> bool:
+        """Return whether a key is not for clients to see in a range. From CLIENTS_RANGES on the
+        spans have none.
+        """
+        return self._level < CLIENTS_RANGES and bool(spans[0].end) and key.startswith(LEASES_PREFIX)
 
     def _hash(self, key: bytes) -> bytes | None:
         own = self._own.get(key)
@@ -375,7 +402,9 @@ class _Group:
             assert isinstance(guard.operand, bytes)
             equal = self._hash(guard.key) == value_hash(guard.operand)
             return self._revision(guard.key) != 0 and equal == (guard.relation == "=")
-        keys = self._present(span_of(guard)) if _has_span(guard) else iter((guard.key,))
+        keys = (
+            self._present(spans_of(guard, self._level)) if _has_span(guard) else iter((guard.key,))
+        )
         found = [version for key in keys if (version := self._newest(key)) is not None]
         if not found:
             return stands(guard, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from coordinator.log import Position
 from coordinator.machine.book import LEVEL
@@ -19,15 +19,15 @@ from coordinator.machine.comparing import Numbers
 from coordinator.machine.effects import Effects
 from coordinator.machine.evaluate import Evaluation, evaluate, evaluate_plain
 from coordinator.machine.machine import Machine
-from coordinator.machine.needs import NOTHING, Needs, needs
+from coordinator.machine.needs import NOTHING, Needs, needs, read_ranges
 from coordinator.machine.pending import Pending
 from coordinator.replicated.comparing import Replayed, differs
 from coordinator.replicated.condition import Condition
 from coordinator.replicated.marks import ContentMarks
 from kv.content import content_digest, hash_of
 from kv.errors import BackendUnavailable, BadRequest, NewerCommand
-from kv.model import Group, Head, LedgerRow
-from kv.ports import Facts, Settled
+from kv.model import Group, Head, LedgerRow, Version
+from kv.ports import Facts, Settled, Span
 from kv.ports.member_store import MemberStore, Note, Step
 
 _log = structlog.get_logger("acordo.own_store")
@@ -253,23 +253,30 @@ class Settling:
 
     def _judge(self, batch: Sequence[Pending], term: int) -> Evaluation:
         """Evaluate what a command ordered. Raises BackendUnavailable."""
-        asks = needs(batch, numbered=True)
+        level = self._machine.book.level
+        asks = needs(batch, numbered=True, level=level)
         if asks is NOTHING:
             return evaluate_plain(batch, self._now_ms(), self._numbers(batch))
-        return evaluate(batch, self._facts(asks), self._now_ms(), term)
+        return evaluate(batch, self._facts(asks), self._now_ms(), term, level=level)
 
     def _facts(self, asks: Needs) -> Facts:
         """Read what the evaluation needs, as of exactly what was settled before. Raises
         BackendUnavailable.
         """
-        return self._own.facts(
+        spans = read_ranges(asks, self._span)
+        found = self._own.facts(
             asks.op_ids,
             asks.keys,
             asks.hashed,
-            spans=asks.spans,
+            spans=[span for span in asks.spans if not span.end] if asks.ranges else asks.spans,
             leases=asks.leases,
             recorded_since_ms=self._known_since_ms(),
         )
+        return replace(found, spans={**found.spans, **spans}) if spans else found
+
+    def _span(self, span: Span) -> tuple[Version, ...]:
+        """Read one range, of exactly what was settled before. Raises BackendUnavailable."""
+        return self._own.facts((), (), (), spans=(span,), recorded_since_ms=0).spans[span]
 
     def _numbers(self, batch: Sequence[Pending]) -> dict[bytes, Numbers]:
         """Read what plain puts need. Raises BackendUnavailable."""

@@ -13,6 +13,7 @@ from kv.leases import FULL, LEASE_KEYS_MAX, NO_LEASE
 from kv.model import (
     RANGE_KEYS_MAX,
     RANGE_VALUES_MAX,
+    RANGES_KEYS_MAX,
     VALUE_BYTES_MAX,
     Answer,
     Applied,
@@ -57,7 +58,8 @@ REASONS: Final = {
     FULL: f"a lease has {LEASE_KEYS_MAX} keys at most",
     "key_absent": "a write was to keep what an absent key has",
     "too_many_keys": f"a range that is deleted or compared has {RANGE_KEYS_MAX} keys at most, and "
-    f"{RANGE_VALUES_MAX} where values are compared by order",
+    f"{RANGE_VALUES_MAX} where values are compared by order; all ranges of one transaction together "
+    f"have {RANGES_KEYS_MAX} at most",
 }
 """What it means when an intent was refused for another reason than its guards."""
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")

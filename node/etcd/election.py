@@ -41,9 +41,9 @@ from node.etcd.refusals import (
     UNKNOWN,
     Refusal,
 )
+from node.etcd.spans import client_key
 from node.etcd.streams import MessageStream
 from node.watching.watches import WatchEnded
-from node.wire.byte_forms import checked_key
 from node.writes.take_backs import Left
 
 SESSION_TTL_S: Final = 60
@@ -73,7 +73,7 @@ class _Candidate:
     def __init__(self, call: Call, name: bytes, lease: int, *, own_lease: bool) -> None:
         self._call, self.lease, self._own_lease = call, lease, own_lease
         self.name = name
-        self.key = checked_key(b"%s/%x" % (name, lease))
+        self.key = client_key(b"%s/%x" % (name, lease))
         self.created = 0
         self._op_id, self._put_at, self._never = "", 0, False
         self._lost = asyncio.Event()
@@ -190,7 +190,7 @@ async def unlock(call: Call) -> web.StreamResponse:
     asked = await call.asked(UnlockRequest)
     if not asked.key:
         raise Refusal(*NO_KEY)
-    intent = Intent(call.new_op_id(), 0, (), (Delete(checked_key(asked.key)),))
+    intent = Intent(call.new_op_id(), 0, (), (Delete(client_key(asked.key)),))
     revision, _ = await call.write(intent)
     return call.reply(HeaderResponse(call.header(revision)), revision=revision)
 
@@ -238,7 +238,7 @@ async def proclaim(call: Call) -> web.StreamResponse:
     """Give the leader a new value."""
     asked = await call.asked(ProclaimRequest)
     who = _leader_of(asked)
-    key = checked_key(who.key)
+    key = client_key(who.key)
     same = Compare(key, b"", "create", "=", who.rev)
     put = PutWith(key, asked.value, lease=who.lease)
     revision, outcome = await call.write(Intent(call.new_op_id(), 0, (same,), (put,), ()))
@@ -251,7 +251,7 @@ async def proclaim(call: Call) -> web.StreamResponse:
 async def resign(call: Call) -> web.StreamResponse:
     """Give the leadership up, if it is still held."""
     who = _leader_of(await call.asked(ProclaimRequest))
-    key = checked_key(who.key)
+    key = client_key(who.key)
     same = Compare(key, b"", "create", "=", who.rev)
     revision, _ = await call.write(Intent(call.new_op_id(), 0, (same,), (Delete(key),), ()))
     return call.reply(HeaderResponse(call.header(revision)), revision=revision)

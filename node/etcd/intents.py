@@ -37,6 +37,7 @@ from node.etcd.refusals import (
     VALUE_PROVIDED,
     Refusal,
 )
+from node.etcd.spans import client_key
 from node.wire.byte_forms import checked_key, checked_value
 
 _RELATIONS: Final[dict[CompareResult, Literal["=", "!=", "<", ">"]]] = {
@@ -147,7 +148,7 @@ def writes(ops: Sequence[RequestOp]) -> tuple[BranchWrite, ...]:
 
 def put(form: PutRequest) -> Put | PutWith:
     """Return the write of a put. Raises BadRequest."""
-    key, value = checked_key(form.key), checked_value(form.value)
+    key, value = client_key(form.key), checked_value(form.value)
     if not (form.lease or form.ignore_value or form.ignore_lease):
         return Put(key, value)
     return PutWith(
@@ -161,8 +162,9 @@ def put(form: PutRequest) -> Put | PutWith:
 
 def delete(form: DeleteRangeRequest) -> Delete | DeleteRange:
     """Return the write of a delete. Raises BadRequest."""
-    key = checked_key(form.key)
-    return DeleteRange(key, _end(form.range_end)) if form.range_end else Delete(key)
+    if form.range_end:
+        return DeleteRange(checked_key(form.key), _end(form.range_end))
+    return Delete(client_key(form.key))
 
 
 def _end(end: bytes) -> bytes:
@@ -173,8 +175,8 @@ def _end(end: bytes) -> bytes:
 
 
 def _guard(form: messages.Compare) -> Compare:
-    key, relation = checked_key(form.key), _RELATIONS[form.result]
-    end = _end(form.range_end)
+    end, relation = _end(form.range_end), _RELATIONS[form.result]
+    key = checked_key(form.key) if end else client_key(form.key)
     match form.target:
         case CompareTarget.VALUE:
             return Compare(key, end, "value", relation, form.value)

@@ -39,6 +39,7 @@ from node.etcd.messages import (
 from node.etcd.reading import Found, asked_range, position, range_response, reached, span, whole
 from node.etcd.refusals import COMPACTED, FUTURE, Refusal
 from node.etcd.replies import Replies
+from node.etcd.spans import shown
 from node.reads.levels import ReadOptions
 
 _LINEARIZABLE = ReadOptions()
@@ -49,7 +50,8 @@ async def range_(call: Call) -> web.StreamResponse:
     """Read keys."""
     asked = await call.asked(RangeRequest)
     check_range(asked)
-    if not asked.range_end and asked.revision <= 0 and not _restricted(asked):
+    single = not asked.range_end and shown(asked.key)
+    if single and asked.revision <= 0 and not _restricted(asked):
         return await _one_key(call, asked)
     found, more = await asked_range(call, asked)
     if asked.revision > 0:

@@ -28,6 +28,10 @@ class Refusal(KvError):
 
 
 NO_KEY: Final[Words] = (INVALID_ARGUMENT, "etcdserver: key is not provided")
+SYSTEM_KEY: Final[Words] = (
+    INVALID_ARGUMENT,
+    "etcdserver: keys that begin with acordo/ are the system's",
+)
 KEY_ABSENT: Final[Words] = (INVALID_ARGUMENT, "etcdserver: key not found")
 VALUE_PROVIDED: Final[Words] = (INVALID_ARGUMENT, "etcdserver: value is provided")
 LEASE_PROVIDED: Final[Words] = (INVALID_ARGUMENT, "etcdserver: lease is provided")

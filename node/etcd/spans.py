@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
-from kv.leases import LEASES_PREFIX
+from kv.leases import SYSTEM_PREFIX
 from kv.model import KEY_BYTES_MAX, Version
 from node.etcd.messages import FROM_KEY, RangeRequest, SortOrder, SortTarget
+from node.etcd.refusals import SYSTEM_KEY, Refusal
+from node.wire.byte_forms import checked_key
 
-HIDDEN: Final = LEASES_PREFIX
-"""Keys that are the system's, which no client of etcd sees."""
+HIDDEN: Final = SYSTEM_PREFIX
+"""Keys that are the system's, which no client of etcd sees: none is told, and none is named."""
 
 T = TypeVar("T")
 
@@ -18,6 +20,13 @@ T = TypeVar("T")
 def shown(key: bytes) -> bool:
     """Return whether a key is one that clients of etcd see."""
     return not key.startswith(HIDDEN)
+
+
+def client_key(key: bytes) -> bytes:
+    """Return a key that a client may compare or write. Raises Refusal, BadRequest."""
+    if not shown(key):
+        raise Refusal(*SYSTEM_KEY)
+    return checked_key(key)
 
 
 def covers(begin: bytes, end: bytes, key: bytes) -> bool:

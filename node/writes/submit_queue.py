@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from typing import Final, TypeAlias
 
+from kv.branches import ranges_in
 from kv.errors import KvError, NotApplied, OutcomeUnknown
 from kv.model import Answer, Cancel, Intent
 from kv.ports import Clock, Consensus
@@ -23,6 +24,10 @@ large ones take less than many small ones.
 SUBMIT_INTENTS_MAX: Final = 512
 SUBMIT_BYTES_MAX: Final = 1024 * 1024
 """Inline bytes in one Submit; a single larger intent goes alone."""
+SUBMIT_RANGES_MAX: Final = 3
+"""Ranges in one Submit; a single intent with more goes alone. Every member reads them while it
+applies the Submit, up to 10,000 keys each, and does nothing else meanwhile.
+"""
 SUBMIT_PATIENCE_S: Final = 0.2
 """After this time an unanswered Submit no longer holds back the next one, because its leader may be
 gone.
@@ -78,9 +83,13 @@ class SubmitQueue:
 
     def _next_group(self) -> list[QueuedIntent]:
         group: list[QueuedIntent] = []
-        size, now = 0, self._clock.monotonic()
+        size, ranges, now = 0, 0, self._clock.monotonic()
         while self.waiting and len(group) < SUBMIT_INTENTS_MAX:
-            if group and size + self.waiting[0].size > SUBMIT_BYTES_MAX:
+            next_ = self.waiting[0]
+            if group and (
+                size + next_.size > SUBMIT_BYTES_MAX
+                or (next_.ranges and ranges + next_.ranges > SUBMIT_RANGES_MAX)
+            ):
                 break
             waiting = self.waiting.popleft()
             self._waiting_bytes -= waiting.size
@@ -91,6 +100,7 @@ class SubmitQueue:
                 continue
             group.append(waiting)
             size += waiting.size
+            ranges += waiting.ranges
         return group
 
     def _submit(self, group: list[QueuedIntent]) -> None:
@@ -167,6 +177,7 @@ class QueuedIntent:
         "intent",
         "lifetime_s",
         "queue",
+        "ranges",
         "result",
         "size",
         "submit",
@@ -177,6 +188,7 @@ class QueuedIntent:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.intent, self.size = intent, size
+        self.ranges = 0 if isinstance(intent, Cancel) else ranges_in(intent)
         self.deadline, self.lifetime_s = deadline, lifetime_s
         self.result: asyncio.Future[Result] = loop.create_future()
         self.handed = False

@@ -18,7 +18,7 @@ import msgspec
 from coordinator.machine.commands import Amend, Found, Submit, decode
 from coordinator.machine.limits import Limits
 from kv.content import content_digest, hash_of
-from kv.leases import LEASE_KEYS_MAX, LEASES_PREFIX, lease_key
+from kv.leases import LEASE_KEYS_MAX, SYSTEM_PREFIX, lease_key
 from kv.model import (
     GENESIS_DIGEST,
     NODE_OP_ID_PREFIX,
@@ -203,7 +203,7 @@ class Evaluator:
             for there, version in sorted(self._keys.items())
             if version.present
             and (there == key if not end else key <= there and (end == b"\0" or there < end))
-            and not (end and there.startswith(LEASES_PREFIX))
+            and not (end and there.startswith(SYSTEM_PREFIX))
         ]
 
     def _holds(self, guard: Any) -> bool:

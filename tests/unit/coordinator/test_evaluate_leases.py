@@ -79,9 +79,12 @@ def test_one_key_more_than_a_lease_may_have_is_refused_by_name() -> None:
 
 def test_no_delete_of_a_range_takes_a_lease_away() -> None:
     batch = group(intent("a", DeleteRange(b"\0", FROM_KEY)))
-    (span,) = needs(batch).spans
+    (span,) = needs(batch, level=1).spans
     there = (Version(b"a", 1, b""), THERE)
     known = Facts(Head(last=9), {}, {}, {}, frozenset(), {span: there})
+    assert evaluate(batch, known, NOW, level=1).records[0].keys == (b"a",)
+    before, behind = needs(batch).spans
+    known = Facts(Head(last=9), {}, {}, {}, frozenset(), {before: there[:1], behind: ()})
     assert evaluate(batch, known, NOW).records[0].keys == (b"a",)
 
 

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.machine.book import LEVEL
 from coordinator.machine.evaluate import Evaluation, add_versions, evaluate, evaluate_plain
-from coordinator.machine.needs import NOTHING, needs
+from coordinator.machine.needs import NOTHING, needs, read_ranges
 from coordinator.machine.pending import Pending, size_of
 from kv.branches import check, within
 from kv.errors import BadRequest
-from kv.leases import lease_key, ttl_value
+from kv.leases import SYSTEM_END, SYSTEM_PREFIX, lease_key, ttl_value
 from kv.model import (
     FROM_KEY,
     GENESIS,
@@ -52,9 +53,9 @@ def batch_of(*intents: Intent) -> list[Pending]:
     ]
 
 
-def facts_for(batch: list[Pending], state: tuple[Version, ...]) -> Facts:
+def facts_for(batch: list[Pending], state: tuple[Version, ...], level: int = LEVEL) -> Facts:
     """Return what a store with this state says to a batch, and nothing else."""
-    asked = needs(batch, numbered=True)
+    asked = needs(batch, numbered=True, level=level)
     there = {version.key: version for version in state}
 
     def span(of: Span) -> tuple[Version, ...]:
@@ -83,17 +84,18 @@ def facts_for(batch: list[Pending], state: tuple[Version, ...]) -> Facts:
             if (version := there.get(key)) is not None and isinstance(version.value, bytes)
         },
         frozenset(),
-        {each: span(each) for each in asked.spans},
+        {each: span(each) for each in asked.spans if not each.end or not asked.ranges}
+        | dict(read_ranges(asked, span)),
         {each.lease: attached(each) for each in asked.leases},
     )
 
 
-def judged(state: tuple[Version, ...], batch: list[Pending]) -> Evaluation:
+def judged(state: tuple[Version, ...], batch: list[Pending], level: int = LEVEL) -> Evaluation:
     """Evaluate a batch as a member with its own store does."""
     if needs(batch, numbered=True) is NOTHING:
         numbers = {v.key: (v.create_revision, v.version) for v in state if v.present}
         return evaluate_plain(batch, NOW, numbers)
-    return evaluate(batch, facts_for(batch, state), NOW)
+    return evaluate(batch, facts_for(batch, state, level), NOW, level=level)
 
 
 def ended(state: tuple[Version, ...], *intents: Intent) -> Evaluation:
@@ -210,6 +212,48 @@ def test_a_delete_of_too_many_keys_changes_nothing() -> None:
     assert len(ended(many[1:], Intent("~1", FAR, (), (delete,))).versions) == RANGE_KEYS_MAX
     two = (DeleteRange(b"0", b"00001"), DeleteRange(b"00001", b"2"))
     assert ended(many, Intent("~1", FAR, (), two)).records[0].outcome == refused.records[0].outcome
+
+
+MANY = tuple(Version(b"%05d" % n, 1, b"v", None, 1, 1) for n in range(RANGE_KEYS_MAX))
+ALL = (b"\0", FROM_KEY)
+
+
+def test_keys_of_the_system_are_in_no_range_and_count_in_none() -> None:
+    other = Version(SYSTEM_PREFIX + b"other", 1, b"v", None, 1, 1)
+    state = (*MANY, *LEASES, other, Version(SYSTEM_END, 1, b"v", None, 1, 1))[1:]
+    compare = Intent("~1", FAR, (Compare(*ALL, "mod", "=", 1),))
+    delete = Intent("~2", FAR, (), (DeleteRange(*ALL),))
+    for intent in (compare, delete):
+        assert judged(state, batch_of(intent)).records[0].outcome == Applied()
+        found = judged(state, batch_of(intent), 1).records[0].outcome
+        assert found == Refused(-1, 0, (), "too_many_keys")  # as version 0.2.0 does
+    assert len(judged(state, batch_of(delete)).versions) == RANGE_KEYS_MAX
+    inside = Intent("~3", FAR, (), (DeleteRange(SYSTEM_PREFIX, SYSTEM_END),))
+    assert judged(state, batch_of(inside)).versions == ()
+    assert judged(state, batch_of(inside), 1).records[0].keys == (other.key,)
+    two = Intent("~4", FAR, (Compare(lease_key(1), SYSTEM_END, "version", "=", 0),))
+    assert judged(state, batch_of(two)).records[0].outcome == Applied()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_the_ranges_of_an_intent_have_a_bound_together(same: bool) -> None:
+    ends = [b"%05d" % (RANGE_KEYS_MAX - (0 if same else n)) for n in range(OPERATIONS_MAX)]
+    guards = [Compare(b"0", end, "mod", "=", 1) for end in ends]
+    few = Intent("~1", FAR, tuple(guards[:2]))
+    more = Intent("~2", FAR, tuple(guards))
+    nested = Intent("~3", FAR, (), (Nested(tuple(guards[:2]), (), (DeleteRange(b"0", b"1"),)),))
+    batch = batch_of(few, more, nested, few)
+    outcomes = [record.outcome for record in judged(MANY, batch).records]
+    refused = Refused(-1, 0, (), "too_many_keys")
+    assert outcomes == [Applied(), refused, refused, Applied()]
+    read: list[Span] = []
+
+    def one(span: Span) -> tuple[Version, ...]:
+        read.append(span)
+        return MANY[: int(span.end)]
+
+    read_ranges(needs(batch_of(more)), one)
+    assert len(read) == (1 if same else 3)  # no more than it takes to know
 
 
 def test_a_put_keeps_value_or_lease() -> None:

@@ -193,6 +193,40 @@ async def test_keys_of_leases_are_no_keys_of_clients(open_api: Open) -> None:
         assert (await error(api, "/v3/kv/put", body))[:2] == (400, 3)
 
 
+async def test_no_request_reaches_a_key_of_the_system(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        mine = await lease(api)
+        for secret in (b"acordo/leases/%016x" % int(mine), b"acordo/access/tokens/1"):
+            if b"access" in secret:
+                put = Intent("~other", 2**50, (), (Put(secret, b"secret"),))
+                await api.consensus.submit((put,))[0]
+            key, end = {"key": b64(secret)}, {"range_end": b64(secret + b"0")}
+            told = [
+                await asked(api, "kv/range", **key, **more)
+                for more in ({}, end, {"count_only": True}, {"sort_order": 1}, {"revision": "1"})
+            ]
+            got = {"request_range": key | end}
+            steps = await asked(api, "kv/txn", success=[got, {"request_range": key}])
+            told += [each["response_range"] for each in steps["responses"]]
+            compared = {"compare": [{**key, "target": "VERSION", "version": "1"}]}
+            named = (
+                ("kv/put", key),
+                ("kv/deleterange", key),
+                ("kv/txn", compared),
+                ("kv/txn", {"success": [{"request_put": key}]}),
+                ("kv/txn", {"success": [{"request_delete_range": key}]}),
+                ("lock/unlock", key),
+                ("election/proclaim", {"leader": key}),
+                ("election/resign", {"leader": key}),
+                ("lock/lock", {"name": b64(b"acordo/leases"), "lease": mine}),
+            )
+            for path, body in named:
+                assert "are the system's" in (await error(api, f"/v3/{path}", body))[2]
+            assert not [each for each in told if {"kvs", "count"} & set(each)]
+            said = await error(api, "/v3/election/leader", {"name": b64(b"acordo/access/tokens")})
+            assert said[2] == "election: no leader"
+
+
 async def test_many_keep_alives_come_in_one_request(open_api: Open) -> None:
     async with open_api(etcd=True) as api:
         mine = await lease(api)

@@ -13,10 +13,10 @@ from backends.memory.database import MemoryDatabase
 from backends.memory.faults import AnswerLost, NoFaults
 from backends.memory.store import MemoryStore
 from kv.errors import NotApplied, OutcomeUnknown
-from kv.model import Answer, Applied, Cancel, Delete, DeleteRange, Intent, Put, Reference
+from kv.model import Answer, Applied, Cancel, Compare, Delete, DeleteRange, Intent, Put, Reference
 from node.settings import ServerSettings
 from node.writes.staging import INTENT_INLINE_BYTES_MAX, inline_bytes, to_stage
-from node.writes.submit_queue import SUBMIT_BYTES_MAX, SUBMITS_MAX
+from node.writes.submit_queue import SUBMIT_BYTES_MAX, SUBMIT_RANGES_MAX, SUBMITS_MAX
 from node.writes.writes import Writes
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
@@ -142,13 +142,6 @@ async def test_rounds_are_bounded_in_bytes() -> None:
     sizes = [sum(inline_bytes(intent) for intent in group) for group in b.consensus.submits]
     assert max(sizes) <= SUBMIT_BYTES_MAX
     assert len(sizes) == 3
-
-
-async def test_deletes_of_ranges_go_few_at_a_time() -> None:
-    b = Bench()
-    ends = [Intent(f"op{n}", 0, (), (DeleteRange(b"a", b"b" * n),)) for n in range(1, 41)]
-    await b.writes.many(ends, deadline=b.clock.monotonic() + 5)
-    assert max(map(len, b.consensus.submits)) == 15
 
 
 async def test_time_out_before_and_after_handing_over() -> None:
@@ -366,3 +359,15 @@ async def test_what_a_batch_staged_is_taken_back_when_the_store_takes_no_more() 
         await b.writes.many(intents, deadline=b.clock.monotonic() + 1)
     assert refused.value.reason == "overloaded"
     assert (store.taken_back, _blobs(store), b.consensus.submits) == (2, 0, [])
+
+
+async def test_few_ranges_go_in_one_command() -> None:
+    """Every member reads them all at once while it applies the command."""
+    b = Bench()
+    delete = DeleteRange(b"a", b"b")
+    ranges = [Intent(f"~r{n}", 0, (), (delete,)) for n in range(2 * SUBMIT_RANGES_MAX)]
+    wide = Intent("~w", 0, tuple(Compare(b"a", b"b", "mod", "=", n) for n in range(100)), ())
+    plain = Intent("~p", 0, (), (Put(b"k", b"v"),))
+    deadline = b.clock.monotonic() + 5
+    await b.writes.many((*ranges, wide, plain), deadline=deadline)
+    assert [len(group) for group in b.consensus.submits] == [*[SUBMIT_RANGES_MAX] * 2, 1, 1]
