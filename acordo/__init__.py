@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         Unready,
         Written,
     )
+    from acordo._tls import client_tls
     from acordo._wire.forms import intent_of_json
 
 __all__ = [
@@ -126,6 +127,7 @@ __all__ = [
     "Written",
     "absent",
     "at_revision",
+    "client_tls",
     "compare",
     "delete",
     "delete_prefix",
@@ -142,6 +144,7 @@ _HOMES: Final = (
     "acordo._results",
     "acordo._intents",
     "acordo._wire.forms",
+    "acordo._tls",
     "acordo._client",
     "acordo._base_client",
 )

@@ -19,6 +19,7 @@ from acordo._calls.caller import Caller
 from acordo._calls.transport import Transport
 from acordo._errors import BadRequest
 from acordo._messages import Reply, Request
+from acordo._tls import client_tls
 
 TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 4.0
@@ -60,11 +61,13 @@ class BaseClient:
         connecting. `level`: the read level of reads that name none. `retries=False`: every call is
         a single attempt. `spread`: use the nodes in turn instead of staying with one (and with the
         leader for writes).
-        `connections_max`: open connections at a time. `headers` are sent with every request; `tls`
-        is used for https URLs. `op_ids` returns the op_id of a write that is given none.
+        `connections_max`: open connections at a time. `headers` are sent with every request. `tls`
+        is used for https URLs; None: `client_tls()`, what ACORDO_CA, ACORDO_CERT and
+        ACORDO_CERT_KEY name, else the system's authorities. `op_ids` returns the op_id of a write
+        that is given none.
 
-        Raises BadRequest for a missing or unusable URL, a time-out that is not positive, or an
-        unknown level.
+        Raises BadRequest for a missing or unusable URL, a time-out that is not positive, an unknown
+        level, or a file of the environment that cannot be used.
         """
         self.urls: Final = _base_urls([urls] if isinstance(urls, str) else urls)
         if timeout_s <= 0 or attempt_timeout_s <= 0:
@@ -72,6 +75,8 @@ class BaseClient:
                 "a time-out that is not positive", code="bad_timeout", allowed="seconds above 0"
             )
         check_level(level)
+        if tls is None and any(url.startswith("https") for url in self.urls):
+            tls = client_tls()
         self._timeout_s = timeout_s
         self._level, self._new_op_id = level, op_ids
         self._transport = Transport(

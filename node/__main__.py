@@ -38,6 +38,7 @@ from node.startup.backends import (
     Backends,
     SystemClock,
     backends_of,
+    http_tls,
     new_rng,
     registry_of_backends,
     transport_factory,
@@ -50,6 +51,7 @@ from node.startup.process import (
     take_port,
     tune_interpreter,
 )
+from node.startup.renewal import Renewable, Renewal
 from node.startup.settings import (
     coordinator_settings,
     first_members,
@@ -124,12 +126,18 @@ async def _serve(
         if not died.done():
             died.set_exception(exc)
 
+    renewal, tls = Renewal(), http_tls(settings)
+    if tls is not None:
+        files = [file for file in tls.files[:3] if file is not None]
+        renewal.add(Renewable("HTTPS", files, tls.renew), (tls.files.cert, tls.files.client_ca))
+
     async with AsyncExitStack() as stack:
         if not await store_opened(
             lambda: open_claimed(stack, backends, settings, cluster),
             settings,
             listening,
             stop,
+            None if tls is None else tls.context,
         ):
             return
         await stack.enter_async_context(backends.cache)
@@ -141,9 +149,11 @@ async def _serve(
         member = _member_of(settings, cluster, disk, transport, fatal)
         coordinator = _coordinator_of(settings, cluster, member, backends)
         await stack.enter_async_context(coordinator)
-        server = _server_of(settings, descriptors, coordinator, backends)
+        server = _server_of(settings, descriptors, coordinator, backends, renewal)
         await stack.enter_async_context(server)
-        await server.start(sock=listening)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(tasks.create_task(renewal.run()).cancel)
+        await server.start(sock=listening, tls=None if tls is None else lambda: tls.context)
         tune_interpreter()
         shown = redacted(settings)["ACORDO_STORE"]
         _log.info(
@@ -208,9 +218,18 @@ def _coordinator_of(
 
 
 def _server_of(
-    settings: NodeSettings, descriptors: int, coordinator: Coordinator, backends: Backends
+    settings: NodeSettings,
+    descriptors: int,
+    coordinator: Coordinator,
+    backends: Backends,
+    renewal: Renewal,
 ) -> Server:
     broker = backends.async_writes
+    checks = [ReadinessCheck("credentials", False, renewal.trouble)]
+    if broker is not None:
+        checks.append(ReadinessCheck("async", False, broker.trouble))
+    registry = registry_of_backends()
+    registry.register(renewal)
     return Server(
         server_settings(settings, descriptors),
         consensus=coordinator,
@@ -220,8 +239,8 @@ def _server_of(
         broadcast=backends.broadcast,
         clock=SystemClock(asyncio.get_running_loop()),
         async_writes=broker,
-        checks=[] if broker is None else [ReadinessCheck("async", False, broker.trouble)],
-        registry=registry_of_backends(),
+        checks=checks,
+        registry=registry,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,8 @@ from node.api.routes import READING, Route, Routes
 from node.exchange.exchange import Exchange
 from node.http.acceptor import Acceptor
 from node.http.bodies import Bodies
-from node.http.connections import HttpConnection, HttpConnections, body_bytes
+from node.http.connections import HttpConnection, HttpConnections, body_bytes, refusal
+from node.http.handshakes import Handshakes
 from node.http.load import NodeLoad
 from node.http.origin import names_of
 from node.http.request_metrics import RequestMetrics
@@ -41,7 +42,7 @@ from node.service_metrics import service_metrics
 from node.services import AsyncWrites, NodeServices
 from node.settings import ServerSettings
 from node.watching.watches import Watches
-from node.wire.problems import problem_of
+from node.wire.problems import problem, problem_of
 from node.writes.leases import Leases
 from node.writes.lookups import Lookups
 from node.writes.take_backs import TakeBacks
@@ -188,10 +189,13 @@ class Server:
         port: int = 0,
         *,
         sock: socket.socket | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
         backlog: int = 1024,
     ) -> None:
-        """Start listening. Raises BadRequest("port_in_use") when the address is taken."""
+        """Start listening. `tls` returns the context of the next connection; None: plain HTTP.
+
+        Raises BadRequest("port_in_use") when the address is taken.
+        """
         assert self._low is not None, "enter the server first"
         self._runner = web.ServerRunner(self._low, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -203,7 +207,11 @@ class Server:
                 detail = f"cannot listen on {host}:{port}: {exc}"
                 raise BadRequest("port_in_use", detail, allowed="a free port") from exc
         self.port = sock.getsockname()[1]
-        self._acceptor = self._low.acceptor = Acceptor(sock, self._low, tls=tls)
+        handshakes = None
+        if tls is not None:
+            plain = problem("bad_http", "this port speaks TLS", allowed="https:// in the URL")
+            handshakes = Handshakes(tls, refusal(self.services.settings.node_id, plain))
+        self._acceptor = self._low.acceptor = Acceptor(sock, self._low, handshakes=handshakes)
         self._acceptor.open()
 
     async def drain(self, *, notice_s: float = 0.0, timeout_s: float = 15.0) -> bool:

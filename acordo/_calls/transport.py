@@ -210,7 +210,9 @@ class Transport:
 
 
 def _described(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {exc}".rstrip(": ")
+    said = f"{type(exc).__name__}: {exc}".rstrip(": ")
+    plain = any(mark in said for mark in ("WRONG_VERSION_NUMBER", "wrong version number"))
+    return f"{said} (this port speaks plain HTTP: use http://)" if plain else said
 
 
 def _is_event_stream(response: aiohttp.ClientResponse) -> bool:

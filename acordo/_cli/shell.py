@@ -26,6 +26,7 @@ from acordo._cli.output import Output
 from acordo._cli.text import BASE64, printable
 from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest
+from acordo._tls import client_tls
 from acordo._wire import forms
 
 URLS_DEFAULT: Final = "http://127.0.0.1:8001 http://127.0.0.1:8002 http://127.0.0.1:8003"
@@ -35,7 +36,7 @@ SILENCE_S: Final = 1.0
 
 _EPILOG = "\n\n".join(
     [
-        "--url, --json and --timeout may stand anywhere. Exit codes:",
+        "--url, --json, --timeout, --ca, --cert and --cert-key may stand anywhere. Exit codes:",
         *(f"{code}  {meaning}" for code, meaning in CODES.items()),
     ]
 )
@@ -48,6 +49,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_HOISTED: Final = ("--url", "--timeout", "--ca", "--cert", "--cert-key")
+"""Options with a value that may stand anywhere; --json, too, may."""
+
 OpIdOption = Annotated[
     str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")
 ]
@@ -59,6 +63,9 @@ class GlobalOptions(msgspec.Struct, frozen=True):
     urls: tuple[str, ...]
     as_json: bool
     timeout_s: float
+    ca: Path | None = None
+    cert: Path | None = None
+    cert_key: Path | None = None
 
 
 def _show_version(asked: bool) -> None:
@@ -73,6 +80,7 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def take_global_options(
     context: typer.Context,
+    *,
     url: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,11 +99,28 @@ def take_global_options(
     timeout: Annotated[
         float, typer.Option(min=0.01, help="Seconds for each call as a whole.")
     ] = TIMEOUT_S,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file of the authority that signs the nodes' certificates. Else ACORDO_CA, "
+            "else the system's authorities.",
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="PEM file of a certificate to show to nodes. Else ACORDO_CERT."
+        ),
+    ] = None,
+    cert_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key. Else ACORDO_CERT_KEY.")
+    ] = None,
 ) -> None:
     """Take the options that stand before the command."""
     given = url or [os.environ.get("ACORDO_URLS", "") or URLS_DEFAULT]
     urls = tuple(each for text in given for each in re.split(r"[\s,]+", text) if each)
-    context.obj = GlobalOptions(urls, as_json, timeout)
+    context.obj = GlobalOptions(urls, as_json, timeout, ca, cert, cert_key)
 
 
 def run(
@@ -119,7 +144,12 @@ def run(
 
     async def inside() -> int | None:
         client = Client(
-            options.urls, timeout_s=options.timeout_s, level=level, spread=spread, op_ids=op_id
+            options.urls,
+            timeout_s=options.timeout_s,
+            level=level,
+            spread=spread,
+            op_ids=op_id,
+            tls=client_tls(ca=options.ca, cert=options.cert, cert_key=options.cert_key),
         )
         with interrupts.cancelling():
             async with client:
@@ -228,8 +258,8 @@ def opened(path: Path | None) -> BinaryIO:
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with --url, --json and --timeout moved before the command, so that they
-    may be given anywhere.
+    """Return the arguments with the global options moved before the command, so that they may be
+    given anywhere.
     """
     front: list[str] = []
     rest: list[str] = []
@@ -239,9 +269,9 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
         if each == "--":
             rest += [each, *left]
             break
-        if each == "--json" or each.startswith(("--url=", "--timeout=")):
+        if each == "--json" or each.startswith(tuple(f"{option}=" for option in _HOISTED)):
             front.append(each)
-        elif each in ("--url", "-u", "--timeout") and left:
+        elif each in (*_HOISTED, "-u") and left:
             front += [each, left.pop(0)]
         else:
             rest.append(each)

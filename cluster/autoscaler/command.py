@@ -25,6 +25,7 @@ from cluster.autoscaler.loop import ASK_TIMEOUT_S, CHANGE_TIMEOUT_S, Autoscaler
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load
 from cluster.settings.values import PREFIX
+from cluster.tls import connector
 from kv.errors import BadRequest
 
 _log = structlog.get_logger("acordo.autoscaler")
@@ -51,7 +52,7 @@ async def _serve(settings: AutoscalerSettings) -> None:
     timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
     async with (
         Client(urls, timeout_s=CHANGE_TIMEOUT_S) as client,
-        aiohttp.ClientSession(timeout=timeout) as http,
+        aiohttp.ClientSession(timeout=timeout, connector=connector()) as http,
     ):
         _log.info("watching", urls=urls, driver=settings.autoscaler_driver)
         autoscaler = Autoscaler(settings, client, http, driver)

@@ -58,7 +58,8 @@ class LocalDriver:
         port, raft = free_ports(2)
         folder = self.data / name
         folder.mkdir(parents=True)
-        url = f"http://127.0.0.1:{port}"
+        scheme = "https" if self.settings.get(PREFIX + "HTTP_TLS_CERT_FILE") else "http"
+        url = f"{scheme}://127.0.0.1:{port}"
         own = {
             "NODE_ID": name,
             "CLUSTER_ID": self.file.cluster_id,
@@ -115,7 +116,7 @@ class LocalDriver:
     def _write_targets(self) -> None:
         """Write `targets.json`, which a Prometheus with file discovery reads."""
         self.data.mkdir(parents=True, exist_ok=True)
-        targets = [url.removeprefix("http://") for _, url in self.processes.values()]
+        targets = [url.partition("://")[2] for _, url in self.processes.values()]
         write_whole(
             self.data / "targets.json",
             msgspec.json.encode([{"targets": targets}] if targets else []),

@@ -23,6 +23,7 @@ from cluster.directory import locked
 from cluster.local.layout import ID_PREFIX, ClusterFile, Place, keep_cluster, read_cluster, running
 from cluster.ports import refuse_taken_port
 from cluster.settings.runner import NODES_MAX, RAFT_PORT_OFFSET
+from cluster.tls import connector
 from kv.errors import BadRequest
 
 START_WITHIN_S: Final = 60.0
@@ -165,7 +166,7 @@ class Membership:
         keep_cluster(self.data, self.file)
 
     def _url(self, place: Place) -> str:
-        return url_of(self.file, place)
+        return url_of(self.file, place, self.client.urls[0].partition("://")[0])
 
     async def _answers(self, place: Place, url: str) -> None:
         """Wait until the runner has started the member and it answers. Raises
@@ -229,9 +230,9 @@ NEEDS_QUORUM: Final = (
 )
 
 
-def url_of(file: ClusterFile, place: Place) -> str:
+def url_of(file: ClusterFile, place: Place, scheme: str = "http") -> str:
     """Return a member's HTTP URL on this machine."""
-    return f"http://127.0.0.1:{file.base_port + place.number}"
+    return f"{scheme}://127.0.0.1:{file.base_port + place.number}"
 
 
 @contextlib.asynccontextmanager
@@ -259,7 +260,7 @@ async def opened(
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         async with (
             Client(urls, timeout_s=CALL_TIMEOUT_S) as client,
-            aiohttp.ClientSession(timeout=timeout) as http,
+            aiohttp.ClientSession(timeout=timeout, connector=connector()) as http,
         ):
             yield Membership(data, client, http, say)
 

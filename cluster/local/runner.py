@@ -36,6 +36,7 @@ from cluster.local.supervision import PROBE_EVERY_S, Beat, NodeFailed, Superviso
 from cluster.ports import refuse_taken_port
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX, MemberSetting
+from cluster.tls import connector
 from kv.errors import BadRequest
 
 NODE: Final = (sys.executable, "-m", "node")
@@ -82,7 +83,11 @@ class LocalCluster:
         async with contextlib.AsyncExitStack() as stack:
             self._prepare(stack)
             patience = aiohttp.ClientTimeout(total=self.settings.liveness_timeout_s / 2)
-            self._http = await stack.enter_async_context(aiohttp.ClientSession(timeout=patience))
+            self._http = await stack.enter_async_context(
+                aiohttp.ClientSession(
+                    timeout=patience, connector=connector(self.settings.http_tls_cert_file)
+                )
+            )
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             beat = Beat()
             supervisor = Supervisor(
@@ -169,7 +174,8 @@ class LocalCluster:
             MemberSetting(p.id, f"127.0.0.1:{self._raft_port(p)}") for p in self.file.first_places
         ]
         reached = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
-        url = f"http://{reached}:{self._http_port(place)}"
+        scheme = "http" if settings.http_tls_cert_file is None else "https"
+        url = f"{scheme}://{reached}:{self._http_port(place)}"
         member = MemberSetting(place.id, f"127.0.0.1:{self._raft_port(place)}")
         directory = settings.data.absolute() / place.id
         directory.mkdir(exist_ok=True)

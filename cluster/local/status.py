@@ -15,6 +15,7 @@ from yarl import URL
 
 from cluster.local.layout import running
 from cluster.local.readiness import mends_itself, way_out
+from cluster.tls import connector
 from kv.errors import BadRequest
 
 TIMEOUT_S: Final = 5.0
@@ -57,7 +58,9 @@ async def report(urls: Sequence[str], *, as_json: bool) -> int:
             raise BadRequest(
                 "bad_url", f"{url!r} is no node's URL", allowed="such as http://127.0.0.1:8001"
             )
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), connector=connector()
+    ) as http:
         asked = [asyncio.ensure_future(_ask(http, url)) for url in urls]
         pending: set[asyncio.Future[Mapping[str, Any]]] = set(asked)
         done, pending = await asyncio.wait(

@@ -19,6 +19,7 @@ import aiohttp
 
 from cluster.local.asking import leader_of
 from cluster.local.layout import Running, RunningNode, running
+from cluster.tls import connector
 from kv.errors import BadRequest
 
 LEADER: Final = "leader"
@@ -77,7 +78,7 @@ def kill_main(argv: list[str]) -> int:
 async def _leader(found: Running) -> str:
     """Return the leader's id. Raises BadRequest("no_leader") after LEADER_WITHIN_S without one."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as http:
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector()) as http:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEADER_WITHIN_S):
                 while True:

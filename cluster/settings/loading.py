@@ -32,6 +32,8 @@ NOT_OURS: Final = (
 """Prefixes that a node or runner ignores: test switches, the settings file itself, and the settings
 of the client and the workers.
 """
+OF_CLIENTS: Final = frozenset({"ACORDO_CA", "ACORDO_CERT", "ACORDO_CERT_KEY"})
+"""Settings of the client, whole names: as prefixes they would cover misspelt names of a node's."""
 
 _S = TypeVar("_S", bound="SharedSettings")
 
@@ -133,7 +135,9 @@ def _unknown(cls: type[SharedSettings], names: Mapping[str, str], where: str) ->
     known = [PREFIX + name.upper() for name in cls.model_fields]
     complaints = []
     for name in names:
-        if not name.startswith(PREFIX) or name in known or name.startswith(NOT_OURS):
+        if not name.startswith(PREFIX) or name in known or name in OF_CLIENTS:
+            continue
+        if name.startswith(NOT_OURS):
             continue
         near = difflib.get_close_matches(
             name.removeprefix(PREFIX),

@@ -86,7 +86,8 @@ class NodeSettings(SharedSettings):
     def url(self) -> str:
         """Return the URL at which clients reach this node."""
         host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
-        return self.advertised_url or f"http://{host}:{self.http_port}"
+        scheme = "http" if self.http_tls_cert_file is None else "https"
+        return self.advertised_url or f"{scheme}://{host}:{self.http_port}"
 
     @property
     def raft_bind(self) -> str:

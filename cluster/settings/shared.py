@@ -67,6 +67,23 @@ class SharedSettings(BaseSettings):
     tls_ca_file: Path | None = setting(
         None, "who signs the members' certificates", "path of a PEM file"
     )
+    http_tls_cert_file: Path | None = setting(
+        None,
+        "certificate of HTTPS, with those between it and its authority; empty: plain HTTP. Changed "
+        "files are taken over without a restart (docs/security.md)",
+        "path of a PEM file",
+    )
+    http_tls_key_file: Path | None = setting(None, "its key", "path of a PEM file")
+    http_tls_client_ca_file: Path | None = setting(
+        None,
+        "who signs the certificates of clients; empty: no client is asked for one",
+        "path of a PEM file",
+    )
+    http_tls_client_auth: Literal["required", "optional"] = setting(
+        "required",
+        "whether a client without a certificate is refused, where there is a client CA",
+        "required, optional",
+    )
     http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names_of)] = setting(
         (),
         "further names that lead browsers to a node, beside addresses, names without a dot and the "
@@ -167,4 +184,8 @@ class SharedSettings(BaseSettings):
             )
         if all(given) and self.secret_file is not None:
             raise ValueError("give either secret_file or the three tls_…_file, not both")
+        if (self.http_tls_cert_file is None) != (self.http_tls_key_file is None):
+            raise ValueError("http_tls_cert_file and http_tls_key_file are given together")
+        if self.http_tls_client_ca_file is not None and self.http_tls_cert_file is None:
+            raise ValueError("http_tls_client_ca_file takes http_tls_cert_file and its key")
         return self

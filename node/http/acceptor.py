@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Final
 
 import structlog
+
+from node.http.handshakes import Handshakes
 
 ACCEPTED_PER_PASS: Final = 64
 """Connections accepted per pass of the event loop."""
@@ -24,6 +25,8 @@ kernel's queue.
 """
 LOG_EVERY_S: Final = 10.0
 """Least time between two log lines about such pauses."""
+ROOM_S: Final = 0.02
+"""Pause while as many TLS handshakes are under way as may be."""
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = structlog.get_logger("acordo.node")
@@ -39,9 +42,10 @@ class Acceptor:
         listening: socket.socket,
         make: Callable[[], asyncio.BaseProtocol],
         *,
-        tls: ssl.SSLContext | None = None,
+        handshakes: Handshakes | None = None,
     ) -> None:
-        self._listening, self._make, self._tls = listening, make, tls
+        """`handshakes`: does the TLS handshakes; None: connections are plain."""
+        self._listening, self._make, self.handshakes = listening, make, handshakes
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -65,10 +69,15 @@ class Acceptor:
             self._loop.remove_reader(self._listening.fileno())
             if self._pause is not None:
                 self._pause.cancel()
+            if self.handshakes is not None:
+                self.handshakes.close()
             self._listening.close()
 
     def _on_readable(self) -> None:
         for _ in range(ACCEPTED_PER_PASS):
+            if self.handshakes is not None and not self.handshakes.has_room():
+                self._rest(ROOM_S)
+                return
             try:
                 taken, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -80,14 +89,17 @@ class Acceptor:
                 # The error concerns only that connection: it was reset while it waited (accept(2)).
                 continue
             taken.setblocking(False)
+            if self.handshakes is not None:
+                self.handshakes.begin(taken, self._make)
+                continue
             task = self._loop.create_task(self._connect(taken))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, taken: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make, taken, ssl=self._tls)
-        except (OSError, ssl.SSLError, asyncio.CancelledError):
+            await self._loop.connect_accepted_socket(self._make, taken)
+        except (OSError, asyncio.CancelledError):
             taken.close()
 
     def _pause_accepting(self, exc: OSError) -> None:
@@ -104,8 +116,11 @@ class Acceptor:
                 again_in_s=PAUSE_S,
                 times=self.short_total,
             )
+        self._rest(PAUSE_S)
+
+    def _rest(self, pause_s: float) -> None:
         self._loop.remove_reader(self._listening.fileno())
-        self._pause = self._loop.call_later(PAUSE_S, self._resume_accepting)
+        self._pause = self._loop.call_later(pause_s, self._resume_accepting)
 
     def _resume_accepting(self) -> None:
         self._pause = None

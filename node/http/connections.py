@@ -24,6 +24,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from node.http.acceptor import Acceptor
+from node.http.tls import certificate_names
 from node.settings import ServerSettings
 from node.wire.documents import encode, printable
 from node.wire.problems import CONTENT_TYPE, Problem, problem
@@ -131,6 +132,7 @@ class HttpConnections(web.Server):
         """
         super().connection_made(handler, transport)
         assert isinstance(handler, HttpConnection)
+        handler.certificate_names = certificate_names(transport)
         if self._full(transport) and not self._made_room():
             self.refused_total += 1
             self._log_bound()
@@ -225,7 +227,9 @@ class HttpConnection(web.RequestHandler):
     documents.
     """
 
-    __slots__ = ("_head", "_newest", "_stalled", "_when_lost", "connections", "streams")
+    __slots__ = (
+        "_head", "_newest", "_stalled", "_when_lost", "certificate_names", "connections", "streams",
+    )  # fmt: skip
 
     def __init__(self, connections: HttpConnections, **more: Any) -> None:
         super().__init__(connections, **more)
@@ -236,6 +240,8 @@ class HttpConnection(web.RequestHandler):
         self._stalled: asyncio.TimerHandle | None = None
         self.streams = False
         """The current answer is a stream, which has a time-out of its own."""
+        self.certificate_names: tuple[str, ...] = ()
+        """The names in the certificate that the client has proved to have (`tls`)."""
 
     def when_lost(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` once if this connection ends during the current request."""

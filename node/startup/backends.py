@@ -22,6 +22,7 @@ from cluster.settings.node import NodeSettings
 from coordinator.raft.net.security import Certificates, Open, Security, read_secret
 from coordinator.raft.sockets import TransportFactory, over_sockets
 from kv.ports import Broadcast, Cache, MemberStore, Store
+from node.http.tls import HttpTls, TlsFiles
 
 if TYPE_CHECKING:  # loaded only when the settings name a broker
     from backends.rabbitmq.async_writes import RabbitAsyncWrites
@@ -104,6 +105,17 @@ def _security(settings: NodeSettings) -> Security:
         address=settings.raft_bind,
     )
     return Open()
+
+
+def http_tls(settings: NodeSettings) -> HttpTls | None:
+    """Return what the node serves HTTPS with; None: it serves plain HTTP. Raises BadRequest for
+    unusable files.
+    """
+    cert, key = settings.http_tls_cert_file, settings.http_tls_key_file
+    if cert is None or key is None:
+        return None
+    must = settings.http_tls_client_auth == "required"
+    return HttpTls(TlsFiles(cert, key, settings.http_tls_client_ca_file, must))
 
 
 class BackendMetrics(Collector):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final
@@ -34,6 +35,7 @@ async def store_opened(
     settings: NodeSettings,
     listening: socket.socket,
     stop: asyncio.Future[bool],
+    tls: ssl.SSLContext | None = None,
 ) -> bool:
     """Open the store, retrying while its server does not answer; meanwhile /livez answers ok and
     every other path says what the node waits for.
@@ -45,7 +47,7 @@ async def store_opened(
     if settings.replicated or not settings.store_url.startswith(SERVED_STORES):
         await entering()
         return True
-    listener = UnreadyListener(settings.node_id)
+    listener = UnreadyListener(settings.node_id, tls)
     async with listener:
         backoff_s = STORE_BACKOFF_S[0]
         while True:

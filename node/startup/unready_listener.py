@@ -5,6 +5,7 @@ keys.
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import Final, Self
 
 from aiohttp import web
@@ -18,8 +19,8 @@ TEXT: Final = "text/plain"
 class UnreadyListener:
     """A listener on the node's own socket, used until the server takes the socket over."""
 
-    def __init__(self, node_id: str) -> None:
-        self._node_id = node_id
+    def __init__(self, node_id: str, tls: ssl.SSLContext | None = None) -> None:
+        self._node_id, self._tls = node_id, tls
         self._runner: web.ServerRunner | None = None
         self.reason = "the store does not answer yet"
 
@@ -39,7 +40,7 @@ class UnreadyListener:
                 web.Server(self._answer, access_log=None), shutdown_timeout=0.5
             )
             await self._runner.setup()
-            await web.SockSite(self._runner, listening.dup()).start()
+            await web.SockSite(self._runner, listening.dup(), ssl_context=self._tls).start()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = {"Acordo-Node": self._node_id, "Connection": "close"}

@@ -1,13 +1,19 @@
-"""Members prove themselves to each other by certificates when they are given some."""
+"""Members prove themselves to each other by certificates when they are given some, and serve HTTPS
+to clients.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import aiohttp
+import pytest
 import trustme
 
-from acordo import Client
-from tests.e2e.conftest import Start
+from acordo import Client, Unreachable, client_tls
+from tests.e2e.conftest import Start, until
 
 
 def certificates(directory: Path, *ids: str) -> dict[str, dict[str, str]]:
@@ -27,12 +33,68 @@ def certificates(directory: Path, *ids: str) -> dict[str, dict[str, str]]:
     return settings
 
 
-async def test_a_cluster_on_certificates_serves(start: Start, tmp_path: Path) -> None:
+def https(directory: Path) -> dict[str, str]:
+    """Write a new authority's pair of files for HTTPS; return the settings that name it."""
+    authority = trustme.CA()
+    own = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(directory / "https-ca.pem")
+    own.private_key_pem.write_to_path(directory / "https.key")
+    own.cert_chain_pems[0].write_to_path(directory / "https.pem")
+    return {
+        "http_tls_cert_file": str(directory / "https.pem"),
+        "http_tls_key_file": str(directory / "https.key"),
+    }
+
+
+async def test_a_cluster_on_certificates_serves(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = certificates(tmp_path, "n1", "n2", "n3")
     shared = {name.removeprefix("ACORDO_").lower(): value for name, value in given["n1"].items()}
-    async with start(overrides=given, **shared) as cluster:
+    async with start(overrides=given, **shared, **https(tmp_path)) as cluster:
+        trusted = client_tls(ca=tmp_path / "https-ca.pem")
         for node in cluster.nodes.values():
-            async with Client(node.url, timeout_s=30) as client:
+            assert node.url.startswith("https://")
+            async with Client(node.url, timeout_s=30, tls=trusted) as client:
                 await client.put(f"by-{node.id}", b"1")
                 assert await client.get(f"by-{node.id}") is not None
+        await renewed_under_writes(list(cluster.nodes.values()), trusted, tmp_path, monkeypatch)
     assert not (tmp_path / "data" / "secret").exists()
+
+
+async def renewed_under_writes(
+    nodes: list[Any], trusted: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exchange the certificate of HTTPS while a client writes, which must not notice."""
+    urls = [node.url for node in nodes]
+    async with Client(urls, timeout_s=30, retries=False, tls=trusted) as client:
+        await client.put("k", b"before")
+        https(directory)
+
+        async def taken_over() -> bool:
+            await client.put("k", b"meanwhile")
+            return all([await _renewals(node.url, directory) >= 1 for node in nodes])
+
+        await until(taken_over, "the new certificate is shown")
+        await client.put("k", b"after")
+    with pytest.raises(Unreachable):
+        async with Client(urls, timeout_s=2, tls=trusted) as client:
+            await client.get("k")
+    monkeypatch.setenv("ACORDO_CA", str(directory / "https-ca.pem"))
+    async with Client(urls, timeout_s=30) as client:
+        found = await client.get("k")
+        assert found is not None
+        assert found.value == b"after"
+
+
+async def _renewals(url: str, directory: Path) -> float:
+    """Return how often a node has taken over files; 0 while it still shows the old certificate."""
+    connector = aiohttp.TCPConnector(ssl=client_tls(ca=directory / "https-ca.pem") or True)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        try:
+            async with http.get(f"{url}/metrics") as response:
+                text = await response.text()
+        except aiohttp.ClientConnectorCertificateError:
+            return 0.0
+    (value,) = re.findall(r'acordo_renewals_total\{files="HTTPS"\} (\S+)', text)
+    return float(value)

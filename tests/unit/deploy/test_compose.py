@@ -25,7 +25,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 ALERTS: dict[str, Any] = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())
 RULES: dict[str, Any] = {r["alert"]: r for g in ALERTS["groups"] for r in g["rules"]}
-READINESS = tuple((ROOT / "node" / "readiness").glob("*.py"))
+READINESS = (*(ROOT / "node" / "readiness").glob("*.py"), ROOT / "node" / "__main__.py")
 OBSERVERS_MAX = 2
 MARGIN_MB = 128
 STORES = ("replicated", "crdb-dev", "crdb3-dev", "postgres")
@@ -222,7 +222,9 @@ def test_what_an_alert_says_and_asks_exists(alert: str) -> None:
     assert asked or others
     action = rule["annotations"]["action"]
     routes = {(method, route.template) for route in WHOLE for method in route.handlers}
-    checks = set(re.findall(r'Finding\(\s*"(\w+)"', "".join(p.read_text() for p in READINESS)))
+    checks = set(
+        re.findall(r'(?:Finding|Check)\(\s*"(\w+)"', "".join(p.read_text() for p in READINESS))
+    )
     named = [
         *((call in routes, call) for call in re.findall(r"([A-Z]+) (/[a-z0-9/]+)", action)),
         *(
