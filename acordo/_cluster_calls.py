@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Final
+
+import aiohttp
 
 from acordo import _results as results
 from acordo._base_client import BaseClient
-from acordo._errors import BadRequest
+from acordo._calls.operation_errors import error_of
+from acordo._errors import BadRequest, ReadFailed
+from acordo._messages import Reply
+from acordo._outcomes import classify
 from acordo._wire import answers, requests
+
+IDLE_S: Final = 60.0
+"""Seconds without a byte of a backup after which it is given up."""
 
 
 class ClusterCalls(BaseClient):
@@ -40,6 +49,32 @@ class ClusterCalls(BaseClient):
             rows, at = await self._call(request, answers.parse_ledger, timeout_s)
             for row in rows:
                 yield row
+
+    async def backup(self, *, idle_s: float = IDLE_S) -> AsyncIterator[bytes]:
+        """Iterate over the bytes of a backup of everything that was acknowledged before, from the
+        first node that gives one. A node that sends nothing for `idle_s` seconds is given up.
+
+        Only the end of the bytes tells whether the backup is whole: check it. Raises ReadFailed,
+        Unreachable, BadRequest.
+        """
+        request, why = requests.plain_get("/v1/backup"), None
+        for _ in range(len(self.urls)):
+            at = self._caller.nodes.choose()
+            async with self._caller.stream(at, request, idle_s, "application/octet-stream") as got:
+                if not isinstance(got, Reply):
+                    try:
+                        async for piece in got.content.iter_any():
+                            yield piece
+                    except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                        raise ReadFailed(
+                            f"the backup broke off: {exc or type(exc).__name__}",
+                            reason="backup_cut",
+                        ) from exc
+                    return
+                why = got
+            self._caller.nodes.avoid(at)
+        assert why is not None
+        raise error_of(request, why, [classify(why.observed)])
 
     async def transfer(self, to: str | None = None, *, timeout_s: float | None = None) -> str:
         """Transfer the leadership to a member (None: the most advanced one); return the new

@@ -72,6 +72,7 @@ def status_of(
         unsynced_age_s=round(raft.unsynced_age_s, 3),
         store_trouble=store_trouble,
         unfit=raft.unfit,
+        limits=msgspec.structs.asdict(machine.limits),
         counts=counts,
     )
     return status if own is None else _with_own(status, own, machine, raft)

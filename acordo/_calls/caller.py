@@ -19,7 +19,7 @@ from acordo._calls import retry_policy
 from acordo._calls.nodes import Nodes
 from acordo._calls.operation_errors import error_of
 from acordo._calls.retry_policy import enough_s
-from acordo._calls.transport import Transport
+from acordo._calls.transport import EVENTS, Transport
 from acordo._errors import NotApplied
 from acordo._messages import Reply, Request
 from acordo._outcomes import EXPIRED, GUARDED, Certainty, Judgement, classify
@@ -117,11 +117,15 @@ class Caller:
                     raise
 
     def stream(
-        self, at: int, request: Request, idle_s: float
+        self, at: int, request: Request, idle_s: float, media: str = EVENTS
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Reply]:
-        """Open a stream of events at the node with index `at`."""
+        """Open a stream at the node with index `at`, by default of events."""
         return self._transport.stream(
-            self.nodes.url(at), request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s
+            self.nodes.url(at),
+            request,
+            head_timeout_s=self._attempt_timeout_s,
+            idle_s=idle_s,
+            media=media,
         )
 
     async def attempt(

@@ -28,6 +28,7 @@ RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
 TIMEOUT_S_MAX: Final = 3600.0
 """Longest time-out that nodes accept."""
 PROBLEM_BYTES_MAX: Final = 64 * 1024
+EVENTS: Final = "text/event-stream"
 
 
 _problem_decoder: Final = msgspec.json.Decoder(Problem)
@@ -175,10 +176,16 @@ class Transport:
 
     @asynccontextmanager
     async def stream(
-        self, base: str, request: Request, *, head_timeout_s: float, idle_s: float
+        self,
+        base: str,
+        request: Request,
+        *,
+        head_timeout_s: float,
+        idle_s: float,
+        media: str = EVENTS,
     ) -> AsyncIterator[aiohttp.ClientResponse | Reply]:
-        """Open a stream of server-sent events; yield the response, or a Reply if no stream was
-        opened.
+        """Open a stream of a media type, by default of server-sent events; yield the response, or
+        a Reply if no stream was opened.
         """
         attempt, opened = _Attempt(base, request), False
         timeout = aiohttp.ClientTimeout(
@@ -197,7 +204,7 @@ class Transport:
                         )
                     )
                     attempt.status, attempt.headers = response.status, response.headers
-                    opened = response.status == 200 and _is_event_stream(response)
+                    opened = response.status == 200 and _is_of(response, media)
                     if not opened:
                         attempt.body = await _read(response)
                         attempt.whole = True
@@ -215,8 +222,8 @@ def _described(exc: Exception) -> str:
     return f"{said} (this port speaks plain HTTP: use http://)" if plain else said
 
 
-def _is_event_stream(response: aiohttp.ClientResponse) -> bool:
-    return "text/event-stream" in response.headers.get("Content-Type", "")
+def _is_of(response: aiohttp.ClientResponse, media: str) -> bool:
+    return media in response.headers.get("Content-Type", "")
 
 
 async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

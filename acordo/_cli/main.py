@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import typer
 
-from acordo._cli import bulk, cluster, dead, keys, leases, ledger, transactions, webhooks
+from acordo._cli import backups, bulk, cluster, dead, keys, leases, ledger, transactions, webhooks
 from acordo._cli.shell import app, hoisted
 
 GROUPS: Final[dict[str, typer.Typer]] = {
@@ -23,6 +23,8 @@ GROUPS: Final[dict[str, typer.Typer]] = {
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "load": bulk.load,
     "dump": bulk.dump,
+    "backup": backups.backup,
+    "verify": backups.verify,
     "leader": cluster.leader,
     "status": cluster.status,
     "transfer": cluster.transfer,

@@ -244,6 +244,10 @@ class MemoryDatabase:
     def operations(self, op_ids: Sequence[str]) -> tuple[RecordedOperation | None, ...]:
         return tuple(self._operations.get(op_id) for op_id in op_ids)
 
+    def recorded_after(self, revision: int, limit: int) -> tuple[RecordedOperation, ...]:
+        found = [each for each in self._operations.values() if each.revision > revision]
+        return _first(sorted(found, key=lambda each: each.revision), limit)
+
     def due(self, log_time_ms: int, limit: int) -> tuple[tuple[bytes, int], ...]:
         found = sorted(
             (expires, revision, key) for key, (expires, revision) in self._versions.due.items()

@@ -293,6 +293,13 @@ class MemoryMemberStore:
     ) -> tuple[RecordedOperation | None, ...]:
         return await self._read("operations", lambda tables: tables.operations(op_ids), timeout_s)
 
+    async def recorded_after(
+        self, revision: int, limit: int, *, timeout_s: float
+    ) -> tuple[RecordedOperation, ...]:
+        return await self._read(
+            "recorded_after", lambda tables: tables.recorded_after(revision, limit), timeout_s
+        )
+
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         return await self._read("blob", lambda _: None, timeout_s)
 

@@ -200,6 +200,10 @@ class MemberTables(MemoryDatabase):
 
     # ------------------------------------------------------------------------------------ internals
 
+    def recorded_after(self, revision: int, limit: int) -> tuple[RecordedOperation, ...]:
+        """Return what is recorded by the intents behind a revision, in their order."""
+        return tuple([each for each in self._recordings if each.revision > revision][:limit])
+
     def _record(self, operations: Sequence[RecordedOperation]) -> None:
         self._recordings += operations
         self._operations.update((operation.op_id, operation) for operation in operations)

@@ -151,6 +151,13 @@ class MemoryStore:
     ) -> tuple[RecordedOperation | None, ...]:
         return await self._read("operations", lambda: self.database.operations(op_ids), timeout_s)
 
+    async def recorded_after(
+        self, revision: int, limit: int, *, timeout_s: float
+    ) -> tuple[RecordedOperation, ...]:
+        return await self._read(
+            "recorded_after", lambda: self.database.recorded_after(revision, limit), timeout_s
+        )
+
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         return await self._write(
             "stage", lambda: self.database.stage(op_id, value, self.staged_bytes_max), timeout_s

@@ -75,6 +75,8 @@ SCRUB: Final = f"""SELECT v.key, v.revision, v.kind, v.expires, {NUMBERS}, v.val
     ORDER BY v.revision, v.key LIMIT $2::int8"""
 OPERATIONS: Final = """SELECT op_id, body_hash, revision, outcome, log_time FROM acordo_ops
     WHERE op_id IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
+RECORDED_AFTER: Final = """SELECT op_id, body_hash, revision, outcome, log_time FROM acordo_ops
+    WHERE revision > $1::int8 ORDER BY revision LIMIT $2::int8"""
 BLOB: Final = "SELECT value FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"
 DUE: Final = """SELECT key, revision FROM acordo_due
     WHERE expires <= $1::int8 ORDER BY expires, revision LIMIT $2::int8"""

@@ -161,6 +161,14 @@ class PostgresStore:
         found = {row["op_id"]: operation_of(*row) for row in rows}
         return tuple(found.get(op_id) for op_id in op_ids)
 
+    async def recorded_after(
+        self, revision: int, limit: int, *, timeout_s: float
+    ) -> tuple[RecordedOperation, ...]:
+        rows = await self.connections.fetch(
+            sql.RECORDED_AFTER, revision, limit, timeout_s=timeout_s
+        )
+        return tuple(operation_of(*row) for row in rows)
+
     # ---------------------------------------------------------------------------- reading the state
 
     async def facts(

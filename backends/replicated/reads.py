@@ -283,6 +283,16 @@ def operation_in(op_id: str, packed: bytes | None) -> RecordedOperation | None:
     return rows.operation_of(op_id, (int(revision), int(log_time), rest[:size], rest[size:]))
 
 
+def recorded_after(
+    connection: sqlite3.Connection, revision: int, limit: int
+) -> tuple[RecordedOperation, ...]:
+    """Return what is recorded by the intents behind a revision, in their order."""
+    sql = """SELECT op_id, revision, log_time, body_hash, outcome FROM ops
+        WHERE revision > ? ORDER BY revision LIMIT ?"""
+    found = connection.execute(sql, (revision, limit)).fetchall()
+    return tuple(rows.operation_of(op_id.decode(), tuple(row)) for op_id, *row in found)
+
+
 # ------------------------------------------------------------------------------------------ ledger
 
 

@@ -360,6 +360,20 @@ class SqliteMemberStore:
         written = map(reads.operation_in, op_ids, columns)
         return tuple(map(_newer, unwritten, written))
 
+    async def recorded_after(
+        self, revision: int, limit: int, *, timeout_s: float
+    ) -> tuple[RecordedOperation, ...]:
+        file = self._sound()
+        try:
+            # what is recorded is not laid over a walk: it is read once it is in the file
+            async with asyncio.timeout(timeout_s):
+                await file.writer.wait_written(file.note.index)
+        except TimeoutError as exc:
+            raise BackendUnavailable(BACKEND, "what was settled is not written in time") from exc
+        return await file.read(
+            lambda connection: reads.recorded_after(connection, revision, limit), timeout_s
+        )
+
     async def due(
         self, log_time_ms: int, limit: int, *, timeout_s: float
     ) -> tuple[tuple[bytes, int], ...]:

@@ -172,6 +172,8 @@ class Status(msgspec.Struct, frozen=True):
     """
     feature_level_spoken: int = 0
     """The newest one that the answering member speaks."""
+    limits: Mapping[str, int] = {}
+    """The limits in force, by name: the same on every member."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 

@@ -277,6 +277,12 @@ class StoreReader(Protocol):
         """Return what is recorded of each op_id; None: nothing, or no longer."""
         ...
 
+    async def recorded_after(
+        self, revision: int, limit: int, *, timeout_s: float
+    ) -> tuple[RecordedOperation, ...]:
+        """Return what is recorded of op_ids by the intents behind a revision, in their order."""
+        ...
+
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         """Return a staged value, None when there is none. Raises StoreDamaged."""
         ...

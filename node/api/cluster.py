@@ -1,5 +1,5 @@
-"""/v1/cluster: show every member as this node knows it; transfer the leadership; add, promote and
-remove members; amend limits; adopt a store.
+"""/v1/cluster and /v1/leader: show every member as this node knows it; transfer the leadership;
+add, promote and remove members; amend limits; adopt a store.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kv.ports import Member
 from node.exchange.exchange import Exchange
 from node.exchange.parameters import percent_decoded
 from node.readiness.findings import unready
+from node.wire.answers import LeaderAnswer
 from node.wire.requests import AdoptForm, MemberForm, TransferForm
 
 
@@ -23,6 +24,19 @@ async def get(x: Exchange) -> web.Response:
     x.params()
     await x.services.readiness.store_probe.ask()
     return x.json(_view(x))
+
+
+async def leader(x: Exchange) -> web.Response:
+    """Return the leader, with the URL at which clients reach it; 503 while this node knows none."""
+    x.params()
+    status = x.services.consensus.status()
+    if status.leader is None:
+        return x.problem("no_leader", "this node knows no leader")
+    return x.json(
+        LeaderAnswer(
+            status.leader, status.leader_url, status.term, status.quorum, status.leader_since_ms
+        )
+    )
 
 
 async def transfer(x: Exchange) -> web.Response:

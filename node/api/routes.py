@@ -16,11 +16,11 @@ from aiohttp import web
 
 from node.api import (
     asynchronous,
+    backup,
     batch,
     cluster,
     health,
     keys,
-    leader,
     leases,
     ledger,
     legacy,
@@ -103,8 +103,9 @@ WHOLE: Final = (
     Route("/v1/watch", {"GET": watch.get}, long=True),
     Route("/v1/leases", {"GET": leases.listing, "POST": leases.grant}),
     Route("/v1/keep-alive", {"POST": leases.keep_many_alive}),
-    Route("/v1/leader", {"GET": leader.get}, always=True),
+    Route("/v1/leader", {"GET": cluster.leader}, always=True),
     Route("/v1/ledger", {"GET": ledger.get}),
+    Route("/v1/backup", {"GET": backup.get}, long=True),
     Route("/v1/cluster", {"GET": cluster.get}, always=True),
     Route("/v1/cluster/transfer", {"POST": cluster.transfer}, always=True),
     Route("/v1/cluster/members", {"POST": cluster.add}, always=True),

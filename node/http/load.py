@@ -29,6 +29,8 @@ class NodeLoad:
     """Limits how many pages of listings are built at a time; further requests wait, within their
     time limit.
     """
+    backups: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a backup is given: one at a time."""
     connections: HttpConnections | None = None
     """The connections, once the server is entered."""
 

@@ -196,3 +196,15 @@ async def test_a_full_disk_loses_nothing(disk: Disk) -> None:
         assert not store.trouble
     async with disk.store() as again:
         assert await everything(again) == await made_by(history.steps)
+
+
+async def test_what_is_recorded_of_op_ids_is_walked_in_order(disk: Disk) -> None:
+    history = History()
+    first = history.submit(put("c1", b"a", b"1"), put("~2", b"b", b"2"))
+    second = history.submit(put("c3", b"a", b"3"), put("c4", b"c", b"4"))
+    async with disk.store() as store:
+        settle(store, first, second)
+        found = await store.recorded_after(0, 2, timeout_s=T)
+        assert [(each.op_id, each.revision) for each in found] == [("c1", 1), ("c3", 3)]
+        assert await store.recorded_after(3, 9, timeout_s=T) == second.group.operations[1:]  # type: ignore[union-attr]  # it has one
+        assert await store.recorded_after(4, 9, timeout_s=T) == ()

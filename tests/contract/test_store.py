@@ -818,3 +818,14 @@ async def test_reads_below_the_floor_are_refused(store: Store) -> None:
         with pytest.raises(Pruned):
             await store.list(b"", limit=1, at=at, timeout_s=T)
     assert (await store.read([b"k"], at=5, timeout_s=T)).versions == (put_again(b"k", 5, b"4", 5),)
+
+
+async def test_what_is_recorded_of_op_ids_is_walked_in_order(store: Store) -> None:
+    made = await commit(
+        store, [put("c1", b"a", b"1"), put("~2", b"b", b"2"), put("c3", b"a", b"3")]
+    )
+    found = await store.recorded_after(0, 9, timeout_s=T)
+    assert found == made.operations and [each.op_id for each in found] == ["c1", "c3"]
+    assert await store.recorded_after(0, 1, timeout_s=T) == found[:1]
+    assert await store.recorded_after(1, 9, timeout_s=T) == found[1:]
+    assert await store.recorded_after(3, 9, timeout_s=T) == ()

@@ -56,6 +56,8 @@ class ClusterView(msgspec.Struct, frozen=True):
     """The newest one that the answering member speaks."""
     unsafe_fsync: bool
     """Whether a power cut may lose acknowledged writes, as an operator chose."""
+    limits: dict[str, int]
+    """The limits in force, by name."""
     counts: dict[str, int]
     stamped: bool
     store_trouble: str | None

@@ -319,6 +319,12 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         AdoptForm,
         False,
     ),
+    ("/v1/backup", "GET"): Endpoint(
+        "Everything that the store holds up to one revision, as the file that `acordo restore` "
+        "takes; its end says whether it is whole.",
+        {200: ("The backup.", BYTES, bytes)},
+        (400, 503),
+    ),
     ("/v1/ledger", "GET"): Endpoint(
         "Rows of the ledger.",
         {200: ("Rows by seq.", JSON, LedgerAnswer)},

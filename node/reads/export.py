@@ -1,0 +1,321 @@
+"""Read everything that one node's store holds up to one revision, as the bytes of a backup.
+
+It never gives what it has not checked: the order's digests, the content digests of the rows and
+the hash of every value are recomputed on the way. It holds no more than a few MiB, and no lock:
+versions are immutable, and pruning may go on meanwhile, unless it passes the revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from kv.backup import (
+    BackupEncoder,
+    BackupHeader,
+    BackupTrailer,
+    EarlyEnd,
+    GoneRecord,
+    OperationRecord,
+    RowRecord,
+    VersionRecord,
+)
+from kv.content import content_digest, hash_of
+from kv.errors import BackendUnavailable, KvError, NotApplied, Pruned, StoreDamaged
+from kv.leases import lease_of
+from kv.model import Digest, LedgerRow, Reference, Version, roll
+from kv.ports import Clock, Consensus, StoreReader
+from node.reads.reads import Reads
+from node.settings import ServerSettings
+from node.wire.problems import problem_of
+
+ROWS: Final = 64
+"""Ledger rows read at a time."""
+PLACES: Final = 256
+"""Versions read at a time at most: of large ones so many as have HELD_BYTES together."""
+PLACES_FIRST: Final = 4
+HELD_BYTES: Final = 4 * 1024 * 1024
+PAGE_KEYS: Final = 64
+"""Present keys read at a time: 4 MiB of a shared store at most; an own one ends its pages itself.
+"""
+OPERATIONS: Final = 500
+"""Records of op_ids read at a time."""
+BACKEND: Final = "store"
+
+
+class Export:
+    """One backup while it is read. `begun` makes one; `pieces` is called once."""
+
+    def __init__(
+        self,
+        header: BackupHeader,
+        store: StoreReader,
+        reads: Reads,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        stops: Callable[[], bool],
+    ) -> None:
+        self.header = header
+        self._store, self._reads, self._clock = store, reads, clock
+        self._timeout_s, self._stops = timeout_s, stops
+        self._encoder, self._revision = BackupEncoder(), header.revision
+        self._totals = BackupTrailer(floor=0)
+        self._first = header.revision + 1
+        """The first revision of the oldest row that was read."""
+        self._gaps: list[tuple[int, int]] = []
+        """Where rows were pruned away between two reads: the revisions between these two."""
+        self._places = PLACES_FIRST
+
+    @classmethod
+    async def begun(
+        cls,
+        consensus: Consensus,
+        store: StoreReader,
+        reads: Reads,
+        clock: Clock,
+        settings: ServerSettings,
+        *,
+        deadline: float,
+        stops: Callable[[], bool],
+    ) -> Export:
+        """Begin a backup of everything that was acknowledged before the call. `stops` says whether
+        it has to end early. Raises NotApplied, BackendUnavailable.
+        """
+        head = (await reads.snapshot((), deadline=deadline)).head
+        timeout_s = settings.store_timeout_s
+        row = await store.row_ending(head.last, timeout_s=timeout_s) if head.seq else None
+        status = consensus.status()
+        header = BackupHeader(
+            acordo=settings.version,
+            kind=status.store_kind,
+            cluster_id=status.cluster_id,
+            history=status.history or "",
+            revision=head.last,
+            term=head.term,
+            seq=head.seq,
+            digest=head.digest,
+            content=b"" if row is None else row.content,
+            log_time_ms=consensus.now_ms(),
+            made_ms=clock.wall_ms(),
+            node=settings.node_id,
+            level=status.feature_level,
+            limits=status.limits,
+        )
+        return cls(header, store, reads, clock, timeout_s=timeout_s, stops=stops)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the file, piece by piece. If it cannot be ended as a whole, its end says why."""
+        yield self._encoder.header(self.header)
+        try:
+            for part in (self._rows, self._present, self._recorded):
+                async for piece in part():
+                    if self._stops():
+                        raise NotApplied("draining", "this node is stopping")
+                    if piece:
+                        yield piece
+            floor = await self._store.floor(timeout_s=self._timeout_s)
+            if floor > self._revision:
+                raise Pruned(floor)
+            totals = msgspec.structs.replace(self._totals, floor=floor)
+            yield self._encoder.trailer(totals)
+        except (KvError, TimeoutError) as exc:
+            yield self._encoder.early_end(_early_end(exc))
+
+    # --------------------------------------------------------------- the ledger and its versions
+
+    async def _rows(self) -> AsyncIterator[bytes]:
+        """Yield the kept rows up to the backup's, each with the versions that it made."""
+        before: LedgerRow | None = None
+        following = 0
+        while following <= self.header.seq:
+            rows = await self._store.ledger(following, ROWS, timeout_s=self._timeout_s)
+            rows = tuple(row for row in rows if row.seq <= self.header.seq)
+            if not rows:
+                return
+            async for row, versions in self._with_versions(rows):
+                self._enter(before, row, versions)
+                yield self._encoder.add(RowRecord(row))
+                for place, version in versions:
+                    yield self._encoder.add(
+                        GoneRecord(*place) if version is None else VersionRecord(version)
+                    )
+                before = row
+            following = rows[-1].seq + 1
+
+    async def _with_versions(
+        self, rows: Sequence[LedgerRow]
+    ) -> AsyncIterator[tuple[LedgerRow, _Made]]:
+        """Yield rows with what they made, reading the versions of several rows at once."""
+        waiting: list[LedgerRow] = []
+        count = 0
+        for row in rows:
+            waiting.append(row)
+            count += sum(len(record.keys) for record in row.body)
+            if count >= self._places or row is rows[-1]:
+                places = [place for each in waiting for place in _places_of(each)]
+                made = iter(await self._versions(places))
+                for each in waiting:
+                    yield each, [next(made) for _ in _places_of(each)]
+                waiting, count = [], 0
+
+    async def _versions(self, places: Sequence[_Place]) -> _Made:
+        made: _Made = []
+        while len(made) < len(places):
+            part = places[len(made) : len(made) + self._places]
+            found = await self._store.versions(part, timeout_s=self._timeout_s)
+            size = 1
+            for place, version in zip(part, found, strict=True):
+                if version is None:
+                    await self._check_pruned(*place)
+                    made.append((place, None))
+                else:
+                    whole = await self._whole(version)
+                    size += len(whole.value) if isinstance(whole.value, bytes) else 0
+                    made.append((place, whole))
+            self._places = max(1, min(PLACES, HELD_BYTES * len(part) // size))
+        return made
+
+    async def _check_pruned(self, key: bytes, revision: int) -> None:
+        """Raise StoreDamaged for a version that is missing and was not pruned."""
+        floor = await self._store.floor(timeout_s=self._timeout_s)
+        if floor < revision:
+            raise StoreDamaged(
+                BACKEND, key, revision, f"the version of {key!r} at revision {revision} is missing"
+            )
+
+    async def _whole(self, version: Version) -> Version:
+        """Return a version with its value inline."""
+        if not isinstance(version.value, Reference):
+            return version
+        value = await self._reads.store.value_of(
+            version, deadline=self._clock.monotonic() + self._timeout_s
+        )
+        return msgspec.structs.replace(version, value=value)
+
+    def _enter(self, before: LedgerRow | None, row: LedgerRow, made: _Made) -> None:
+        """Check a row against the one before it, and count what it brings. Raises StoreDamaged."""
+        if before is None:
+            self._first = row.first
+        elif row.seq != before.seq + 1:
+            self._gaps.append((before.last, row.first))
+            before = None
+        versions = [version for _, version in made if version is not None]
+        if before is not None:
+            check_row(before.digest, before.content, row, versions, len(made) == len(versions))
+        if row.seq == self.header.seq and (row.last, row.digest) != (
+            self._revision,
+            self.header.digest,
+        ):
+            raise StoreDamaged(BACKEND, b"", row.last, f"ledger row {row.seq} has changed")
+        totals = self._totals
+        self._totals = msgspec.structs.replace(
+            totals,
+            rows=totals.rows + 1,
+            versions=totals.versions + len(versions),
+            gone=totals.gone + len(made) - len(versions),
+            value_bytes=totals.value_bytes + sum(map(_size, versions)),
+        )
+
+    # ---------------------------------------------------------------- what the rows do not name
+
+    async def _present(self) -> AsyncIterator[bytes]:
+        """Yield the versions that are present at the revision and that no row above named."""
+        after = b""
+        while True:
+            page = await self._store.list(
+                b"", after=after, limit=PAGE_KEYS, at=self._revision, timeout_s=self._timeout_s
+            )
+            for version in page.versions:
+                missing = not self._named(version.revision)
+                self._count(version, missing=missing)
+                if missing:
+                    yield self._encoder.add(VersionRecord(await self._whole(version)))
+            if not page.more or not page.versions:
+                return
+            after = page.versions[-1].key
+            yield b""
+
+    def _named(self, revision: int) -> bool:
+        return revision >= self._first and not any(lo < revision < hi for lo, hi in self._gaps)
+
+    def _count(self, version: Version, *, missing: bool) -> None:
+        totals = self._totals
+        self._totals = msgspec.structs.replace(
+            totals,
+            keys=totals.keys + 1,
+            leases=totals.leases + bool(lease_of(version.key)),
+            versions=totals.versions + missing,
+            value_bytes=totals.value_bytes + (_size(version) if missing else 0),
+        )
+
+    async def _recorded(self) -> AsyncIterator[bytes]:
+        """Yield what is recorded of op_ids up to the revision."""
+        after = 0
+        while True:
+            found = await self._store.recorded_after(after, OPERATIONS, timeout_s=self._timeout_s)
+            for operation in found:
+                if operation.revision > self._revision:
+                    return
+                yield self._encoder.add(OperationRecord(operation))
+                self._totals = msgspec.structs.replace(
+                    self._totals, operations=self._totals.operations + 1
+                )
+            if len(found) < OPERATIONS:
+                return
+            after = found[-1].revision
+            await asyncio.sleep(0)
+
+
+_Place = tuple[bytes, int]
+_Made = list[tuple[_Place, Version | None]]
+
+
+def check_row(
+    digest: Digest, content: Digest, row: LedgerRow, versions: Sequence[Version], whole: bool
+) -> None:
+    """Recompute the digests of a row from those of the row before it. `whole`: all versions that
+    it made are given. Raises StoreDamaged.
+    """
+    for record in row.body:
+        digest = roll(digest, record.op_id, record.body_hash)
+    if digest != row.digest:
+        raise StoreDamaged(BACKEND, b"", row.last, f"the digest of ledger row {row.seq} is wrong")
+    if not content or not row.content or not whole:
+        return
+    hashes = [hash_of(version) for version in versions]
+    if content_digest(content, row, versions, hashes) != row.content:
+        raise StoreDamaged(
+            BACKEND, b"", row.last, f"what ledger row {row.seq} made is not what was written"
+        )
+
+
+def _places_of(row: LedgerRow) -> list[_Place]:
+    return [
+        (key, revision)
+        for revision, record in enumerate(row.body, row.first)
+        for key in record.keys
+    ]
+
+
+def _size(version: Version) -> int:
+    value = version.value
+    if value is None:
+        return 0
+    return value.size if isinstance(value, Reference) else len(value)
+
+
+def _early_end(exc: KvError | TimeoutError) -> EarlyEnd:
+    if isinstance(exc, Pruned):
+        return EarlyEnd(
+            "backup_overtaken",
+            f"pruning passed its revision while it was read (floor {exc.floor}): a longer "
+            "retention of history, or a faster reader, is needed",
+        )
+    if isinstance(exc, TimeoutError):
+        exc = BackendUnavailable(BACKEND, "no answer in time")
+    document = problem_of(exc, mutation=False)
+    return EarlyEnd(document.code, document.detail)

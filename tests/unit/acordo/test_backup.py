@@ -1,0 +1,118 @@
+"""`acordo backup` and `acordo verify` against a node, and the checker against what the node's own
+encoder writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from acordo import BadRequest, Client, ReadFailed
+from acordo._bulk.backup import backup_to
+from acordo._bulk.backup_file import BackupCheck
+from kv import backup as written
+from tests.unit.acordo.scripted import Play, Scripted, http
+from tests.unit.acordo.test_cli import Shell
+from tests.unit.node.conftest import Api, opened
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with opened(kind="replicated") as one:
+        for key in ("a", "b", "a"):
+            await one.ask("PUT", f"/v1/kv/{key}", data=b"v" * 200_000)
+        await one.ask("DELETE", "/v1/kv/b", headers={"Idempotency-Key": '"mine"'})
+        yield one
+
+
+def check(file: bytes) -> None:
+    found = BackupCheck()
+    found.feed(file)
+    found.end()
+
+
+async def test_a_backup_is_taken_whole_and_verified(api: Api, tmp_path: Path) -> None:
+    acordo, target = Shell([api.url]), tmp_path / "b"
+    target.write_bytes(b"an older one")
+    taken = await acordo("backup", str(target), "--json")
+    assert taken.code == 0, taken.err
+    said = taken.json
+    assert (said["keys"], said["revision"], said["versions"], said["operations"]) == (1, 4, 4, 1)
+    assert [each.name for each in tmp_path.iterdir()] == ["b"]
+    again = await acordo("verify", str(target), "--json")
+    assert (again.code, again.json) == (0, said)
+    shown = await acordo("verify", str(target))
+    assert b"whole: 1 keys as of revision 4" in shown.out
+    piped = await acordo("backup", "-")
+    assert piped.code == 0 and b"whole: 1 keys" in piped.err.encode()
+    check(piped.out)
+    assert (await acordo("verify", "-", stdin=piped.out)).code == 0
+
+
+async def test_a_backup_of_another_cluster_and_a_damaged_one_are_refused_by_name(
+    api: Api, tmp_path: Path
+) -> None:
+    acordo, target = Shell([api.url]), tmp_path / "b"
+    await acordo("backup", str(target))
+    other = await acordo("verify", str(target), "--cluster-id", "elsewhere")
+    assert other.code == 2 and "not of 'elsewhere'" in other.err
+    file = target.read_bytes()
+    for name, wrong in (
+        ("backup_truncated", file[:-1]),
+        ("backup_altered", file[:500] + bytes([file[500] ^ 4]) + file[501:]),
+        ("backup_foreign", b"PK\3\4" + file),
+    ):
+        target.write_bytes(wrong)
+        refused = await acordo("--json", "verify", str(target))
+        assert refused.code == 2 and f'"code":"{name}"' in refused.err, name
+
+
+async def test_what_breaks_off_or_ends_early_leaves_the_file_as_it_was(
+    api: Api, tmp_path: Path
+) -> None:
+    acordo, target = Shell([api.url]), tmp_path / "b"
+    target.write_bytes(b"an older one")
+    api.database.damage(b"a", 3)
+    refused = await acordo("backup", str(target))
+    assert refused.code == 2 and "store_damaged" in refused.err
+    assert target.read_bytes() == b"an older one"
+    assert [each.name for each in tmp_path.iterdir()] == ["b"]
+
+
+async def test_a_connection_that_is_cut_is_no_end() -> None:
+    cut = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nAcordo-Node: n1\r\n"
+    cut += b"Transfer-Encoding: chunked\r\n\r\n5\r\nACORD\r\n"
+    async with Scripted(otherwise=Play(cut, then="close")) as node, Client(node.url) as client:
+        with pytest.raises(ReadFailed):
+            await backup_to(client, lambda piece: None)
+
+
+async def test_a_node_that_gives_none_is_passed_over(api: Api) -> None:
+    busy = http(503, b"{}")
+    async with Scripted(otherwise=Play(busy)) as node, Client([node.url, api.url]) as client:
+        pieces: list[bytes] = []
+        assert (await backup_to(client, pieces.append)).keys == 1
+        check(b"".join(pieces))
+
+
+def test_a_total_that_is_not_what_is_there_is_found() -> None:
+    from tests.unit.kv.test_backup import HEADER, RECORDS
+
+    def file(*records: written.BackupRecord, **totals: int) -> bytes:
+        encoder = written.BackupEncoder()
+        content = encoder.header(HEADER)
+        for record in records:
+            content += encoder.add(record)
+        return content + encoder.trailer(written.BackupTrailer(floor=0, **totals))
+
+    check(file(RECORDS[2], versions=1))
+    for wrong in (
+        file(RECORDS[2], versions=2),
+        file(RECORDS[0], rows=1),  # what the row names is missing
+        file(*RECORDS[:2], rows=1, versions=1, value_bytes=100_000),  # not the header's row
+    ):
+        with pytest.raises(BadRequest) as caught:
+            check(wrong)
+        assert caught.value.code == "backup_altered"
