@@ -25,6 +25,20 @@ class BadRequest(KvError):
         self.code, self.detail, self.allowed = code, detail, allowed
 
 
+class NotSignedIn(BadRequest):
+    """A request without credentials, or with some that are not valid. It changed nothing."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("not_signed_in", detail, allowed="Authorization: Bearer <token>")
+
+
+class NotAllowed(BadRequest):
+    """A request that its principal may not make. It changed nothing, and says nothing of keys."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("not_allowed", detail, allowed="what the roles of your token name")
+
+
 class NewerCommand(BadRequest):
     """A command in the log that a later version made. This member can neither apply nor skip it, so
     it stops.

@@ -23,7 +23,11 @@ from prometheus_client import CollectorRegistry
 
 from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store
+from node.access.access import Access, Need
+from node.access.changes import Changes
+from node.access.granted import gate
 from node.api.openapi import document as openapi
+from node.api.operating.service_metrics import service_metrics
 from node.api.routes import READING, Route, Routes
 from node.exchange.exchange import Exchange
 from node.http.acceptor import Acceptor
@@ -38,7 +42,6 @@ from node.judging.store_kind import reader_of
 from node.readiness.readiness import NodeReadiness, ReadinessCheck
 from node.readiness.store_probe import StoreProbe
 from node.reads.reads import Reads
-from node.service_metrics import service_metrics
 from node.services import AsyncWrites, NodeServices
 from node.settings import ServerSettings
 from node.watching.watches import Watches
@@ -80,6 +83,7 @@ def services_of(
     leases = Leases(consensus, reader, clock, settings, reads=reads, writes=writes)
     bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
     load = NodeLoad(bodies)
+    access = Access(consensus, reader, clock, settings)
     probe = StoreProbe(reader, consensus, clock)
     return NodeServices(
         consensus=consensus,
@@ -101,6 +105,8 @@ def services_of(
         load=load,
         host_names=names_of(settings.advertised_url, settings.http_names),
         openapi=openapi.document(settings.version, settings.advertised_url),
+        access=access,
+        changes=Changes(consensus, access, writes),
         async_writes=async_writes,
     )
 
@@ -155,6 +161,7 @@ class Server:
         self._turns = Turns(REQUESTS_PER_PASS)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._knowing: asyncio.Task[None] | None = None
         self.port = 0
         """The port it listens on; 0 until `start` returns."""
 
@@ -162,6 +169,8 @@ class Server:
         await self._opened.enter_async_context(self._tasks)
         await self._opened.enter_async_context(self.services.reads)
         await self._opened.enter_async_context(self.services.take_backs)
+        await self.services.access.load()
+        self._knowing = self._tasks.create_task(self.services.access.run())
         self._low = self.services.load.connections = HttpConnections(
             self.handle, self.services.settings
         )
@@ -181,6 +190,9 @@ class Server:
             # The runner is pushed last so that it is closed first. Otherwise a request that still
             # arrives would find its services closed.
             self._opened.push_async_callback(self._runner.cleanup)
+        self.services.access.close()
+        if self._knowing is not None:
+            self._knowing.cancel()
         await self._opened.__aexit__(kind, error, trace)
 
     async def start(
@@ -274,7 +286,7 @@ class Server:
         try:
             if not route.always and not self._turns.taken():
                 await self._turns.wait()
-            x.screen(reads=x.method in READING, always=route.always, conditions=route.conditions)
+            self._screen(x, route)
             return await route.handler(x.method)(x)
         except KvError as exc:
             return self._failed(x, exc)
@@ -295,6 +307,19 @@ class Server:
                 load.requests -= 1
                 if load.requests == 0:
                     self._idle.set()
+
+    def _screen(self, x: Exchange, route: Route) -> None:
+        """Refuse what must not be worked on, and give the request the services that its caller may
+        use. Raises BadRequest, among them NotSignedIn and NotAllowed, and NotApplied.
+        """
+        x.screen(reads=x.method in READING, always=route.always, conditions=route.conditions)
+        if not self.services.access.guards:
+            return
+        given = x.request.headers.get("Authorization")
+        x.services = gate(self.services, route.needs, given, certificate_names(x.request))
+        if route.needs is Need.ADMIN and x.method not in READING and x.services.grant is not None:
+            who = x.services.grant.rights.principal
+            log.info("admin action", principal=who, method=x.method, path=x.path[:200])
 
     def _refuse_new(self, x: Exchange) -> web.Response:
         load = self.services.load
@@ -318,6 +343,12 @@ class Server:
         return x.refuse(
             document, retry_after_s=error.retry_after_s if isinstance(error, NotApplied) else 1.0
         )
+
+
+def certificate_names(request: web.BaseRequest) -> tuple[str, ...]:
+    """Return the names in the certificate that the client of a request proved to have."""
+    protocol = request.protocol
+    return protocol.certificate_names if isinstance(protocol, HttpConnection) else ()
 
 
 def _origin_form(target: str) -> str:

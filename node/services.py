@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store, StoreReader
+from node.access.access import Access, Grant
+from node.access.changes import Changes
 from node.http.load import NodeLoad
 from node.http.request_metrics import RequestMetrics
 from node.readiness.readiness import NodeReadiness
@@ -59,4 +62,16 @@ class NodeServices:
     """The body of GET /openapi.json."""
     host_names: frozenset[str]
     """Host names accepted for this node; IP addresses are always accepted."""
+    access: Access
+    changes: Changes
     async_writes: AsyncWrites | None = None
+    grant: Grant | None = None
+    """Of the caller whose services these are; None: they are the node's own."""
+    reach_whole: Callable[[], NodeServices] | None = None
+
+    @property
+    def whole(self) -> NodeServices:
+        """The node's own services, for what concerns the whole store. Raises NotAllowed unless the
+        caller is an admin.
+        """
+        return self if self.reach_whole is None else self.reach_whole()

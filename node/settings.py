@@ -25,6 +25,10 @@ class ServerSettings:
     version: str = "0.2.0"
     etcd: bool = False
     """Whether clients of etcd's JSON gateway are served, on the same port."""
+    rescue_token_hash: str = ""
+    """The hash of the token that stands in a file of this node, whose bearer is an admin here; ""
+    means that there is none.
+    """
     page_dir: Path | None = None
     """Directory of the web page's files; None serves no page."""
 

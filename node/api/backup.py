@@ -26,7 +26,7 @@ RETRY_AFTER_S: Final = 10.0
 async def get(x: Exchange) -> web.StreamResponse:
     """Stream a backup of everything that was acknowledged before the request."""
     x.params()
-    services = x.services
+    services = x.services.whole
     if services.load.backups.locked():
         raise NotApplied(
             "overloaded", "this node is giving a backup already", retry_after_s=RETRY_AFTER_S

@@ -9,7 +9,6 @@ from typing import Final
 from aiohttp import web
 
 from kv.errors import BadRequest, NotApplied
-from kv.leases import lease_for
 from kv.model import Applied, Refused
 from kv.ports import LeaseTime
 from node.api.keys import refused
@@ -48,7 +47,7 @@ async def grant(x: Exchange) -> web.Response:
     ttl_ms = lease_ttl_ms(form.ttl)
     wanted = None if form.id is None else checked_lease(form.id)
     op_id = x.take_op_id(params, form.op_id)
-    lease = lease_for(op_id) if wanted is None else wanted
+    lease = x.services.leases.new_id(op_id) if wanted is None else wanted
     answer = await x.services.leases.grant(
         lease, ttl_ms, op_id, deadline=x.deadline, lifetime_s=x.lifetime_s
     )

@@ -1,5 +1,5 @@
-"""Define every route of the API: path, methods, handlers, and the conditional headers that its
-writes support.
+"""Define every route of the API: path, methods, handlers, what it needs of who calls it, and the
+conditional headers that its writes support.
 
 Paths are matched as they were sent. A key may contain `%2F`, `..` and `//`, which a router that
 normalises paths would change.
@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from aiohttp import web
 
+from node.access.access import Need
 from node.api import (
     asynchronous,
     backup,
@@ -22,7 +23,6 @@ from node.api import (
     health,
     keys,
     leases,
-    ledger,
     legacy,
     listing,
     operations,
@@ -31,6 +31,7 @@ from node.api import (
     watch,
 )
 from node.api.openapi import document as openapi
+from node.api.operating import access, ledger
 from node.etcd.call import Identity
 from node.etcd.cluster import version as etcd_version
 from node.etcd.routes import PREFIXES as ETCD_PREFIXES
@@ -51,6 +52,10 @@ class Route:
 
     template: str
     handlers: dict[str, Handler]
+    needs: Need
+    """What it asks of who calls it. Handlers of KEYS judge nothing themselves: the services that
+    they get do no more than the caller may.
+    """
     always: bool = False
     long: bool = False
     conditions: frozenset[str] = frozenset()
@@ -96,29 +101,42 @@ READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 
 WHOLE: Final = (
-    Route("/v1/kv", {"GET": listing.get}),
-    Route("/v1/txn", {"POST": txn.post}),
-    Route("/v1/batch", {"POST": batch.post}),
-    Route("/v1/async", {"POST": asynchronous.post}),
-    Route("/v1/watch", {"GET": watch.get}, long=True),
-    Route("/v1/leases", {"GET": leases.listing, "POST": leases.grant}),
-    Route("/v1/keep-alive", {"POST": leases.keep_many_alive}),
-    Route("/v1/leader", {"GET": cluster.leader}, always=True),
-    Route("/v1/ledger", {"GET": ledger.get}),
-    Route("/v1/backup", {"GET": backup.get}, long=True),
-    Route("/v1/cluster", {"GET": cluster.get}, always=True),
-    Route("/v1/cluster/transfer", {"POST": cluster.transfer}, always=True),
-    Route("/v1/cluster/members", {"POST": cluster.add}, always=True),
-    Route("/v1/cluster/limits", {"POST": cluster.amend}, always=True),
-    Route("/v1/cluster/adopt", {"POST": cluster.adopt}, always=True),
+    Route("/v1/kv", {"GET": listing.get}, Need.KEYS),
+    Route("/v1/txn", {"POST": txn.post}, Need.KEYS),
+    Route("/v1/batch", {"POST": batch.post}, Need.KEYS),
+    Route("/v1/async", {"POST": asynchronous.post}, Need.KEYS),
+    Route("/v1/watch", {"GET": watch.get}, Need.KEYS, long=True),
+    Route("/v1/leases", {"GET": leases.listing, "POST": leases.grant}, Need.KEYS),
+    Route("/v1/keep-alive", {"POST": leases.keep_many_alive}, Need.KEYS),
+    Route("/v1/leader", {"GET": cluster.leader}, Need.SIGNED_IN, always=True),
+    Route("/v1/ledger", {"GET": ledger.get}, Need.ADMIN),
+    Route("/v1/backup", {"GET": backup.get}, Need.ADMIN, long=True),
+    Route("/v1/cluster", {"GET": cluster.get}, Need.SIGNED_IN, always=True),
+    Route("/v1/cluster/transfer", {"POST": cluster.transfer}, Need.ADMIN, always=True),
+    Route("/v1/cluster/members", {"POST": cluster.add}, Need.ADMIN, always=True),
+    Route("/v1/cluster/limits", {"POST": cluster.amend}, Need.ADMIN, always=True),
+    Route("/v1/cluster/adopt", {"POST": cluster.adopt}, Need.ADMIN, always=True),
+    Route("/v1/access", {"GET": access.get}, Need.SIGNED_IN),
+    Route("/v1/access/enable", {"POST": access.enable}, Need.ADMIN),
+    Route("/v1/access/disable", {"POST": access.disable}, Need.ADMIN),
     Route(
-        "/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}, conditions=ONE_KEY
+        "/v1/access/tokens",
+        {"GET": access.tokens, "POST": access.create_token},
+        Need.ADMIN,
     ),
-    Route("/health", {"GET": health.health}, always=True),
-    Route("/livez", {"GET": health.livez}, always=True),
-    Route("/readyz", {"GET": health.readyz}, always=True),
-    Route("/metrics", {"GET": health.metrics}, always=True),
-    Route("/openapi.json", {"GET": openapi.get}, always=True),
+    Route("/v1/access/roles", {"GET": access.roles}, Need.ADMIN),
+    Route("/v1/access/certificates", {"GET": access.certificates}, Need.ADMIN),
+    Route(
+        "/kv",
+        {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete},
+        Need.KEYS,
+        conditions=ONE_KEY,
+    ),
+    Route("/health", {"GET": health.health}, Need.NOTHING, always=True),
+    Route("/livez", {"GET": health.livez}, Need.NOTHING, always=True),
+    Route("/readyz", {"GET": health.readyz}, Need.NOTHING, always=True),
+    Route("/metrics", {"GET": health.metrics}, Need.METRICS, always=True),
+    Route("/openapi.json", {"GET": openapi.get}, Need.NOTHING, always=True),
 )
 """Routes with a fixed path."""
 BEGUN: Final = (
@@ -128,38 +146,66 @@ BEGUN: Final = (
         Route(
             "/v1/kv/{key}",
             {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete},
+            Need.KEYS,
             conditions=ONE_KEY,
         ),
     ),
-    ("/v1/history/", "", Route("/v1/history/{key}", {"GET": keys.history})),
+    ("/v1/history/", "", Route("/v1/history/{key}", {"GET": keys.history}, Need.KEYS)),
     (
         "/v1/leases/",
         "/keep-alive",
-        Route("/v1/leases/{id}/keep-alive", {"POST": leases.keep_alive}),
+        Route("/v1/leases/{id}/keep-alive", {"POST": leases.keep_alive}, Need.KEYS),
     ),
     (
         "/v1/leases/",
         "",
-        Route("/v1/leases/{id}", {"GET": leases.get, "DELETE": leases.revoke}),
+        Route("/v1/leases/{id}", {"GET": leases.get, "DELETE": leases.revoke}, Need.KEYS),
     ),
     (
         "/v1/operations/",
         "",
-        Route("/v1/operations/{op_id}", {"GET": operations.get, "POST": operations.post}),
+        Route(
+            "/v1/operations/{op_id}", {"GET": operations.get, "POST": operations.post}, Need.KEYS
+        ),
+    ),
+    (
+        "/v1/access/tokens/",
+        "",
+        Route("/v1/access/tokens/{id}", {"DELETE": access.revoke_token}, Need.ADMIN),
+    ),
+    (
+        "/v1/access/roles/",
+        "",
+        Route(
+            "/v1/access/roles/{name}",
+            {"PUT": access.put_role, "DELETE": access.delete_role},
+            Need.ADMIN,
+        ),
+    ),
+    (
+        "/v1/access/certificates/",
+        "",
+        Route(
+            "/v1/access/certificates/{name}",
+            {"PUT": access.put_certificate, "DELETE": access.delete_certificate},
+            Need.ADMIN,
+        ),
     ),
     (
         "/v1/cluster/members/",
         "/promote",
-        Route("/v1/cluster/members/{id}/promote", {"POST": cluster.promote}, always=True),
+        Route(
+            "/v1/cluster/members/{id}/promote", {"POST": cluster.promote}, Need.ADMIN, always=True
+        ),
     ),
     (
         "/v1/cluster/members/",
         "",
-        Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, always=True),
+        Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, Need.ADMIN, always=True),
     ),
 )
 """(beginning, end, route) of paths with a parameter; the first match wins."""
-UNKNOWN: Final = Route("(unknown)", {})
+UNKNOWN: Final = Route("(unknown)", {}, Need.NOTHING)
 ANY_METHOD: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH")
 
 
@@ -174,13 +220,16 @@ def etcd_routes() -> dict[str, Route]:
         path: Route(
             path,
             {"POST": served(identity, spoken)},
+            spoken.needs,
             always=spoken.always,
             long=spoken.long,
             gateway=True,
         )
         for path, spoken in spoken_paths().items()
     }
-    return routes | {"/version": Route("/version", {"GET": etcd_version}, always=True)}
+    return routes | {
+        "/version": Route("/version", {"GET": etcd_version}, Need.NOTHING, always=True)
+    }
 
 
 class Routes:
@@ -192,11 +241,14 @@ class Routes:
         if etcd:
             self._whole |= etcd_routes()
             self._unknown_etcd = Route(
-                "/v3/(unknown)", dict.fromkeys(ANY_METHOD, _no_such_path_of_etcd), gateway=True
+                "/v3/(unknown)",
+                dict.fromkeys(ANY_METHOD, _no_such_path_of_etcd),
+                Need.NOTHING,
+                gateway=True,
             )
         for path, handler in page.files(page_dir).items():
             template = "/" if path == "/" else "/page/{file}"
-            self._whole[path] = Route(template, {"GET": handler}, always=True)
+            self._whole[path] = Route(template, {"GET": handler}, Need.NOTHING, always=True)
 
     def find(self, path: str) -> tuple[Route, str]:
         """Return the route of a raw path, and the value of its path parameter."""

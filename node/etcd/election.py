@@ -133,7 +133,7 @@ class _Candidate:
         """Wait until another key is deleted; return the revision. Raises ConnectionError."""
         services = self._call.services
         renew_at = services.clock.monotonic() + RENEW_S
-        async with services.watches.open(before.key, revision) as watcher:
+        async with services.watches.open(before.key, revision, within=(before.key, b"")) as watcher:
             if self._lost.is_set():
                 raise ConnectionResetError("the client went away")
             self._call.x.when_lost(watcher.leave)

@@ -42,6 +42,8 @@ from node.etcd.replies import Replies
 from node.etcd.spans import shown
 from node.reads.levels import ReadOptions
 
+NO_KEYS = (b"\0", b"\0")
+"""A range without keys: what is read of it is the revision alone."""
 _LINEARIZABLE = ReadOptions()
 _OWN = ReadOptions("session")
 
@@ -146,7 +148,7 @@ async def _snapshot(call: Call, asked: TxnRequest) -> web.StreamResponse:
     """Answer a transaction of reads alone: it is no intent, and takes no revision."""
     check_transaction(asked, OPERATIONS_MAX)
     await position(call, serializable=False)
-    found = await span(call, b"\0", b"", count_only=True)
+    found = await span(call, *NO_KEYS, count_only=True)
     replies = Replies(call, found.head, writes=False)
     responses = await replies.of(asked.success, iter(()))
     done = TxnResponse(call.header(found.head), True, responses or UNSET)
@@ -168,7 +170,7 @@ async def compaction(call: Call) -> web.StreamResponse:
     """
     asked = await call.asked(CompactionRequest)
     await position(call, serializable=False)
-    found = await span(call, b"\0", b"", count_only=True)
+    found = await span(call, *NO_KEYS, count_only=True)
     if asked.revision > found.head:
         raise Refusal(*FUTURE)
     services = call.services

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from kv.errors import NotApplied
-from kv.leases import LEASE_ID_MAX, lease_for
+from kv.leases import LEASE_ID_MAX
 from kv.model import Refused
 from kv.ports import LeaseTime
 from node.etcd.answers import (
@@ -58,7 +58,7 @@ async def granted(call: Call, wanted: int, ttl_s: int) -> tuple[int, int]:
         raise Refusal(INVALID_ARGUMENT, "etcdserver: ids of leases are positive")
     ttl_s = max(ttl_s, TTL_S_MIN)
     op_id = call.new_op_id()
-    lease = wanted or lease_for(op_id)
+    lease = wanted or call.services.leases.new_id(op_id)
     answer = await call.services.leases.grant(lease, ttl_s * 1000, op_id, deadline=call.x.deadline)
     if isinstance(answer.outcome, Refused):
         raise Refusal(*LEASE_EXISTS)

@@ -18,7 +18,7 @@ from node.etcd.answers import KeyValue, RangeResponse, key_value, listed, number
 from node.etcd.call import Call
 from node.etcd.messages import RangeRequest, SortTarget
 from node.etcd.refusals import RESOURCE_EXHAUSTED, Refusal
-from node.etcd.spans import before, chosen, common_prefix, covers, is_empty, shown, takes_all
+from node.etcd.spans import chosen, is_empty, shown, takes_all
 from node.judging.positions import check_given
 from node.judging.store_identity import check_store_identity
 from node.reads.store_reads import check_snapshot
@@ -68,7 +68,7 @@ class _Reader:
 
     def __init__(self, call: Call, begin: bytes, end: bytes, at: int | None) -> None:
         self._call, self._begin, self._end, self.at = call, begin, end, at
-        self._prefix, self._after = common_prefix(begin, end), before(begin)
+        self._after = b""
         self.found: list[Version] = []
         self.count = 0
         self._bytes = 0
@@ -83,9 +83,6 @@ class _Reader:
             more = listing.more
             for version in listing.versions:
                 self._after = version.key
-                if not covers(self._begin, self._end, version.key):
-                    more = more and version.key < self._begin
-                    break
                 if shown(version.key):
                     await self._take(version, limit, bare=bare, count_only=count_only)
             more = more and bool(self._end) and bool(listing.versions)
@@ -120,7 +117,8 @@ class _Reader:
         try:
             async with asyncio.timeout(left_s):
                 listing = await services.store.list(
-                    self._prefix,
+                    self._begin,
+                    end=self._end or self._begin + b"\0",
                     after=self._after,
                     limit=limit,
                     at=self.at,

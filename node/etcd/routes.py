@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from aiohttp import web
 
+from node.access.access import Need
 from node.etcd import cluster, election, kv, leases, watch
 from node.etcd.call import Call, Identity
 from node.etcd.refusals import Refusal, unimplemented
@@ -24,45 +25,46 @@ Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 class Spoken(NamedTuple):
     """A path of the gateway. `long`: it is a stream, which is counted apart; `always`: it is served
-    also while the node is overloaded.
+    also while the node is overloaded; `needs`: what it asks of who calls it.
     """
 
     handler: Handler
     long: bool = False
     always: bool = False
+    needs: Need = Need.ADMIN
 
 
 SPOKEN: Final[dict[str, Spoken]] = {
-    "kv/range": Spoken(kv.range_),
-    "kv/put": Spoken(kv.put_),
-    "kv/deleterange": Spoken(kv.delete_range),
-    "kv/txn": Spoken(kv.txn),
-    "kv/compaction": Spoken(kv.compaction),
-    "watch": Spoken(watch.watch, long=True),
-    "lease/grant": Spoken(leases.grant),
-    "lease/revoke": Spoken(leases.revoke),
-    "lease/keepalive": Spoken(leases.keep_alive),
-    "lease/timetolive": Spoken(leases.time_to_live),
-    "lease/leases": Spoken(leases.leases),
-    "kv/lease/revoke": Spoken(leases.revoke),
-    "kv/lease/timetolive": Spoken(leases.time_to_live),
-    "kv/lease/leases": Spoken(leases.leases),
-    "lock/lock": Spoken(election.lock, long=True),
-    "lock/unlock": Spoken(election.unlock),
-    "election/campaign": Spoken(election.campaign, long=True),
-    "election/proclaim": Spoken(election.proclaim),
-    "election/leader": Spoken(election.leader),
-    "election/observe": Spoken(election.observe, long=True),
-    "election/resign": Spoken(election.resign),
-    "cluster/member/list": Spoken(cluster.members, always=True),
-    "cluster/member/add": Spoken(cluster.member_add, always=True),
-    "cluster/member/remove": Spoken(cluster.member_remove, always=True),
-    "cluster/member/promote": Spoken(cluster.member_promote, always=True),
-    "maintenance/status": Spoken(cluster.status, always=True),
-    "maintenance/hash": Spoken(cluster.hash_),
-    "maintenance/alarm": Spoken(cluster.alarm, always=True),
-    "maintenance/snapshot": Spoken(cluster.snapshot),
-    "auth/authenticate": Spoken(cluster.authenticate),
+    "kv/range": Spoken(kv.range_, needs=Need.KEYS),
+    "kv/put": Spoken(kv.put_, needs=Need.KEYS),
+    "kv/deleterange": Spoken(kv.delete_range, needs=Need.KEYS),
+    "kv/txn": Spoken(kv.txn, needs=Need.KEYS),
+    "kv/compaction": Spoken(kv.compaction, needs=Need.KEYS),
+    "watch": Spoken(watch.watch, long=True, needs=Need.KEYS),
+    "lease/grant": Spoken(leases.grant, needs=Need.KEYS),
+    "lease/revoke": Spoken(leases.revoke, needs=Need.KEYS),
+    "lease/keepalive": Spoken(leases.keep_alive, needs=Need.KEYS),
+    "lease/timetolive": Spoken(leases.time_to_live, needs=Need.KEYS),
+    "lease/leases": Spoken(leases.leases, needs=Need.KEYS),
+    "kv/lease/revoke": Spoken(leases.revoke, needs=Need.KEYS),
+    "kv/lease/timetolive": Spoken(leases.time_to_live, needs=Need.KEYS),
+    "kv/lease/leases": Spoken(leases.leases, needs=Need.KEYS),
+    "lock/lock": Spoken(election.lock, long=True, needs=Need.KEYS),
+    "lock/unlock": Spoken(election.unlock, needs=Need.KEYS),
+    "election/campaign": Spoken(election.campaign, long=True, needs=Need.KEYS),
+    "election/proclaim": Spoken(election.proclaim, needs=Need.KEYS),
+    "election/leader": Spoken(election.leader, needs=Need.KEYS),
+    "election/observe": Spoken(election.observe, long=True, needs=Need.KEYS),
+    "election/resign": Spoken(election.resign, needs=Need.KEYS),
+    "cluster/member/list": Spoken(cluster.members, always=True, needs=Need.SIGNED_IN),
+    "cluster/member/add": Spoken(cluster.member_add, always=True, needs=Need.ADMIN),
+    "cluster/member/remove": Spoken(cluster.member_remove, always=True, needs=Need.ADMIN),
+    "cluster/member/promote": Spoken(cluster.member_promote, always=True, needs=Need.ADMIN),
+    "maintenance/status": Spoken(cluster.status, always=True, needs=Need.SIGNED_IN),
+    "maintenance/hash": Spoken(cluster.hash_, needs=Need.ADMIN),
+    "maintenance/alarm": Spoken(cluster.alarm, always=True, needs=Need.SIGNED_IN),
+    "maintenance/snapshot": Spoken(cluster.snapshot, needs=Need.ADMIN),
+    "auth/authenticate": Spoken(cluster.authenticate, needs=Need.NOTHING),
 }
 """Each path behind a prefix."""
 _AUTH_WORDS: Final = ("add", "get", "list", "delete", "grant", "revoke")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from kv.leases import SYSTEM_PREFIX
-from kv.model import KEY_BYTES_MAX, Version
+from kv.model import Version
 from node.etcd.messages import FROM_KEY, RangeRequest, SortOrder, SortTarget
 from node.etcd.refusals import SYSTEM_KEY, Refusal
 from node.wire.byte_forms import checked_key
@@ -53,16 +53,6 @@ def common_prefix(begin: bytes, end: bytes) -> bytes:
     while length < min(len(begin), len(end)) and begin[length] == end[length]:
         length += 1
     return begin[:length]
-
-
-def before(key: bytes) -> bytes:
-    """Return the last key that there may be before a key; empty: there is none."""
-    if not key or key == b"\0":
-        return b""
-    if key[-1] == 0:
-        return key[:-1]
-    filled = b"\xff" * (KEY_BYTES_MAX - len(key))
-    return key[:-1] + bytes([key[-1] - 1]) + filled
 
 
 def takes_all(asked: RangeRequest) -> bool:

@@ -213,7 +213,9 @@ class _Watches:
         services, settings = self._call.services, self._call.services.settings
         prefix = common_prefix(watch.begin, watch.end)
         try:
-            async with services.watches.open(prefix, after) as watcher:
+            async with services.watches.open(
+                prefix, after, within=(watch.begin, watch.end)
+            ) as watcher:
                 async for portion in watcher.portions(idle_s=settings.watch_bookmark_s):
                     await self._send(watch, watcher, portion)
         except Pruned as exc:

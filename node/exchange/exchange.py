@@ -29,6 +29,9 @@ from node.wire.problems import CONTENT_TYPE, Problem, problem
 LOOKUP_SLACK_MS: Final = 1_000
 """Upper bound in milliseconds on how far two nodes' log times differ."""
 
+CHALLENGE: Final = 'Bearer realm="acordo"'
+"""What a client without valid credentials is told to bring (RFC 6750)."""
+
 T = TypeVar("T")
 
 
@@ -295,6 +298,8 @@ class Exchange:
         if self.gateway:
             return self._refuse_etcd(document, retry_after_s)
         headers = dict(more or {})
+        if document.status == 401:
+            headers["WWW-Authenticate"] = CHALLENGE
         if document.status == 503:
             headers["Retry-After"] = str(max(1, round(retry_after_s)))
         if document.status == 504 and document.op_id is not None:
@@ -316,6 +321,8 @@ class Exchange:
         """Return a problem in the form of etcd's gateway."""
         status, body = gateway_problem(document)
         more = {"Retry-After": str(max(1, round(retry_after_s)))} if status == 503 else None
+        if status == 401:
+            more = {"WWW-Authenticate": CHALLENGE}
         return self.refuse_as(status, body, JSON, more)
 
     def refuse_as(

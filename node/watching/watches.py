@@ -9,7 +9,7 @@ buffered per watcher: a slow reader falls behind and is disconnected.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Self
 
 from kv.errors import NotApplied, Undone
@@ -83,9 +83,11 @@ class Watches:
             for watcher in self._open:
                 watcher.moved.set()
 
-    def open(self, prefix: bytes, after: int | None) -> Watcher:
-        """Open a watch after a revision; None: after the newest revision settled here. Raises
-        NotApplied.
+    def open(
+        self, prefix: bytes, after: int | None, *, within: tuple[bytes, bytes] | None = None
+    ) -> Watcher:
+        """Open a watch after a revision; None: after the newest revision settled here. `within`:
+        the range of the prefix that will be told. Raises NotApplied.
         """
         if self._ending:
             raise NotApplied("draining", "this node is stopping")
@@ -173,6 +175,8 @@ class Watcher:
         self.gone = False
         self.undone = UndoneRange()
         """What the newest adoption since the watch was opened has undone."""
+        self.told: Callable[[Portion], Portion] | None = None
+        """What of a portion may be told, if not all. It raises when nothing may be any more."""
         self._lost_after: int | None = None
         """Of what was told, the log has lost all after this revision; None: nothing."""
 
@@ -244,4 +248,4 @@ class Watcher:
     def _reached(self, portion: Portion) -> Portion:
         self.position = portion.position
         self._watches.events_total += len(portion.changes)
-        return portion
+        return portion if self.told is None else self.told(portion)

@@ -10,7 +10,7 @@ from node.wire.documents import encode
 from node.wire.problems import Problem
 
 STATUS: Final = {
-    2: 500, 3: 400, 5: 404, 7: 403, 8: 503, 9: 412, 11: 400, 12: 501, 13: 500, 14: 503,
+    2: 500, 3: 400, 5: 404, 7: 403, 8: 503, 9: 412, 11: 400, 12: 501, 13: 500, 14: 503, 16: 401,
 }  # fmt: skip
 """The HTTP status of each code of gRPC that is used."""
 UNAVAILABLE: Final = 14
@@ -27,6 +27,8 @@ _WORDS: Final = {
     "overloaded": (8, "too many requests"),
     "draining": (UNAVAILABLE, "server stopped"),
     "timeout": (UNAVAILABLE, "request timed out"),
+    "not_signed_in": (16, "invalid auth token"),
+    "not_allowed": (7, "permission denied"),
     "lease_not_found": (5, "requested lease not found"),
 }
 """The code of gRPC and etcd's words for problems that it has too."""

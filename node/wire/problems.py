@@ -88,6 +88,22 @@ KINDS: Final[dict[str, ProblemKind]] = {
     # the request can never work as it is
     "bad_request": ProblemKind(400, "Bad request"),
     "bad_http": ProblemKind(400, "Not HTTP as it should be"),
+    "not_signed_in": ProblemKind(
+        401, "Not signed in", "send a valid token, or a client's certificate; nothing was changed"
+    ),
+    "bad_name": ProblemKind(400, "Not a name"),
+    "bad_role": ProblemKind(400, "Not a role to give"),
+    "too_many": ProblemKind(400, "Too many"),
+    "not_there": ProblemKind(404, "Not there"),
+    "no_admin": ProblemKind(
+        409, "No admin would remain", "make another admin first; nothing was changed"
+    ),
+    "access_changed": ProblemKind(
+        409, "Access was changed", "look again, and repeat; nothing was changed"
+    ),
+    "not_allowed": ProblemKind(
+        403, "Not allowed", "ask an admin for a role that allows it; nothing was changed"
+    ),
     "key_empty": ProblemKind(400, "Key empty"),
     "key_too_long": ProblemKind(400, "Key too long"),
     "not_utf8": ProblemKind(400, "Not UTF-8"),

@@ -11,7 +11,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from kv.errors import BackendUnavailable, NotApplied
-from kv.leases import LEASE_KEYS_MAX, LEASES_PREFIX, lease_key, lease_of, ttl_of, ttl_value
+from kv.leases import (
+    LEASE_KEYS_MAX,
+    LEASES_PREFIX,
+    lease_for,
+    lease_key,
+    lease_of,
+    ttl_of,
+    ttl_value,
+)
 from kv.model import Absent, Answer, EndLease, Exists, Intent, Put
 from kv.ports import Clock, Consensus, LeaseTime, Listing, StoreReader
 from node.reads.reads import Reads
@@ -42,6 +50,11 @@ class Leases:
     ) -> None:
         self._consensus, self._store, self._clock = consensus, store, clock
         self._settings, self._reads, self._writes = settings, reads, writes
+
+    @staticmethod
+    def new_id(op_id: str) -> int:
+        """Return the id of the lease that an operation grants."""
+        return lease_for(op_id)
 
     async def grant(
         self, lease: int, ttl_ms: int, op_id: str, *, deadline: float, lifetime_s: float = 0.0

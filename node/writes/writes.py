@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from kv.access import ACCESS_PREFIX
 from kv.errors import (
     BackendUnavailable,
     BadRequest,
@@ -31,6 +32,7 @@ from node.settings import ServerSettings
 from node.writes.staging import Staging, inline_bytes
 from node.writes.submit_queue import QueuedIntent, Result, SubmitQueue
 
+_RESERVED: Final = (LEASES_PREFIX, ACCESS_PREFIX)
 LEADER_LOOK_S: Final = 0.1
 """How often the status is read to tell clients who leads: building it costs as much as a write."""
 
@@ -38,11 +40,11 @@ LEADER_LOOK_S: Final = 0.1
 def check_reserved(intent: Intent | Cancel) -> None:
     """Raise BadRequest for an intent that writes a key of the system itself."""
     for key in intent.touched:
-        if key.startswith(LEASES_PREFIX):
+        if key.startswith(_RESERVED):
             raise BadRequest(
                 "reserved_key",
-                f"keys that begin with {LEASES_PREFIX.decode()} are those of leases",
-                allowed="/v1/leases grants and revokes them",
+                f"keys that begin with {key[: key.index(b'/', 7) + 1].decode()} are the system's",
+                allowed="/v1/leases and /v1/access change them",
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from node.api.openapi.control import CONTROL
 from node.api.openapi.endpoints import ENDPOINTS, Endpoint
 from node.api.openapi.parameters import Parameter
 from node.exchange.exchange import Exchange
@@ -16,11 +17,15 @@ from node.reads.levels import LEVELS
 from node.wire.documents import encode
 from node.wire.problems import CONTENT_TYPE, Problem
 
+ALL: Final = ENDPOINTS | CONTROL
+_OPEN: Final = frozenset({"/health", "/livez", "/readyz", "/openapi.json"})
+"""Paths that ask for no credentials."""
+
 
 def document(version: str, url: str) -> bytes:
     """Return the whole document as JSON."""
     kinds = [Problem]
-    for endpoint in ENDPOINTS.values():
+    for endpoint in ALL.values():
         kinds += [
             kind
             for kind in (endpoint.body, *(a[2] for a in endpoint.answers.values()))
@@ -32,7 +37,7 @@ def document(version: str, url: str) -> bytes:
     )
     refs = dict(zip(unique, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for (path, method), endpoint in ENDPOINTS.items():
+    for (path, method), endpoint in ALL.items():
         paths.setdefault(path, {})[method.lower()] = _endpoint(path, method, endpoint, refs)
     return encode(
         {
@@ -100,7 +105,7 @@ def _endpoint(
         }
         for status, (text, media, kind) in endpoint.answers.items()
     }
-    for status in sorted({*endpoint.refusals, 503}):
+    for status in sorted({*endpoint.refusals, *(() if path in _OPEN else (401, 403)), 503}):
         answers.setdefault(str(status), _refusal(refs))
     found: dict[str, Any] = {
         "operationId": _operation_id(path, method),

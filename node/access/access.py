@@ -1,0 +1,293 @@
+"""Know the policy as it stands where this node is, and let requests in by it.
+
+While it is not known nobody is let in: a member that began anew reads it from its store first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+import structlog
+
+from kv.access import (
+    ACCESS_PREFIX,
+    ANONYMOUS,
+    NOTHING,
+    TOKENS_MAX,
+    UNCONTROLLED,
+    Policy,
+    Rights,
+    hash_of,
+    split_token,
+)
+from kv.errors import KvError, NotAllowed, NotApplied, NotSignedIn
+from kv.model import Version
+from kv.ports import Clock, Consensus, Settled, StoreReader
+from node.settings import ServerSettings
+from node.watching.frames import Frames
+
+RETRY_S: Final = 0.5
+"""How long after a failed read of the policy it is read again."""
+PAGE: Final = 1000
+RESCUE: Final = "rescue"
+"""The principal of the token that stands in a node's own file."""
+
+log = structlog.get_logger("acordo.access")
+
+
+class Need(Enum):
+    """What a route asks of who calls it."""
+
+    NOTHING = "nothing"
+    """It tells nothing of keys and changes nothing."""
+    SIGNED_IN = "signed in"
+    """Credentials that are known, whatever their rights."""
+    KEYS = "keys"
+    """Its services judge each key, range, lease and operation."""
+    METRICS = "metrics"
+    ADMIN = "admin"
+
+
+class Grant:
+    """The rights of one caller, as they are at each moment: a request that lasts loses them when
+    its token is revoked or expires.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        token: str | None = None,
+        names: tuple[str, ...] = (),
+        rescue: bool = False,
+    ) -> None:
+        self._access, self._token, self._names, self._rescue = access, token, names, rescue
+        self._policy: Policy | None = None
+        self._rights = NOTHING
+        self._expires_ms: int | None = None
+        self.services: object = None
+        """The node's services as this caller may use them, once they were asked for."""
+
+    @property
+    def rights(self) -> Rights:
+        """The rights now. Raises NotSignedIn, NotApplied."""
+        policy = self._access.policy
+        if policy is not self._policy:
+            if policy is None:
+                raise NotApplied("starting", "who may do what is not known here yet")
+            self._rights = self._found(policy)
+            self._policy = policy
+        if self._expires_ms is not None and self._access.now_ms() >= self._expires_ms:
+            raise NotSignedIn("the token has expired")
+        return self._rights
+
+    @property
+    def last(self) -> Rights:
+        """The rights as they were when they were last asked for."""
+        return self._rights
+
+    def _found(self, policy: Policy) -> Rights:
+        self._expires_ms = None
+        if not policy.on:
+            return UNCONTROLLED
+        if self._rescue:
+            return policy.rescued(RESCUE)
+        if self._token is not None:
+            token = policy.tokens.get(self._token)
+            if token is None:
+                raise NotSignedIn("the token is unknown or was revoked")
+            self._expires_ms = token.expires_ms
+            return policy.rights(token.principal, token.roles)
+        for name in self._names:
+            if name in policy.certificates:
+                return policy.rights(name, policy.certificates[name].roles)
+        if policy.anonymous is None:
+            raise NotSignedIn("this needs a token or a client's certificate")
+        return policy.rights(ANONYMOUS, (ANONYMOUS,))
+
+    def require(self, need: Need) -> None:
+        """Raise NotSignedIn or NotAllowed unless a route may be used at all."""
+        if need is Need.NOTHING:
+            return
+        rights = self.rights
+        if need is Need.SIGNED_IN and rights.principal == ANONYMOUS:
+            raise NotSignedIn("this needs a token or a client's certificate")
+        if (need is Need.ADMIN and not rights.admin) or (
+            need is Need.METRICS and not rights.metrics
+        ):
+            raise NotAllowed(f"this needs the right {need.value}")
+
+
+class Access:
+    """The policy as one node knows it, and the grants of those who call it."""
+
+    def __init__(
+        self, consensus: Consensus, store: StoreReader, clock: Clock, settings: ServerSettings
+    ) -> None:
+        self._consensus, self._store, self._clock = consensus, store, clock
+        self._settings = settings
+        self.policy: Policy | None = None
+        """None: not known, so nobody is let in."""
+        self.guards = True
+        """Whether requests go through the gate. While no record of access stands there is nothing
+        to hide or to judge.
+        """
+        self._records: dict[bytes, Version] = {}
+        self._grants: dict[object, Grant] = {}
+        self._doubts = 0
+        self._doubted = asyncio.Event()
+        self.frames = (Frames(settings.watch_frames_bytes), Frames(settings.watch_frames_bytes))
+        """Encoded events for watchers who do not see the system's keys, and for admins."""
+        self.denied_total = 0
+        self._unlisten = consensus.listen(self._settled)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._unlisten()
+
+    def records(self) -> dict[bytes, bytes]:
+        """Return the records that stand, as they are stored."""
+        return {
+            key: version.value
+            for key, version in self._records.items()
+            if isinstance(version.value, bytes)
+        }
+
+    def revision_of(self, key: bytes) -> int:
+        """Return the revision of a record; 0: there is none."""
+        version = self._records.get(key)
+        return version.revision if version is not None and version.present else 0
+
+    def monotonic(self) -> float:
+        """Return loop time."""
+        return self._clock.monotonic()
+
+    def now_ms(self) -> int:
+        """Return the log time, by which tokens expire."""
+        return self._consensus.now_ms()
+
+    # --------------------------------------------------------------------------------- what stands
+
+    async def run(self) -> None:
+        """Read the policy whenever it is in doubt."""
+        while True:
+            self._doubted.clear()
+            if self.policy is None and not await self.load():
+                await asyncio.sleep(RETRY_S)
+                continue
+            if self.policy is not None:
+                await self._doubted.wait()
+
+    async def load(self) -> bool:
+        """Read the policy from the store; return whether it is known now."""
+        doubts = self._doubts
+        found: dict[bytes, Version] = {}
+        after, more = b"", True
+        try:
+            while more:
+                async with asyncio.timeout(self._settings.store_timeout_s):
+                    listing = await self._store.list(
+                        ACCESS_PREFIX,
+                        after=after,
+                        limit=PAGE,
+                        timeout_s=self._settings.store_timeout_s,
+                    )
+                found |= {version.key: version for version in listing.versions}
+                more = listing.more and bool(listing.versions)
+                after = listing.versions[-1].key if listing.versions else b""
+        except (KvError, TimeoutError) as exc:
+            log.warning("who may do what cannot be read", reason=str(exc))
+            return False
+        if doubts != self._doubts:
+            return False
+        for key, version in self._records.items():  # heard while it was read
+            if key not in found or found[key].revision < version.revision:
+                found[key] = version
+        self._records = found
+        self._build()
+        return True
+
+    def _settled(self, event: Settled) -> None:
+        if event.undone_after is not None or (
+            event.versions is None
+            and (
+                len(event.records) != event.last - event.previous
+                or any(k.startswith(ACCESS_PREFIX) for r in event.records for k in r.keys)
+            )
+        ):
+            for frames in self.frames if event.undone_after is not None else ():
+                frames.forget()
+            self._doubt()
+            return
+        changed = False
+        for version in event.versions or ():
+            if version.key.startswith(ACCESS_PREFIX):
+                known = self._records.get(version.key)
+                if known is None or known.revision < version.revision:
+                    self._records[version.key] = version
+                    changed = True
+        if changed and self.policy is not None:
+            self._build()
+
+    def _doubt(self) -> None:
+        self._doubts += 1
+        self._records = {}
+        self.policy, self.guards = None, True
+        self._doubted.set()
+
+    def _build(self) -> None:
+        self.policy = Policy(self.records())
+        self.guards = self.policy.stands
+        self._grants = {}
+
+    # ------------------------------------------------------------------------------------- the gate
+
+    def gate(self, authorization: str | None, names: tuple[str, ...], need: Need) -> Grant:
+        """Return the grant of a caller, who meets a route's need. `authorization`: the header of
+        that name; `names`: those of the caller's certificate. Raises NotSignedIn, NotAllowed,
+        NotApplied.
+        """
+        try:
+            grant = self._grant(authorization, names, need)
+            grant.require(need)
+        except (NotSignedIn, NotAllowed):
+            self.denied_total += 1
+            raise
+        return grant
+
+    def _grant(self, authorization: str | None, names: tuple[str, ...], need: Need) -> Grant:
+        policy = self.policy
+        if need is Need.NOTHING:
+            return Grant(self)
+        if policy is None:
+            raise NotApplied("starting", "who may do what is not known here yet")
+        if authorization is None or not policy.on:
+            known = names if any(name in policy.certificates for name in names) else ()
+            return self._kept(known, lambda: Grant(self, names=known))
+        return self._signed_in(policy, authorization)
+
+    def _signed_in(self, policy: Policy, authorization: str) -> Grant:
+        scheme, _, rest = authorization.partition(" ")
+        text = rest.strip() if scheme.lower() == "bearer" else authorization
+        if self._is_rescue(text):
+            return self._kept(RESCUE, lambda: Grant(self, rescue=True))
+        token = policy.token(text, self.now_ms())
+        if token is None:
+            raise NotSignedIn("the token is not valid")
+        return self._kept((token.id, 0), lambda: Grant(self, token=token.id))
+
+    def _is_rescue(self, text: str) -> bool:
+        expected = self._settings.rescue_token_hash
+        parts = split_token(text)
+        return bool(expected) and parts is not None and hash_of(parts[1]) == expected
+
+    def _kept(self, key: object, make: Callable[[], Grant]) -> Grant:
+        found = self._grants.get(key)
+        if found is None:
+            if len(self._grants) > TOKENS_MAX:
+                self._grants.clear()
+            found = self._grants[key] = make()
+        return found

@@ -1,0 +1,1 @@
+"""What operators decide and see of a node beside its cluster: access, and metrics."""

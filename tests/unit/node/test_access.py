@@ -1,0 +1,263 @@
+"""Access control of one node: who is let in, what they may do, and what they are never told."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from kv.access import ACCESS_PREFIX
+from tests.unit.node.conftest import Api, Open, Reply
+
+OWN, FOREIGN = "a/", "b/"
+
+
+class Door:
+    """A node whose access is controlled, and the tokens of those who call it."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.tokens: dict[str, str] = {}
+        self.ids: dict[str, str] = {}
+
+    async def token(self, principal: str, *roles: str, ttl: float | None = None) -> str:
+        form = {"principal": principal, "roles": list(roles), "ttl": ttl}
+        made = await self.ask("admin", "POST", "/v1/access/tokens", json=form)
+        assert made.status == 201, made.body
+        self.tokens[principal], self.ids[principal] = made.json()["token"], made.json()["id"]
+        return str(made.json()["token"])
+
+    async def role(self, name: str, *rules: dict[str, object], **flags: bool) -> None:
+        form = {"rules": list(rules), **flags}
+        made = await self.ask("admin", "PUT", f"/v1/access/roles/{name}", json=form)
+        assert made.status == 200, made.body
+
+    async def ask(self, who: str | None, method: str, path: str, **more: Any) -> Reply:
+        headers = dict(more.pop("headers", {}))
+        if who is not None and who in self.tokens:
+            bare = path.startswith("/v3")
+            headers["Authorization"] = ("" if bare else "Bearer ") + self.tokens[who]
+        return await self.api.ask(method, path, headers=headers, **more)
+
+
+async def controlled(api: Api) -> Door:
+    door = Door(api)
+    await door.token("admin", "admin")
+    await door.role("own", {"prefix": OWN, "read": True, "write": True})
+    await door.role("reads", {"prefix": OWN, "read": True})
+    await door.role("writes", {"prefix": OWN, "write": True})
+    for name, role in (("owner", "own"), ("reader", "reads"), ("writer", "writes")):
+        await door.token(name, role)
+    assert (await door.ask("admin", "POST", "/v1/access/enable")).status == 200
+    for key in ("a/1", "a/2", "b/1"):
+        put = await door.ask("admin", "PUT", f"/v1/kv/{key}", data=key.encode())
+        assert put.status in (200, 201)
+    return door
+
+
+@pytest.fixture
+async def door(open_api: Open) -> AsyncIterator[Door]:
+    async with open_api(etcd=True) as api:
+        yield await controlled(api)
+
+
+def text(raw: str) -> str:
+    return base64.b64encode(raw.encode()).decode()
+
+
+async def test_without_a_record_of_access_everybody_does_everything(api: Api) -> None:
+    assert not api.server.services.access.guards
+    assert (await api.ask("PUT", "/v1/kv/a", data=b"1")).status == 201
+    assert (await api.ask("GET", "/v1/access")).json() == {
+        "on": False, "principal": None, "admin": True,
+    }  # fmt: skip
+
+
+async def test_access_is_not_controlled_before_an_admin_has_a_token(api: Api) -> None:
+    (await api.ask("POST", "/v1/access/enable")).problem(409, "no_admin")
+    assert (await api.ask("PUT", "/v1/kv/a", data=b"1")).status == 201
+
+
+async def test_who_brings_nothing_is_told_how_and_nothing_else(door: Door) -> None:
+    reply = await door.ask(None, "GET", "/v1/kv/a/1")
+    reply.problem(401, "not_signed_in")
+    assert reply.headers["WWW-Authenticate"].startswith("Bearer")
+    assert "ETag" not in reply.headers
+    for path in ("/livez", "/readyz", "/health", "/openapi.json"):
+        assert (await door.ask(None, "GET", path)).status == 200, path
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["Bearer", "Bearer x", "Basic YTpi", "acordo_", "Bearer acordo_000000000000_" + "A" * 43, "ü"],
+)
+async def test_malformed_and_unknown_tokens_are_401(door: Door, given: str) -> None:
+    reply = await door.api.ask("GET", "/v1/kv/a/1", headers={"Authorization": given})
+    reply.problem(401, "not_signed_in")
+
+
+async def test_a_token_of_the_right_id_with_another_secret_is_401(door: Door) -> None:
+    wrong = door.tokens["owner"][:-43] + "A" * 43
+    reply = await door.api.ask("GET", "/v1/kv/a/1", headers={"Authorization": f"Bearer {wrong}"})
+    reply.problem(401, "not_signed_in")
+
+
+async def test_rights_are_by_prefix_and_action(door: Door) -> None:
+    assert (await door.ask("reader", "GET", "/v1/kv/a/1")).body == b"a/1"
+    (await door.ask("reader", "PUT", "/v1/kv/a/1", data=b"")).problem(403, "not_allowed")
+    (await door.ask("reader", "GET", "/v1/kv/b/1")).problem(403, "not_allowed")
+    (await door.ask("reader", "GET", "/v1/kv/b/none")).problem(403, "not_allowed")
+    assert (await door.ask("owner", "PUT", "/v1/kv/a/1", data=b"new")).status == 200
+    (await door.ask("writer", "GET", "/v1/kv/a/1")).problem(403, "not_allowed")
+    blind = {"writes": [{"put": "a/1", "value": "blind"}]}
+    assert (await door.ask("writer", "POST", "/v1/txn", json=blind)).status == 200
+    guarded = blind | {"guards": [{"key": "a/1", "exists": True}]}
+    (await door.ask("writer", "POST", "/v1/txn", json=guarded)).problem(403, "not_allowed")
+
+
+async def test_a_range_has_to_lie_in_what_may_be_read(door: Door) -> None:
+    assert (await door.ask("reader", "GET", "/v1/kv?prefix=a/")).status == 200
+    for query in ("", "?prefix=a", "?prefix=b/", "?start=a/1&end=b", "?start=a/1"):
+        (await door.ask("reader", "GET", f"/v1/kv{query}")).problem(403, "not_allowed")
+
+
+async def test_a_union_of_adjacent_prefixes_covers_a_range(door: Door) -> None:
+    await door.role("both", {"prefix": "a/", "read": True}, {"prefix": "a0", "read": True})
+    await door.token("both", "both")
+    assert (await door.ask("both", "GET", "/v1/kv?start=a/1&end=a00")).status == 200
+
+
+async def test_revoking_and_deleting_a_role_work_at_once(door: Door) -> None:
+    await door.ask("admin", "DELETE", f"/v1/access/tokens/{door.ids['reader']}")
+    (await door.ask("reader", "GET", "/v1/kv/a/1")).problem(401, "not_signed_in")
+    await door.ask("admin", "DELETE", "/v1/access/roles/own")
+    (await door.ask("owner", "GET", "/v1/kv/a/1")).problem(403, "not_allowed")
+
+
+async def test_a_token_expires_by_log_time(door: Door) -> None:
+    await door.token("short", "own", ttl=3600)
+    assert (await door.ask("short", "GET", "/v1/kv/a/1")).status == 200
+    access = door.api.server.services.access
+    now_ms = access.now_ms()
+    access.now_ms = lambda: now_ms + 3_600_001  # type: ignore[method-assign]
+    (await door.ask("short", "GET", "/v1/kv/a/1")).problem(401, "not_signed_in")
+
+
+async def test_the_last_admin_cannot_be_removed(door: Door) -> None:
+    path = f"/v1/access/tokens/{door.ids['admin']}"
+    (await door.ask("admin", "DELETE", path)).problem(409, "no_admin")
+    first = door.tokens["admin"]
+    await door.token("admin", "admin")
+    assert (await door.ask("admin", "DELETE", path)).status == 200
+    door.tokens["old"] = first
+    (await door.ask("old", "GET", "/v1/access")).problem(401, "not_signed_in")
+
+
+async def test_management_is_the_admins(door: Door) -> None:
+    for method, path in (
+        ("GET", "/v1/access/tokens"), ("GET", "/v1/access/roles"), ("GET", "/v1/ledger"),
+        ("POST", "/v1/access/disable"), ("GET", "/metrics"), ("POST", "/v1/cluster/transfer"),
+    ):  # fmt: skip
+        (await door.ask("owner", method, path)).problem(403, "not_allowed")
+        (await door.ask(None, method, path)).problem(401, "not_signed_in")
+    assert (await door.ask("owner", "GET", "/v1/access")).json() == {
+        "on": True, "principal": "owner", "admin": False,
+    }  # fmt: skip
+
+
+async def test_no_answer_shows_a_hash(door: Door) -> None:
+    listed = (await door.ask("admin", "GET", "/v1/access/tokens")).json()["tokens"]
+    assert {each["principal"] for each in listed} == {"admin", "owner", "reader", "writer"}
+    policy = door.api.server.services.access.policy
+    assert policy is not None
+    raw = msgspec.json.encode(listed).decode()
+    assert not any(token.hash in raw for token in policy.tokens.values())
+    assert not any(token in raw for token in door.tokens.values())
+
+
+async def test_keys_of_access_are_reached_by_nobody_as_keys(door: Door) -> None:
+    key = ACCESS_PREFIX.decode() + "switch"
+    (await door.ask("admin", "GET", f"/v1/kv/{key}")).problem(403, "not_allowed")
+    (await door.ask("admin", "PUT", f"/v1/kv/{key}", data=b"")).problem(403, "not_allowed")
+    (await door.ask("admin", "GET", f"/v1/history/{key}")).problem(403, "not_allowed")
+    (await door.ask("admin", "GET", "/v1/kv?prefix=acordo/access/")).problem(403, "not_allowed")
+    for limit in (1, 2, 100):
+        seen, token = [], ""
+        while token is not None:
+            more = f"&continue={token}" if token else ""
+            page = (await door.ask("admin", "GET", f"/v1/kv?limit={limit}{more}")).json()
+            seen += [item["key"] for item in page["items"]]
+            token = page.get("continue")
+        assert seen == ["a/1", "a/2", "b/1"]
+    everything = {"key": text("\0"), "range_end": text("\0")}
+    found = (await door.ask("admin", "POST", "/v3/kv/range", json=everything)).json()
+    assert found["count"] == "3"
+    assert not door.api.server.services.store.__class__.__name__.startswith("Granted")
+
+
+async def test_deleting_everything_leaves_access_as_it_is(door: Door) -> None:
+    everything = {"key": text("\0"), "range_end": text("\0")}
+    done = (await door.ask("admin", "POST", "/v3/kv/deleterange", json=everything)).json()
+    assert done["deleted"] == "3"
+    assert (await door.ask("admin", "GET", "/v1/access")).json()["on"] is True
+    assert (await door.ask("owner", "PUT", "/v1/kv/a/1", data=b"")).status == 201
+
+
+async def test_another_principals_operation_is_neither_shown_nor_cancelled(door: Door) -> None:
+    headers = {"Acordo-Op-Id": "mine"}
+    put = await door.ask("owner", "PUT", "/v1/kv/a/9", data=b"1", headers=headers)
+    assert put.json()["op_id"] == "mine"
+    await door.token("other", "own")
+    seen = (await door.ask("other", "GET", "/v1/operations/mine")).json()
+    assert seen["outcome"] == "unknown"
+    await door.ask("other", "POST", "/v1/operations/mine")
+    assert (await door.ask("owner", "GET", "/v1/operations/mine")).json()["outcome"] == "applied"
+    again = await door.ask("owner", "PUT", "/v1/kv/a/9", data=b"1", headers=headers)
+    assert again.json()["again"] is True
+    await door.token("third", "own")
+    same = await door.ask("third", "PUT", "/v1/kv/a/9", data=b"2", headers=headers)
+    assert same.json()["again"] is False
+
+
+async def test_a_lease_is_of_who_granted_it(door: Door) -> None:
+    await door.token("other", "own")
+    made = (await door.ask("owner", "POST", "/v1/leases", json={"ttl": 60})).json()["id"]
+    assert (await door.ask("owner", "POST", f"/v1/leases/{made}/keep-alive")).status == 200
+    assert (await door.ask("admin", "POST", f"/v1/leases/{made}/keep-alive")).status == 200
+    (await door.ask("other", "POST", f"/v1/leases/{made}/keep-alive")).problem(
+        404, "lease_not_found"
+    )
+    (await door.ask("other", "GET", f"/v1/leases/{made}?keys")).problem(404, "lease_not_found")
+    (await door.ask("other", "DELETE", f"/v1/leases/{made}")).problem(403, "not_allowed")
+    attach = await door.ask("other", "PUT", f"/v1/kv/a/3?lease={made}", data=b"")
+    attach.problem(403, "not_allowed")
+    chosen = await door.ask("owner", "POST", "/v1/leases", json={"ttl": 60, "id": "7"})
+    chosen.problem(403, "not_allowed")
+    (await door.ask("owner", "GET", "/v1/leases")).problem(403, "not_allowed")
+
+
+async def test_a_lease_shows_the_keys_that_may_be_read(door: Door) -> None:
+    made = (await door.ask("owner", "POST", "/v1/leases", json={"ttl": 60})).json()["id"]
+    assert (await door.ask("owner", "PUT", f"/v1/kv/a/3?lease={made}", data=b"")).status == 201
+    assert (await door.ask("admin", "PUT", f"/v1/kv/b/3?lease={made}", data=b"")).status == 201
+    shown = (await door.ask("owner", "GET", f"/v1/leases/{made}?keys=true")).json()
+    assert shown["keys"] == ["a/3"]
+
+
+async def test_what_wrote_a_revision_stands_in_the_ledger(door: Door) -> None:
+    await door.ask("owner", "PUT", "/v1/kv/a/5", data=b"1", headers={"Acordo-Op-Id": "audited"})
+    rows = (await door.ask("admin", "GET", "/v1/ledger")).json()["rows"]
+    recorded = [each["op_id"] for row in rows for each in row["body"]]
+    assert "audited\x1fowner" in recorded
+
+
+async def test_an_anonymous_role_is_for_who_brings_nothing(door: Door) -> None:
+    await door.role("anonymous", {"prefix": "a/", "read": True})
+    assert (await door.ask(None, "GET", "/v1/kv/a/1")).status == 200
+    (await door.ask(None, "PUT", "/v1/kv/a/1", data=b"")).problem(403, "not_allowed")
+    (await door.ask(None, "GET", "/v1/leader")).problem(401, "not_signed_in")
+    headers = {"Authorization": "Bearer nothing"}
+    (await door.api.ask("GET", "/v1/kv/a/1", headers=headers)).problem(401, "not_signed_in")
