@@ -286,7 +286,7 @@ class Server:
         try:
             if not route.always and not self._turns.taken():
                 await self._turns.wait()
-            self._screen(x, route)
+            await self._screen(x, route)
             return await route.handler(x.method)(x)
         except KvError as exc:
             return self._failed(x, exc)
@@ -308,13 +308,15 @@ class Server:
                 if load.requests == 0:
                     self._idle.set()
 
-    def _screen(self, x: Exchange, route: Route) -> None:
+    async def _screen(self, x: Exchange, route: Route) -> None:
         """Refuse what must not be worked on, and give the request the services that its caller may
         use. Raises BadRequest, among them NotSignedIn and NotAllowed, and NotApplied.
         """
         x.screen(reads=x.method in READING, always=route.always, conditions=route.conditions)
         if not self.services.access.guards:
             return
+        if route.needs is not Need.NOTHING:
+            await self.services.access.wait_known(x.left_s)
         given = x.request.headers.get("Authorization")
         x.services = gate(self.services, route.needs, given, certificate_names(x.request))
         if route.needs is Need.ADMIN and x.method not in READING and x.services.grant is not None:

@@ -31,6 +31,8 @@ from node.watching.frames import Frames
 
 RETRY_S: Final = 0.5
 """How long after a failed read of the policy it is read again."""
+KNOWN_S: Final = 2.0
+"""How long a request waits for the policy to be known."""
 PAGE: Final = 1000
 RESCUE: Final = "rescue"
 """The principal of the token that stands in a node's own file."""
@@ -138,7 +140,7 @@ class Access:
         self._records: dict[bytes, Version] = {}
         self._grants: dict[object, Grant] = {}
         self._doubts = 0
-        self._doubted = asyncio.Event()
+        self._doubted, self._known = asyncio.Event(), asyncio.Event()
         self.frames = (Frames(settings.watch_frames_bytes), Frames(settings.watch_frames_bytes))
         """Encoded events for watchers who do not see the system's keys, and for admins."""
         self.denied_total = 0
@@ -180,6 +182,16 @@ class Access:
                 continue
             if self.policy is not None:
                 await self._doubted.wait()
+
+    async def wait_known(self, timeout_s: float) -> None:
+        """Return once the policy is known, or after a time."""
+        if self.policy is not None:
+            return
+        try:
+            async with asyncio.timeout(min(timeout_s / 2, KNOWN_S)):
+                await self._known.wait()
+        except TimeoutError:
+            return
 
     async def load(self) -> bool:
         """Read the policy from the store; return whether it is known now."""
@@ -233,6 +245,7 @@ class Access:
             self._build()
 
     def _doubt(self) -> None:
+        self._known.clear()
         self._doubts += 1
         self._records = {}
         self.policy, self.guards = None, True
@@ -242,6 +255,7 @@ class Access:
         self.policy = Policy(self.records())
         self.guards = self.policy.stands
         self._grants = {}
+        self._known.set()
 
     # ------------------------------------------------------------------------------------- the gate
 

@@ -58,8 +58,8 @@ REASONS: Final = {
     FULL: f"a lease has {LEASE_KEYS_MAX} keys at most",
     "key_absent": "a write was to keep what an absent key has",
     "too_many_keys": f"a range that is deleted or compared has {RANGE_KEYS_MAX} keys at most, and "
-    f"{RANGE_VALUES_MAX} where values are compared by order; all ranges of one transaction together "
-    f"have {RANGES_KEYS_MAX} at most",
+    f"{RANGE_VALUES_MAX} where values are compared by order; all ranges of one transaction have "
+    f"{RANGES_KEYS_MAX} together at most",
 }
 """What it means when an intent was refused for another reason than its guards."""
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")

@@ -196,8 +196,8 @@ async def test_keys_of_leases_are_no_keys_of_clients(open_api: Open) -> None:
 async def test_no_request_reaches_a_key_of_the_system(open_api: Open) -> None:
     async with open_api(etcd=True) as api:
         mine = await lease(api)
-        for secret in (b"acordo/leases/%016x" % int(mine), b"acordo/access/tokens/1"):
-            if b"access" in secret:
+        for secret in (b"acordo/leases/%016x" % int(mine), b"acordo/others/tokens/1"):
+            if b"others" in secret:
                 put = Intent("~other", 2**50, (), (Put(secret, b"secret"),))
                 await api.consensus.submit((put,))[0]
             key, end = {"key": b64(secret)}, {"range_end": b64(secret + b"0")}
@@ -223,7 +223,7 @@ async def test_no_request_reaches_a_key_of_the_system(open_api: Open) -> None:
             for path, body in named:
                 assert "are the system's" in (await error(api, f"/v3/{path}", body))[2]
             assert not [each for each in told if {"kvs", "count"} & set(each)]
-            said = await error(api, "/v3/election/leader", {"name": b64(b"acordo/access/tokens")})
+            said = await error(api, "/v3/election/leader", {"name": b64(b"acordo/others/tokens")})
             assert said[2] == "election: no leader"
 
 
