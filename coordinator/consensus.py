@@ -195,6 +195,7 @@ class Coordinator:
             committer=self.leading,
             roster=self.roster,
             limits=self.settings.limits,
+            cursors=None if self.own is None else self.own.cursors,
         )
 
     def _serve_clients(self, store: StoreReader) -> None:
@@ -630,6 +631,10 @@ class Coordinator:
     async def amend(self, *, timeout_s: float) -> tuple[str, ...]:
         """Propose this member's limits for the whole cluster; see `kv.ports.Consensus.amend`."""
         return await self._operating.amend(timeout_s=timeout_s)
+
+    async def compact(self, revision: int, *, timeout_s: float) -> bool:
+        """Give up what is below a revision; see `kv.ports.Consensus.compact`."""
+        return await self._operating.compact(revision, timeout_s=timeout_s)
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         """Adopt the store's head; see `kv.ports.Consensus.adopt`."""

@@ -1,4 +1,5 @@
-"""Carry out what operators ask of the cluster: amend the limits, adopt a store's head.
+"""Carry out what operators ask of the cluster: amend the limits, give up old revisions, adopt a
+store's head.
 
 Raises BadRequest for what cannot be done, NotApplied for what was not done, OutcomeUnknown for what
 may still happen.
@@ -10,11 +11,12 @@ import asyncio
 
 from coordinator.commit.leadership import LeadersPart
 from coordinator.log import Log
-from coordinator.machine.commands import Amend, encode
+from coordinator.machine.commands import Amend, Floor, encode
 from coordinator.machine.limits import Limits
 from coordinator.machine.machine import Machine
 from coordinator.peers.roster import Roster
-from kv.errors import BadRequest, NotApplied, OutcomeUnknown
+from coordinator.replicated.cursors import OrderedCursors
+from kv.errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
 
 
 class Operating:
@@ -29,7 +31,10 @@ class Operating:
         committer: LeadersPart,
         roster: Roster,
         limits: Limits,
+        cursors: OrderedCursors | None,
     ) -> None:
+        """`cursors`: what has been told of; None: the store is shared."""
+        self._cursors = cursors
         self._node, self._log, self._machine = node, log, machine
         self._committer, self._roster, self._limits = committer, roster, limits
 
@@ -53,6 +58,26 @@ class Operating:
         except TimeoutError as exc:
             raise OutcomeUnknown("the limits are still on their way to the log") from exc
         return changed
+
+    async def compact(self, revision: int, *, timeout_s: float) -> bool:
+        """See `kv.ports.Consensus.compact`."""
+        machine, cursors = self._machine, self._cursors
+        if cursors is None:
+            return False
+        if revision > machine.settled.revision:
+            raise BadRequest("future_revision", f"revision {revision} was not given yet")
+        if revision <= machine.book.floor:
+            raise Pruned(machine.book.floor)
+        held = cursors.held_at()
+        if held is not None and revision > held:
+            raise NotApplied("behind", f"what is after revision {held} is not broadcast yet")
+        through = self._log.propose(encode(Floor(revision)))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(through)
+        except TimeoutError as exc:
+            raise OutcomeUnknown("the floor is still on its way to the log") from exc
+        return True
 
     async def adopt(self, *, gives_up: int | None, timeout_s: float) -> int:
         """See `kv.ports.Consensus.adopt`."""

@@ -352,6 +352,15 @@ class Consensus(Protocol):
         """
         ...
 
+    async def compact(self, revision: int, *, timeout_s: float) -> bool:
+        """Let nobody read below a revision any more, on any member, whatever the retention.
+
+        False: the store is shared, and keeps history as its retention says. Raises Pruned when the
+        floor is there already, BadRequest("future_revision"), NotApplied (also while what is below
+        is not broadcast), OutcomeUnknown.
+        """
+        ...
+
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         """Adopt the store's head for an operator, after a restore. Return the new settled revision.
 

@@ -45,7 +45,9 @@ _KNOWN: Final = frozenset(
     }
 )  # fmt: skip
 """What every caller may ask consensus: nothing of it is of a key."""
-_OPERATED: Final = frozenset({"transfer", "add_member", "remove_member", "amend", "adopt"})
+_OPERATED: Final = frozenset(
+    {"transfer", "add_member", "remove_member", "amend", "compact", "adopt"}
+)
 _CHANGES: Final = frozenset({"policy", "switch", "create_token", "put_role", "bind", "remove"})
 _READS: Final = frozenset({"own", "reach", "reach_kept", "confirm_store", "behind"})
 _FOREIGN: Final = StillUnknown(

@@ -228,6 +228,27 @@ class HashResponse(Struct, frozen=True):
     hash: int
 
 
+class HashKvResponse(Struct, frozen=True):
+    """A hash of the contents at a revision."""
+
+    header: Header
+    hash: int
+    compact_revision: Number = UNSET
+
+
+class AlarmForm(Struct, frozen=True):
+    """What is wrong with a member."""
+
+    memberID: str  # noqa: N815  # etcd's name
+    alarm: str
+
+
+class AlarmResponse(Struct, frozen=True):
+    """What is wrong with the answering member."""
+
+    alarms: list[AlarmForm] | UnsetType = UNSET
+
+
 def key_value(version: Version, value: bytes | None) -> KeyValue:
     """Return a present key; `value` None: it was not asked for."""
     return KeyValue(

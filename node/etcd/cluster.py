@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 from msgspec import UNSET
 
 from kv.ports import Member
-from node.etcd.answers import HashResponse, MemberForm, MembersResponse, StatusResponse, number
+from node.etcd.answers import (
+    AlarmForm,
+    AlarmResponse,
+    HashKvResponse,
+    HashResponse,
+    MemberForm,
+    MembersResponse,
+    StatusResponse,
+    number,
+)
 from node.etcd.call import VERSION, Call, numeric_id
-from node.etcd.messages import AlarmAction, AlarmRequest, EmptyRequest, MemberRequest
-from node.etcd.refusals import MEMBER_NOT_FOUND, NO_AUTHENTICATION, Refusal, unimplemented
+from node.etcd.messages import AlarmAction, AlarmRequest, EmptyRequest, HashKvRequest, MemberRequest
+from node.etcd.reading import position
+from node.etcd.refusals import (
+    COMPACTED,
+    FUTURE,
+    MEMBER_NOT_FOUND,
+    NO_AUTHENTICATION,
+    Refusal,
+    unimplemented,
+)
 from node.exchange.exchange import Exchange
+
+_ALARMS: Final = {"full": "NOSPACE", "diverged": "CORRUPT", "undecided": "CORRUPT"}
+"""The alarm that etcd has for a state of a member's store."""
 
 
 async def version(x: Exchange) -> web.StreamResponse:
@@ -98,24 +120,56 @@ async def status(call: Call) -> web.StreamResponse:
 
 
 async def hash_(call: Call) -> web.StreamResponse:
-    """Return a hash of what is settled: the beginning of its digest."""
+    """Return a hash of what is settled."""
     await call.asked(EmptyRequest)
     settled = call.services.consensus.settled
-    value = int.from_bytes(settled.digest[:4], "big")
-    return call.reply(HashResponse(call.header(settled.last), value))
+    return call.reply(HashResponse(call.header(settled.last), await _digest(call, settled.last)))
+
+
+async def hash_kv(call: Call) -> web.StreamResponse:
+    """Return a hash of all contents up to a revision: members that hold the same have the same."""
+    asked = await call.asked(HashKvRequest)
+    await position(call, serializable=False)
+    head = call.services.consensus.settled.last
+    if asked.revision > head:
+        raise Refusal(*FUTURE)
+    timeout_s = min(call.x.left_s, call.services.settings.store_timeout_s)
+    floor = await call.services.store.floor(timeout_s=timeout_s)
+    if 0 < asked.revision < floor:
+        raise Refusal(*COMPACTED)
+    found = await _digest(call, asked.revision if asked.revision > 0 else head)
+    return call.reply(HashKvResponse(call.header(head), found, number(floor)))
+
+
+async def _digest(call: Call, revision: int) -> int:
+    """Return the beginning of the digest after a revision: of contents, where each member has its
+    own store, else of the order of all operations. Raises Refusal.
+    """
+    if not revision:
+        return 0
+    timeout_s = min(call.x.left_s, call.services.settings.store_timeout_s)
+    row = await call.services.store.row_ending(revision, timeout_s=timeout_s)
+    if row is None:
+        raise unimplemented(
+            "a hash within a command, which /v1/ledger shows: ask at the end of one"
+        )
+    return int.from_bytes((row.content or row.digest)[:4], "big")
 
 
 async def alarm(call: Call) -> web.StreamResponse:
-    """Tell that there are no alarms: what hinders a node, its status says."""
+    """Tell of a store that is full, or not what the members agree on. Nobody can set an alarm."""
     asked = await call.asked(AlarmRequest)
     if asked.action is not AlarmAction.GET:
         raise unimplemented("alarms that clients set: /readyz tells what hinders a node")
-    return call.reply({})
+    own = call.services.consensus.status()
+    kind = _ALARMS.get(own.store_state)
+    alarms = [AlarmForm(str(numeric_id(own.node)), kind)] if kind else UNSET
+    return call.reply(AlarmResponse(alarms))
 
 
 async def snapshot(call: Call) -> web.StreamResponse:
     """Refuse: a backup of Acordo is another."""
-    raise unimplemented("maintenance/snapshot: `acordo dump` makes a backup")
+    raise unimplemented("maintenance/snapshot: `acordo backup` makes one")
 
 
 async def authenticate(call: Call) -> web.StreamResponse:

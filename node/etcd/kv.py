@@ -165,16 +165,17 @@ async def answer(call: Call, asked: TxnRequest, revision: int, outcome: Applied)
 
 
 async def compaction(call: Call) -> web.StreamResponse:
-    """Say yes to a revision that there was: what is kept is the cluster's setting, not a client's
-    wish.
+    """Give up what is below a revision: no member reads it any more. A shared store keeps history
+    as its retention says.
     """
     asked = await call.asked(CompactionRequest)
     await position(call, serializable=False)
     found = await span(call, *NO_KEYS, count_only=True)
     if asked.revision > found.head:
         raise Refusal(*FUTURE)
-    services = call.services
-    timeout_s = min(call.x.left_s, services.settings.store_timeout_s)
-    if asked.revision <= await services.store.floor(timeout_s=timeout_s):
+    timeout_s = min(call.x.left_s, call.services.settings.store_timeout_s)
+    if asked.revision <= await call.services.store.floor(timeout_s=timeout_s):
         raise Refusal(*COMPACTED)
+    call.x.mutation = True
+    await call.services.consensus.compact(asked.revision, timeout_s=call.x.left_s)
     return call.reply(HeaderResponse(call.header(found.head)))

@@ -250,3 +250,9 @@ class AlarmRequest(Struct, frozen=True):
     """Ask for alarms."""
 
     action: AlarmAction = AlarmAction.GET
+
+
+class HashKvRequest(Struct, frozen=True):
+    """Ask for a hash of the contents at a revision."""
+
+    revision: int = 0

@@ -172,9 +172,9 @@ async def asked_range(call: Call, asked: RangeRequest) -> tuple[Found, bool]:
     what `span` raises.
     """
     at = asked.revision if asked.revision > 0 else None
-    if at is None:
-        await position(call, serializable=asked.serializable)
-    else:
+    # Also for the past: another node may have let it be given up.
+    await position(call, serializable=asked.serializable)
+    if at is not None:
         await reached(call, at)
     limit = 0 if asked.limit <= 0 or takes_all(asked) else asked.limit + 1
     found = await span(

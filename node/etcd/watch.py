@@ -168,6 +168,11 @@ class _Watches:
             del self._open[watch.id]
             await self._end(watch, reason=reason)
             return
+        floor = await self._floor() if form.start_revision > 0 else 0
+        if after + 1 < floor:
+            del self._open[watch.id]
+            await self._end(watch, floor=floor)
+            return
         watch.task = self.tasks.create_task(self._tell(watch, after))
 
     async def _head(self) -> int:
@@ -182,6 +187,13 @@ class _Watches:
             if await services.reads.reach(ordered, "revision", deadline):
                 return ordered
         return services.consensus.settled.last
+
+    async def _floor(self) -> int:
+        """Return the revision below which nothing is told: what was given up may still be in memory
+        here, and not at another node.
+        """
+        services = self._call.services
+        return await services.store.floor(timeout_s=services.settings.store_timeout_s)
 
     async def _cancel(self, id_: int) -> None:
         watch = self._open.pop(id_, None)

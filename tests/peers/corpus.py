@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         for name, case in recorded().items()
         if not argv[2:] or any(word in name for word in argv[2:])
     }
-    lines_ = compared(argv[1], chosen, expected())
+    lines_ = compared(argv[1], chosen, expected(shared=False))
     print("\n".join(lines_))
     return 1 if len(lines_) > 1 else 0
 

@@ -76,7 +76,7 @@ def asked(target: str, url: str) -> list[str]:
     """
     cases = recorded()
     if target != "etcd":
-        return compared(url, cases, expected())
+        return compared(url, cases, expected(shared=target == "shared"))
     return compared(url, {name: cases[name] for name in cases if name not in ENDS_ETCD}, {})
 
 

@@ -16,7 +16,7 @@ from backends.fence import bounds_of
 from backends.memory.database import MemoryDatabase
 from coordinator.machine.comparing import stands
 from kv.branches import within
-from kv.errors import BadRequest, NotApplied, OutcomeUnknown
+from kv.errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
 from kv.leases import NO_LEASE, lease_key, ttl_of
 from kv.model import (
     Absent,
@@ -100,6 +100,8 @@ class FakeConsensus:
         self.read_indexes = 0
         self.renewed: list[int] = []
         """The leases that were kept alive."""
+        self.compacts = False
+        """History can be given up on demand, as where each member has its own store."""
         self.ending: dict[int, int] = {}
         """Leases whose end is ordered, and how many questions see it so."""
         self.submits: list[tuple[Intent | Cancel, ...]] = []
@@ -283,6 +285,14 @@ class FakeConsensus:
 
     async def amend(self, *, timeout_s: float) -> tuple[str, ...]:
         return ("window_ms",)
+
+    async def compact(self, revision: int, *, timeout_s: float) -> bool:
+        if not self.compacts:
+            return False
+        if revision <= self.database.floor():
+            raise Pruned(self.database.floor())
+        self.database._floor = revision
+        return True
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         self.refusal = None

@@ -38,7 +38,7 @@ def test_each_difference_has_its_place_and_its_line_for_people() -> None:
     assert len(KINDS) <= 15
     for name, kind in KINDS.items():
         assert f"| {name} | {kind.promise} |" in text
-    for name, step in expected():
+    for name, step in expected(shared=True):
         assert step < len(RECORDED[name]["steps"]), name
 
 
@@ -205,3 +205,27 @@ def test_the_end_of_a_range_takes_no_more_than_tells_keys_apart() -> None:
     assert isinstance(made, DeleteRange)
     assert len(made.end) == KEY_BYTES_MAX + 1
     assert within(b"b" * KEY_BYTES_MAX, made.key, made.end)
+
+
+async def test_hashes_are_those_of_the_ledger(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        for _ in range(2):
+            await api.ask("POST", "/v3/kv/put", json=ask(b"k"))
+        hashes = {}
+        for revision in (0, 1, 2):
+            reply = await api.ask("POST", "/v3/maintenance/hashkv", json={"revision": revision})
+            hashes[revision] = reply.json()["hash"]
+        assert hashes[0] == hashes[2] != hashes[1]
+        assert (await api.ask("POST", "/v3/maintenance/hash")).json()["hash"] == hashes[0]
+        assert (await error(api, "/v3/maintenance/hashkv", {"revision": 3}))[:2] == (400, 11)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"), [("sound", None), ("full", "NOSPACE"), ("diverged", "CORRUPT")]
+)
+async def test_alarms_tell_of_the_store(open_api: Open, state: str, told: str | None) -> None:
+    async with open_api(etcd=True) as api:
+        api.consensus.shown = {"store_state": state}
+        form = (await api.ask("POST", "/v3/maintenance/alarm", json={})).json()
+        assert [each["alarm"] for each in form.get("alarms", ())] == ([told] if told else [])
+        assert (await error(api, "/v3/maintenance/alarm", {"action": "ACTIVATE"}))[1] == 12

@@ -175,3 +175,24 @@ async def test_a_revision_that_takes_too_much_ends_its_watch_alone(
         assert ended["canceled"] and "takes more than 100 bytes" in ended["cancel_reason"]
         await put(api, b"k")
         assert [key for _, key, _ in await told.events(1)] == ["k"]
+
+
+async def test_a_compaction_takes_the_past_from_reads_and_watches(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        api.consensus.compacts = True
+        for _ in range(4):
+            await put(api, b"a")
+        ask = {"key": b64(b"a")}
+        for revision, answer in ((9, 11), (3, None), (3, 11), (2, 11)):
+            reply = await api.ask("POST", "/v3/kv/compaction", json={"revision": str(revision)})
+            assert reply.json().get("code") == answer
+        for revision, code in ((2, 11), (3, None)):
+            reply = await api.ask("POST", "/v3/kv/range", json={**ask, "revision": str(revision)})
+            assert reply.json().get("code") == code
+        creates = create(b"a", start_revision=2), create(b"a", start_revision=3)
+        async with watching(api, *creates) as told:
+            first = [(await told.next())["result"] for _ in range(2)]
+            assert first[1]["compact_revision"] == "3"
+            assert first[1]["canceled"]
+            await told.next()
+            assert [revision for *_, revision in await told.events(2)] == ["3", "4"]
