@@ -31,6 +31,7 @@ from node.api.operating.service_metrics import service_metrics
 from node.api.routes import READING, Route, Routes
 from node.exchange.exchange import Exchange
 from node.http.acceptor import Acceptor
+from node.http.allowances import Allowances, RateLimited
 from node.http.bodies import Bodies
 from node.http.connections import HttpConnection, HttpConnections, body_bytes, refusal
 from node.http.handshakes import Handshakes
@@ -103,6 +104,7 @@ def services_of(
         metrics=RequestMetrics(registry),
         readiness=NodeReadiness(consensus, probe, cache, broadcast, load, checks=checks),
         load=load,
+        allowances=Allowances(settings),
         host_names=names_of(settings.advertised_url, settings.http_names),
         openapi=openapi.document(settings.version, settings.advertised_url),
         access=access,
@@ -172,7 +174,7 @@ class Server:
         await self.services.access.load()
         self._knowing = self._tasks.create_task(self.services.access.run())
         self._low = self.services.load.connections = HttpConnections(
-            self.handle, self.services.settings
+            self.handle, self.services.settings, self.services.allowances.connections
         )
         return self
 
@@ -287,6 +289,7 @@ class Server:
             if not route.always and not self._turns.taken():
                 await self._turns.wait()
             await self._screen(x, route)
+            self._enter(x, route)
             return await route.handler(x.method)(x)
         except KvError as exc:
             return self._failed(x, exc)
@@ -303,6 +306,7 @@ class Server:
             )
         finally:
             x.release()
+            self._leave(x, route)
             if not route.long:
                 load.requests -= 1
                 if load.requests == 0:
@@ -322,6 +326,18 @@ class Server:
         if route.needs is Need.ADMIN and x.method not in READING and x.services.grant is not None:
             who = x.services.grant.rights.principal
             log.info("admin action", principal=who, method=x.method, path=x.path[:200])
+
+    def _enter(self, x: Exchange, route: Route) -> None:
+        """Count a request against what its client may have. Raises RateLimited."""
+        allowances = self.services.allowances
+        if allowances.bounded and not route.always:
+            client, now_s = x.client, self.services.clock.monotonic()
+            allowances.enter(client, stream=route.long, now_s=now_s)
+            x.entered_as = client
+
+    def _leave(self, x: Exchange, route: Route) -> None:
+        if x.entered_as is not None:
+            self.services.allowances.leave(x.entered_as, stream=route.long)
 
     def _refuse_new(self, x: Exchange) -> web.Response:
         load = self.services.load
@@ -343,7 +359,9 @@ class Server:
             log.error("invariant violated", error=str(error))
             self._tasks.create_task(_crash(error))
         return x.refuse(
-            document, retry_after_s=error.retry_after_s if isinstance(error, NotApplied) else 1.0
+            document,
+            retry_after_s=error.retry_after_s if isinstance(error, NotApplied) else 1.0,
+            more=error.headers if isinstance(error, RateLimited) else None,
         )
 
 

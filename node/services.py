@@ -9,6 +9,7 @@ from typing import Protocol
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store, StoreReader
 from node.access.access import Access, Grant
 from node.access.changes import Changes
+from node.http.allowances import Allowances
 from node.http.load import NodeLoad
 from node.http.request_metrics import RequestMetrics
 from node.readiness.readiness import NodeReadiness
@@ -58,6 +59,7 @@ class NodeServices:
     metrics: RequestMetrics
     readiness: NodeReadiness
     load: NodeLoad
+    allowances: Allowances
     openapi: bytes
     """The body of GET /openapi.json."""
     host_names: frozenset[str]

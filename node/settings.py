@@ -69,6 +69,16 @@ class ServerSettings:
     answer_bytes_held_max: int = 64 * 1024 * 1024
     """Bytes of answers waiting for slow readers; beyond, reads get 503, definite."""
     watchers_max: int = 512
+    client_rate_max: float = 0.0
+    """Requests in a second of one client, 0: any number; beyond: 429, definite."""
+    client_rate_burst: int = 0
+    """Requests of one client at once, however long it asked for nothing; 0: what comes in 2 s."""
+    client_requests_max: int = 0
+    """Requests of one client in progress, 0: any number; beyond: 429, definite."""
+    client_watchers_max: int = 0
+    """Streams of watches of one client, 0: any number; beyond: 429, definite."""
+    client_connections_max: int = 0
+    """Connections of one address, 0: any number; beyond: 429, definite."""
     body_bytes_held_max: int = 64 * 1024 * 1024
     """Bytes of all request bodies held at a time; beyond: 503, definite."""
     writes_max: int = 8192

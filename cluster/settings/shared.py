@@ -134,6 +134,25 @@ class SharedSettings(BaseSettings):
         1_000_000,
     )
     watchers_max: int = count(512, "open watches of a node; beyond: 503", 1, 100_000)
+    client_rate_max: float = seconds(
+        0,
+        "requests in a second of one client (a principal, or an address where nobody signs in); "
+        "beyond: 429; 0: any number. Behind a balancer all clients have its address",
+        0,
+        1e6,
+    )
+    client_rate_burst: int = count(
+        0, "requests of one client that may come at once; 0: what comes in two seconds", 0, 10**6
+    )
+    client_requests_max: int = count(
+        0, "requests of one client in progress; beyond: 429; 0: any number", 0, 100_000
+    )
+    client_watchers_max: int = count(
+        0, "streams of watches of one client; beyond: 429; 0: any number", 0, 100_000
+    )
+    client_connections_max: int = count(
+        0, "connections of one address; beyond: 429; 0: any number", 0, 1_000_000
+    )
     memory_cache_bytes: int = count(64 << 20, "size of each node's own cache", 1 << 20, 1 << 40)
     history_retention_s: float = seconds(
         3600, "time for which superseded versions stay readable", 1, 366 * 86400

@@ -8,10 +8,12 @@ bodies together never more than theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Final, TypeVar
 
 from aiohttp import web
 
+from kv.access import ANONYMOUS
 from kv.errors import BadRequest, NotApplied
 from kv.model import REQUEST_BYTES_MAX
 from node.exchange import headers as asked_headers
@@ -44,6 +46,7 @@ class Exchange:
         "_held",
         "always",
         "deadline",
+        "entered_as",
         "gateway",
         "method",
         "mutation",
@@ -77,6 +80,8 @@ class Exchange:
         """The request is answered even while this node is overloaded."""
         self.gateway = False
         """The client is one of etcd's JSON gateway, which knows no problem documents."""
+        self.entered_as: str | None = None
+        """The client whose share it counts against; None: it does not count."""
         self._broken = False
         """The message framing is broken, so it is not known where the next request begins."""
         self.deadline = began + services.settings.request_timeout_s
@@ -108,6 +113,15 @@ class Exchange:
             self.deadline -= max(self.services.settings.request_timeout_s - own_s, 0)
         if not reads:
             screening.check_conditions(headers, conditions)
+
+    @property
+    def client(self) -> str:
+        """Return whose request it is: a principal's, else an address's."""
+        grant = self.services.grant
+        principal = None if grant is None else grant.rights.principal
+        if principal is None or principal == ANONYMOUS:
+            return self.request.remote or ""
+        return principal
 
     # ------------------------------------------------------------------------------------- its time
 
@@ -296,12 +310,12 @@ class Exchange:
         request.
         """
         if self.gateway:
-            return self._refuse_etcd(document, retry_after_s)
+            return self._refuse_etcd(document, retry_after_s, more)
         headers = dict(more or {})
         if document.status == 401:
             headers["WWW-Authenticate"] = CHALLENGE
-        if document.status == 503:
-            headers["Retry-After"] = str(max(1, round(retry_after_s)))
+        if document.status in (429, 503):
+            headers["Retry-After"] = str(max(1, ceil(retry_after_s)))
         if document.status == 504 and document.op_id is not None:
             headers["Acordo-Op-Id"] = document.op_id
         response = self.reply(
@@ -317,13 +331,17 @@ class Exchange:
             response.force_close()
         return response
 
-    def _refuse_etcd(self, document: Problem, retry_after_s: float) -> web.Response:
+    def _refuse_etcd(
+        self, document: Problem, retry_after_s: float, more: Mapping[str, str] | None
+    ) -> web.Response:
         """Return a problem in the form of etcd's gateway."""
         status, body = gateway_problem(document)
-        more = {"Retry-After": str(max(1, round(retry_after_s)))} if status == 503 else None
+        headers = dict(more or {})
+        if status == 503:
+            headers["Retry-After"] = str(max(1, ceil(retry_after_s)))
         if status == 401:
-            more = {"WWW-Authenticate": CHALLENGE}
-        return self.refuse_as(status, body, JSON, more)
+            headers["WWW-Authenticate"] = CHALLENGE
+        return self.refuse_as(status, body, JSON, headers)
 
     def refuse_as(
         self, status: int, body: bytes, content_type: str, more: Mapping[str, str] | None = None

@@ -24,6 +24,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from node.http.acceptor import Acceptor
+from node.http.allowances import PerClient
 from node.http.tls import certificate_names
 from node.settings import ServerSettings
 from node.wire.documents import encode, printable
@@ -84,7 +85,9 @@ class HttpConnections(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         settings: ServerSettings,
+        per_address: PerClient,
     ) -> None:
+        """`per_address`: how many connections each address may have."""
         super().__init__(
             handler,
             access_log=None,
@@ -95,6 +98,7 @@ class HttpConnections(web.Server):
             auto_decompress=False,
         )
         self.node_id, self.settings = settings.node_id, settings
+        self._per_address = per_address
         self.most = connections_within(settings.connections_max, settings.descriptors_max)
         """Bound on open connections."""
         self._descriptor_below = (
@@ -112,6 +116,8 @@ class HttpConnections(web.Server):
         self.acceptor: Acceptor | None = None
         """The acceptor of new connections, once the server listens."""
         self.refused_total = 0
+        self.of_address_refused_total = 0
+        """Connections refused because their address had as many as it may."""
         self.idle_closed_total = 0
         self.stalled_total = 0
         """Answers cut off because nobody read them."""
@@ -133,6 +139,14 @@ class HttpConnections(web.Server):
         super().connection_made(handler, transport)
         assert isinstance(handler, HttpConnection)
         handler.certificate_names = certificate_names(transport)
+        address = str((transport.get_extra_info("peername") or ("",))[0])
+        if not self._per_address.take(address):
+            self.of_address_refused_total += 1
+            detail = f"this address has {self._per_address.most} connections"
+            transport.write(refusal(self.node_id, problem("rate_limited", detail)))
+            handler.force_close()
+            return
+        handler.address = address
         if self._full(transport) and not self._made_room():
             self.refused_total += 1
             self._log_bound()
@@ -152,6 +166,8 @@ class HttpConnections(web.Server):
         super().connection_lost(handler, exc)
         if isinstance(handler, HttpConnection):
             self._idle.pop(handler, None)
+            if handler.address is not None:
+                self._per_address.give_back(handler.address)
 
     def idle(self, connection: HttpConnection) -> None:
         """Mark a connection as idle."""
@@ -213,7 +229,7 @@ def endure_silence(transport: asyncio.Transport, timeout_s: float = USER_TIMEOUT
 def refusal(node_id: str, document: Problem) -> bytes:
     """Return a complete HTTP answer for a connection from which no request was read."""
     body = encode(document)
-    again = "Retry-After: 1\r\n" if document.status == 503 else ""
+    again = "Retry-After: 1\r\n" if document.status in (429, 503) else ""
     head = (
         f"HTTP/1.1 {document.status} Refused\r\nContent-Type: "
         f"{CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
@@ -228,7 +244,8 @@ class HttpConnection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_head", "_newest", "_stalled", "_when_lost", "certificate_names", "connections", "streams",
+        "_head", "_newest", "_stalled", "_when_lost", "address", "certificate_names", "connections",
+        "streams",
     )  # fmt: skip
 
     def __init__(self, connections: HttpConnections, **more: Any) -> None:
@@ -240,6 +257,8 @@ class HttpConnection(web.RequestHandler):
         self._stalled: asyncio.TimerHandle | None = None
         self.streams = False
         """The current answer is a stream, which has a time-out of its own."""
+        self.address: str | None = None
+        """Where the connection comes from; None: it was refused, and does not count."""
         self.certificate_names: tuple[str, ...] = ()
         """The names in the certificate that the client has proved to have (`tls`)."""
 

@@ -76,5 +76,10 @@ def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
         connections_max=settings.connections_max,
         descriptors_max=descriptors,
         watchers_max=settings.watchers_max,
+        client_rate_max=settings.client_rate_max,
+        client_rate_burst=settings.client_rate_burst,
+        client_requests_max=settings.client_requests_max,
+        client_watchers_max=settings.client_watchers_max,
+        client_connections_max=settings.client_connections_max,
         memory_cache_bytes=settings.memory_cache_bytes,
     )

@@ -25,6 +25,7 @@ _WORDS: Final = {
     "key_empty": (3, "key is not provided"),
     "no_leader": (UNAVAILABLE, "no leader"),
     "overloaded": (8, "too many requests"),
+    "rate_limited": (8, "too many requests"),
     "draining": (UNAVAILABLE, "server stopped"),
     "timeout": (UNAVAILABLE, "request timed out"),
     "not_signed_in": (16, "invalid auth token"),

@@ -222,6 +222,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "starting": ProblemKind(
         503, "Not ready yet", "wait until /readyz says ok, or use another node; nothing was changed"
     ),
+    "rate_limited": ProblemKind(
+        429, "Too much of one client", "wait for Retry-After, or ask for less; nothing was changed"
+    ),
     "overloaded": ProblemKind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": ProblemKind(503, "Node is stopping", "use another node; nothing was changed"),
     "lease_ending": ProblemKind(
@@ -366,7 +369,8 @@ def problem_of(error: KvError, *, mutation: bool, op_id: str | None = None) -> P
             return problem("pruned", str(error), floor=floor, op_id=op_id)
         case NotApplied(reason=reason, detail=detail):
             code = reason if reason in KINDS else "not_applied"
-            return problem(code, detail, reason=reason, op_id=op_id, status=503)
+            status = 429 if code == "rate_limited" else 503
+            return problem(code, detail, reason=reason, op_id=op_id, status=status)
         case StoreDamaged(detail=detail):
             return problem("store_damaged", detail, op_id=op_id)
         case BackendUnavailable(backend=backend, detail=detail):

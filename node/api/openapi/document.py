@@ -105,7 +105,7 @@ def _endpoint(
         }
         for status, (text, media, kind) in endpoint.answers.items()
     }
-    for status in sorted({*endpoint.refusals, *(() if path in _OPEN else (401, 403)), 503}):
+    for status in sorted({*endpoint.refusals, *(() if path in _OPEN else (401, 403)), 429, 503}):
         answers.setdefault(str(status), _refusal(refs))
     found: dict[str, Any] = {
         "operationId": _operation_id(path, method),

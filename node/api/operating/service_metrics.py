@@ -167,6 +167,15 @@ def _requests(services: NodeServices) -> Iterator[Metric]:
         load.bodies.receiving.held,
     )
     yield counter("acordo_http_requests_refused", "Requests not admitted.", load.refused)
+    limited = CounterMetricFamily(
+        "acordo_http_rate_limited",
+        "Refused because one client had its share, by the limit that was reached.",
+        labels=("limit",),
+    )
+    of_address = 0 if load.connections is None else load.connections.of_address_refused_total
+    for limit, count in sorted({**services.allowances.refused, "connections": of_address}.items()):
+        limited.add_metric((limit,), count)
+    yield limited
 
 
 def _connections(connections: HttpConnections) -> Iterator[Metric]:

@@ -25,7 +25,7 @@ SPEAKING = [
     ),
 ]
 RAISED = {"BadRequest", "NotApplied", "Ended", "problem"}
-AT_START = {"port_in_use", "bad_address"}
+AT_START = {"certificates_unusable", "port_in_use", "bad_address"}
 """Ends a process; no client hears it."""
 
 
@@ -52,7 +52,7 @@ def test_every_code_that_is_raised_is_in_the_table() -> None:
 def test_every_advice_says_whether_something_was_changed() -> None:
     for code, kind in KINDS.items():
         assert kind.advice and kind.title, code
-        if kind.status in (503, 400, 409) and code not in ("expired", "not_cancellable"):
+        if kind.status in (503, 429, 400, 409) and code not in ("expired", "not_cancellable"):
             assert kind.advice.endswith("nothing was changed"), code
 
 
