@@ -35,6 +35,10 @@ class AsyncWrites(Protocol):
         ...
 
 
+def anybody(begin: bytes, end: bytes) -> None:
+    """Let everybody read everything."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeServices:
     """The services of one node."""
@@ -69,6 +73,10 @@ class NodeServices:
     async_writes: AsyncWrites | None = None
     grant: Grant | None = None
     """Of the caller whose services these are; None: they are the node's own."""
+    check_read: Callable[[bytes, bytes], None] = anybody
+    """Raises NotAllowed unless the caller may read a range (`end` as in `kv.model.Compare`): for
+    what is read only after a write took effect.
+    """
     reach_whole: Callable[[], NodeServices] | None = None
 
     @property

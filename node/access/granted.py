@@ -116,6 +116,7 @@ def _granted(services: NodeServices, grant: Grant) -> NodeServices:
         "async_writes": None if waiting is None else GrantedAsyncWrites(waiting, grant),
         "changes": Only(services.changes, _Names(grant, frozenset(), _CHANGES)),
         "grant": grant,
+        "check_read": lambda begin, end: check(grant.rights, "read", begin, end),
         "reach_whole": whole,
     }
     return replace(services, **made)  # type: ignore[arg-type]  # each stands for the one it wraps
@@ -150,6 +151,12 @@ class GrantedStore:
         if not self._grant.rights.admin:
             raise NotAllowed("no right to read the ledger")
         return await self._store.ledger(from_seq, limit, timeout_s=timeout_s)
+
+    async def row_ending(self, last: int, *, timeout_s: float) -> object:
+        """Return a row of the ledger. Raises NotAllowed."""
+        if not self._grant.rights.admin:
+            raise NotAllowed("no right to read the ledger")
+        return await self._store.row_ending(last, timeout_s=timeout_s)
 
     async def versions(
         self, at: Sequence[tuple[bytes, int]], *, timeout_s: float

@@ -13,6 +13,7 @@ from typing import Final
 
 from aiohttp import web
 
+from kv.access import plain_op_id
 from kv.errors import BackendUnavailable, KvError, NotApplied
 from kv.model import Version
 from kv.ports import Change
@@ -196,7 +197,7 @@ async def _events(x: Exchange, change: Change) -> bytes:
         if version.present:
             form["create_revision"] = version.create_revision
             form["version"] = version.version
-        form["op_id"] = change.op_id
+        form["op_id"] = plain_op_id(change.op_id)
         form["log_time_ms"] = change.log_time_ms
         if place == len(change.versions) - 1:
             parts.append(b"id: %s\n" % KeptPosition(change.revision, change.term).text.encode())

@@ -88,6 +88,13 @@ class HeaderResponse(Struct, frozen=True):
     header: Header
 
 
+class AuthenticateResponse(Struct, frozen=True):
+    """The token that later requests bring."""
+
+    header: Header
+    token: str
+
+
 class LeaseResponse(Struct, frozen=True):
     """A lease that was granted or renewed."""
 

@@ -11,6 +11,7 @@ from kv.ports import Member
 from node.etcd.answers import (
     AlarmForm,
     AlarmResponse,
+    AuthenticateResponse,
     HashKvResponse,
     HashResponse,
     MemberForm,
@@ -19,13 +20,21 @@ from node.etcd.answers import (
     number,
 )
 from node.etcd.call import VERSION, Call, numeric_id
-from node.etcd.messages import AlarmAction, AlarmRequest, EmptyRequest, HashKvRequest, MemberRequest
+from node.etcd.messages import (
+    AlarmAction,
+    AlarmRequest,
+    AuthenticateRequest,
+    EmptyRequest,
+    HashKvRequest,
+    MemberRequest,
+)
 from node.etcd.reading import position
 from node.etcd.refusals import (
     COMPACTED,
     FUTURE,
     MEMBER_NOT_FOUND,
     NO_AUTHENTICATION,
+    WRONG_PASSWORD,
     Refusal,
     unimplemented,
 )
@@ -173,10 +182,14 @@ async def snapshot(call: Call) -> web.StreamResponse:
 
 
 async def authenticate(call: Call) -> web.StreamResponse:
-    """Tell that there are no users."""
-    raise Refusal(*NO_AUTHENTICATION)
-
-
-async def authentication(call: Call) -> web.StreamResponse:
-    """Refuse: access is a proxy's to control."""
-    raise unimplemented("auth/*: a proxy controls access")
+    """Give a client, who names a principal or a token and brings a token as its password, that
+    token back: later requests bring it.
+    """
+    asked = await call.asked(AuthenticateRequest)
+    access = call.services.access
+    if access.policy is None or not access.policy.on:
+        raise Refusal(*NO_AUTHENTICATION)
+    token = access.policy.token(asked.password, access.now_ms())
+    if token is None or asked.name not in {token.principal, token.id}:
+        raise Refusal(*WRONG_PASSWORD)
+    return call.reply(AuthenticateResponse(call.header(), asked.password))

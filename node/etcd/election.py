@@ -261,8 +261,9 @@ async def resign(call: Call) -> web.StreamResponse:
 async def observe(call: Call) -> web.StreamResponse:
     """Tell who leads, and what the leader proclaims, from now on."""
     asked = await call.asked(LeaderRequest)
-    stream = MessageStream(call)
     services = call.services
+    services.check_read(asked.name + b"/", asked.name + b"0")
+    stream = MessageStream(call)
     try:
         await stream.begin()
         told: tuple[bytes, int] | None = None

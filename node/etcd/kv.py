@@ -42,7 +42,7 @@ from node.etcd.replies import Replies
 from node.etcd.spans import shown
 from node.reads.levels import ReadOptions
 
-NO_KEYS = (b"\0", b"\0")
+NO_KEYS = (b"\1", b"\1")
 """A range without keys: what is read of it is the revision alone."""
 _LINEARIZABLE = ReadOptions()
 _OWN = ReadOptions("session")
@@ -85,6 +85,8 @@ async def put_(call: Call) -> web.StreamResponse:
     """Write a key."""
     asked = await call.asked(PutRequest)
     check_put(asked)
+    if asked.prev_kv:
+        call.services.check_read(asked.key, b"")
     write = put(asked)
     revision, _ = await call.write(Intent(call.new_op_id(), 0, (), (write,)))
     previous: KeyValue | UnsetType = UNSET
@@ -100,6 +102,7 @@ async def delete_range(call: Call) -> web.StreamResponse:
     check_delete(asked)
     write = delete(asked)
     simple = not (asked.range_end or asked.prev_kv)
+    call.services.check_read(asked.key, asked.range_end)  # how many there were is told
     reads = (write.key,) if simple else ()
     intent = checked(Intent(call.new_op_id(), 0, (), (write,), None, reads))
     revision, outcome = await call.write(intent)
@@ -119,11 +122,28 @@ async def txn(call: Call) -> web.StreamResponse:
     if not asked.compare and only_reads(asked.success):
         return await _snapshot(call, asked)
     check_transaction(asked, OPERATIONS_MAX)
+    _check_reads(call, (*asked.success, *asked.failure))
     await _check_past(call, (*asked.success, *asked.failure))
     op_id = call.new_op_id()
     revision, outcome = await call.write(transaction(asked, op_id))
     async with call.having_written(revision):
         return call.reply(await answer(call, asked, revision, outcome), revision=revision)
+
+
+def _check_reads(call: Call, ops: Sequence[RequestOp]) -> None:
+    """Raise NotAllowed for what the answer would tell and the caller may not read, before anything
+    is written.
+    """
+    for op in ops:
+        if op.request_range is not None:
+            call.services.check_read(op.request_range.key, op.request_range.range_end)
+        elif op.request_put is not None and op.request_put.prev_kv:
+            call.services.check_read(op.request_put.key, b"")
+        elif op.request_delete_range is not None:
+            asked = op.request_delete_range
+            call.services.check_read(asked.key, asked.range_end)
+        elif op.request_txn is not None:
+            _check_reads(call, (*op.request_txn.success, *op.request_txn.failure))
 
 
 async def _check_past(call: Call, ops: Sequence[RequestOp]) -> None:

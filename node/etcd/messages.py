@@ -170,6 +170,13 @@ class EmptyRequest(Struct, frozen=True):
     """A request that says nothing."""
 
 
+class AuthenticateRequest(Struct, frozen=True):
+    """Sign in. The password is a token."""
+
+    name: str = ""
+    password: str = ""
+
+
 class WatchCreateRequest(Struct, frozen=True):
     """Begin a watch on a stream."""
 

@@ -60,6 +60,10 @@ NO_AUTHENTICATION: Final[Words] = (
     FAILED_PRECONDITION,
     "etcdserver: authentication is not enabled",
 )
+WRONG_PASSWORD: Final[Words] = (
+    INVALID_ARGUMENT,
+    "etcdserver: authentication failed, invalid user ID or password",
+)
 NO_ELECTION_LEADER: Final[Words] = (UNKNOWN, "election: no leader")
 NOT_ELECTION_LEADER: Final[Words] = (UNKNOWN, "election: not leader")
 NO_LEADER_FIELD: Final[Words] = (UNKNOWN, '"leader" field must be provided')

@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 from msgspec import UNSET
 
-from kv.errors import KvError, NotApplied, Pruned
+from kv.errors import KvError, NotAllowed, NotApplied, Pruned
 from kv.model import Version
 from node.etcd.answers import Event, Header, KeyValue, WatchResponse, deleted_key, key_value, number
 from node.etcd.call import Call
@@ -147,6 +147,8 @@ class _Watches:
         refusal = ""
         if is_empty(watch.begin, watch.end):
             refusal = "mvcc: watcher range is empty"
+        elif not self._may_read(watch):
+            refusal = "etcdserver: permission denied"
         elif form.watch_id and form.watch_id in self._open:
             refusal = "mvcc: duplicate watch ID provided on the WatchStream"
         if refusal:
@@ -174,6 +176,13 @@ class _Watches:
             await self._end(watch, floor=floor)
             return
         watch.task = self.tasks.create_task(self._tell(watch, after))
+
+    def _may_read(self, watch: _Watch) -> bool:
+        try:
+            self._call.services.check_read(watch.begin, watch.end)
+        except NotAllowed:
+            return False
+        return True
 
     async def _head(self) -> int:
         """Return the newest revision that a quorum confirms, or the newest that settled here if
