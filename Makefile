@@ -121,6 +121,15 @@ test-upgrade: $(READY)  ## roll a cluster of the released version to this one un
 flaky: $(READY)  ## run what touches time, signals or processes N=50 times with both cores busy (T=path for a part)
 	$(PY) -m tests.flaky --rounds $(or $(N),50) $(T_GIVEN)
 
+chart: $(READY)  ## make the Helm chart from deploy/kubernetes
+	$(PY) -m deploy.chart
+
+cloud-costs: $(READY)  ## reckon the tables of CLOUD/README from its prices and measurements, and draw its networks
+	$(PY) -m CLOUD.costs --write
+	$(PY) -m CLOUD.capacity --write
+	$(PY) -m CLOUD.network
+	$(PY) -m CLOUD.capacity
+
 images: $(READY)  ## build every image from the distribution's packages alone
 	$(PY) -m deploy.images
 
@@ -131,4 +140,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
-	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky images lock clean
+	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky chart cloud-costs images lock clean
