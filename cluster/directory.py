@@ -25,6 +25,9 @@ OWN_FORMAT: Final = 2
 such member, and this number makes it refuse the directory.
 """
 
+RESTORING: Final = "restoring"
+"""Marks a directory that is being made out of a backup."""
+
 StoreKind: TypeAlias = Literal["shared", "replicated"]
 
 KINDS: Final[dict[StoreKind, str]] = {
@@ -61,15 +64,26 @@ def check_kind(directory: Path, made_with: StoreKind, asked: StoreKind) -> None:
 
 
 def claim_node(
-    data_dir: Path, cluster_id: str, node_id: str, store: StoreKind = "shared"
+    data_dir: Path,
+    cluster_id: str,
+    node_id: str,
+    store: StoreKind = "shared",
+    *,
+    restoring: bool = False,
 ) -> NodeFile:
     """Create `node.json` in a new directory, or check the one that is there, and return it.
 
-    Raises BadRequest if the directory belongs to another node or cluster, or was made with another
-    kind of store.
+    Raises BadRequest if the directory belongs to another node or cluster, was made with another
+    kind of store, or is being made out of a backup by another than the caller (`restoring`).
     """
     path = data_dir / "node.json"
     make_directory(data_dir)
+    if is_restoring(data_dir) and not restoring:
+        raise BadRequest(
+            "half_restored",
+            f"{data_dir} was being restored from a backup, and that did not end",
+            allowed="the same `python -m node --restore` again, which begins anew",
+        )
     if not path.exists():
         format = FORMAT if store == "shared" else OWN_FORMAT
         write_whole(path, msgspec.json.encode(NodeFile(format, cluster_id, node_id, store)))
@@ -85,6 +99,24 @@ def claim_node(
         )
     check_kind(data_dir, found.store, store)
     return found
+
+
+def start_restoring(directory: Path) -> None:
+    """Mark a directory as one that is made out of a backup, durably: no node starts from it."""
+    (directory / RESTORING).touch()
+    sync_directory(directory)
+
+
+def is_restoring(directory: Path) -> bool:
+    """Return whether a directory is being made out of a backup, or that was interrupted."""
+    return (directory / RESTORING).exists()
+
+
+def finish_restoring(directory: Path) -> None:
+    """Take the mark away: all of the directory is there."""
+    sync_directory(directory)
+    (directory / RESTORING).unlink()
+    sync_directory(directory)
 
 
 @contextlib.contextmanager

@@ -87,13 +87,21 @@ class GoneRecord(msgspec.Struct, frozen=True, array_like=True, tag="g", gc=False
     revision: int
 
 
+class BaseRecord(msgspec.Struct, frozen=True, array_like=True, tag="b", gc=False):
+    """The versions that follow are those present at this revision, key by key, up to the next one
+    of these records: what came before about a key and is not newer does not count any more.
+    """
+
+    revision: int
+
+
 class OperationRecord(msgspec.Struct, frozen=True, array_like=True, tag="o", gc=False):
     """What is recorded of an op_id."""
 
     operation: RecordedOperation
 
 
-BackupRecord: TypeAlias = RowRecord | VersionRecord | GoneRecord | OperationRecord
+BackupRecord: TypeAlias = RowRecord | VersionRecord | GoneRecord | BaseRecord | OperationRecord
 
 
 class BackupTrailer(msgspec.Struct, frozen=True, kw_only=True):

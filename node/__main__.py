@@ -52,6 +52,7 @@ from node.startup.process import (
     tune_interpreter,
 )
 from node.startup.renewal import Renewable, Renewal
+from node.startup.restoring import command as restoring
 from node.startup.settings import (
     coordinator_settings,
     first_members,
@@ -71,6 +72,8 @@ _log = structlog.get_logger("acordo.node")
 
 def main(argv: list[str]) -> int:
     """Run a node until it is asked to stop; return its exit code."""
+    if restoring.asked(argv):
+        return restored(argv)
     shown = "--print-config" in argv
     try:
         settings = load(
@@ -106,6 +109,19 @@ def main(argv: list[str]) -> int:
             uvloop.run(_serve(settings, cluster, listening, descriptors))
     except Exception as exc:  # noqa: BLE001 - the last place: whatever it is ends the process, with its name
         return exit_code_of(exc, settings)
+    return 0
+
+
+def restored(argv: list[str]) -> int:
+    """Make this node's directory out of a backup; return the exit code."""
+    os.umask(0o077)
+    try:
+        restoring.main(argv)
+    except BadRequest as exc:
+        return refuse_to_start(exc)
+    except OSError as exc:
+        detail = f"{exc.filename or 'the backup'}: {exc.strerror or exc}"
+        return refuse_to_start(BadRequest("bad_file", detail))
     return 0
 
 

@@ -207,6 +207,9 @@ class BackupCheck:
             case "g":
                 counts["gone"] += 1
                 self._places.discard((fields[0], fields[1]))
+            case "b":
+                if self._places or fields[0] > self._revision:
+                    raise ValueError("what was present is not where it belongs")
             case "o":
                 counts["operations"] += 1
                 if fields[0][2] > self._revision:

@@ -1,4 +1,4 @@
-"""Commands on backups: take one, check one."""
+"""Commands on backups: take one, check one; and where one is restored."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from acordo._cli.output import Output
 from acordo._cli.shell import opened, run
 from acordo._cli.text import shown
 from acordo._client import Client
+from acordo._errors import BadRequest
+
+RESTORED_BY = (
+    "a new cluster: `python -m cluster up --from-backup FILE --data DIR`, or on each machine "
+    "`python -m node --restore FILE` before its first start (docs/operations.md)"
+)
 
 FileArgument = Annotated[str, typer.Argument(help="A backup's file; - is standard input.")]
 
@@ -59,6 +65,23 @@ def verify(
         if cluster_id:
             check_cluster(found, cluster_id)
         _show(output, found)
+
+    run(context, work)
+
+
+def restore(context: typer.Context, source: FileArgument) -> None:
+    """Say how a backup is restored: never into a cluster that runs. The file is checked."""
+
+    async def work(client: Client, output: Output) -> None:
+        with opened(None if source == "-" else Path(source)) as file:
+            found = verify_file(file)
+        output.note(_line(found))
+        raise BadRequest(
+            "a running cluster is not restored: what its clients were told would be undone under "
+            "them",
+            code="restore_into_running",
+            allowed=RESTORED_BY,
+        )
 
     run(context, work)
 

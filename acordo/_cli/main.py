@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "load": bulk.load,
     "dump": bulk.dump,
     "backup": backups.backup,
+    "restore": backups.restore,
     "verify": backups.verify,
     "leader": cluster.leader,
     "status": cluster.status,

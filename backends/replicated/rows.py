@@ -72,23 +72,29 @@ def rows_of(steps: Sequence[Step], term: int) -> Rows:
     for step in steps:
         group = step.group
         if group is not None:
-            rows.ledger.append(_row_values(group.row))
+            rows.ledger.append(row_values(group.row))
             expires |= _add_versions(group.versions, step.hashes, rows)
-            rows.operations.extend(
-                (o.revision, o.op_id, o.log_time_ms, o.body_hash, _pack(o.outcome))
-                for o in group.operations
-            )
+            rows.operations.extend(map(operation_values, group.operations))
         if step.floor or (group is None and step.note.term != term):
             rows.marks.append((step.note.index, step.note.term, step.floor))
         term = step.note.term
     return rows._replace(expires=expires)
 
 
-def _row_values(row: LedgerRow) -> Row:
+def row_values(row: LedgerRow) -> Row:
+    """Return a ledger row's columns."""
     body = _pack(row.body) if row.body else None
     return (
         row.seq, row.index, row.term, row.first, row.last, row.log_time_ms, row.digest, row.content,
         body,
+    )  # fmt: skip
+
+
+def operation_values(operation: RecordedOperation) -> Row:
+    """Return the columns of what is recorded of an op_id."""
+    return (
+        operation.revision, operation.op_id, operation.log_time_ms, operation.body_hash,
+        _pack(operation.outcome),
     )  # fmt: skip
 
 

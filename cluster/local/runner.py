@@ -32,6 +32,7 @@ from cluster.local.layout import (
 )
 from cluster.local.process import NodeProcess, NodeState
 from cluster.local.readiness import Readiness, judge_readiness
+from cluster.local.restoring import restore_members
 from cluster.local.supervision import PROBE_EVERY_S, Beat, NodeFailed, Supervisor
 from cluster.ports import refuse_taken_port
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
@@ -136,9 +137,17 @@ class LocalCluster:
                 ("127.0.0.1", self._raft_port(place), f"Raft of {place.id}"),
             ):
                 refuse_taken_port(host, port, what, of=None if new else data)
-        if new:
-            keep_cluster(data, self.file)
         self._common = {**_clean(os.environ), **settings.handed_on()}
+        if settings.from_backup:
+            if not new:
+                raise BadRequest(
+                    "restore_not_empty",
+                    f"{data} holds a cluster already; nothing in it was touched",
+                    allowed="a new --data directory",
+                )
+            restore_members(
+                settings, [self._node(place) for place in places], self.command, self.say
+            )
         if settings.tls_cert_file is None and settings.secret_file is None:
             if make_secret(data / "secret"):
                 self.say(
@@ -146,6 +155,8 @@ class LocalCluster:
                     "(docs/security.md)"
                 )
             self._common[PREFIX + "SECRET_FILE"] = str(data / "secret")
+        if new:
+            keep_cluster(data, self.file)
         for place in places:
             self.nodes[place.id] = self._node(place)
 

@@ -43,6 +43,15 @@ class RunnerSettings(SharedSettings):
         "names it",
         "any text",
     )
+    from_backup: str = setting(
+        "",
+        "backup that a new directory is made of; its cluster goes on as a new one "
+        "([operations](operations.md))",
+        "path of a file that `acordo backup` wrote",
+    )
+    at_revision: int = count(
+        0, "revision as of which it is restored; 0: the backup's own", 0, 2**53 - 1
+    )
     ready_timeout_s: float = seconds(
         60,
         "without a ready quorum for so long, the runner says what is missing, and waits on",

@@ -17,6 +17,7 @@ from kv.backup import (
     BackupEncoder,
     BackupHeader,
     BackupTrailer,
+    BaseRecord,
     EarlyEnd,
     GoneRecord,
     OperationRecord,
@@ -41,6 +42,8 @@ HELD_BYTES: Final = 4 * 1024 * 1024
 PAGE_KEYS: Final = 64
 """Present keys read at a time: 4 MiB of a shared store at most; an own one ends its pages itself.
 """
+COUNTED_KEYS: Final = 1000
+"""Keys counted at a time."""
 OPERATIONS: Final = 500
 """Records of op_ids read at a time."""
 BACKEND: Final = "store"
@@ -64,10 +67,10 @@ class Export:
         self._timeout_s, self._stops = timeout_s, stops
         self._encoder, self._revision = BackupEncoder(), header.revision
         self._totals = BackupTrailer(floor=0)
-        self._first = header.revision + 1
-        """The first revision of the oldest row that was read."""
-        self._gaps: list[tuple[int, int]] = []
-        """Where rows were pruned away between two reads: the revisions between these two."""
+        self._base = 0
+        """The newest revision before a row that was read with none before it: what is present as of
+        a revision from there on, and the rows, tell all.
+        """
         self._places = PLACES_FIRST
 
     @classmethod
@@ -111,7 +114,7 @@ class Export:
         """Yield the file, piece by piece. If it cannot be ended as a whole, its end says why."""
         yield self._encoder.header(self.header)
         try:
-            for part in (self._rows, self._present, self._recorded):
+            for part in (self._rows, self._present, self._counted, self._recorded):
                 async for piece in part():
                     if self._stops():
                         raise NotApplied("draining", "this node is stopping")
@@ -120,7 +123,7 @@ class Export:
             floor = await self._store.floor(timeout_s=self._timeout_s)
             if floor > self._revision:
                 raise Pruned(floor)
-            totals = msgspec.structs.replace(self._totals, floor=floor)
+            totals = msgspec.structs.replace(self._totals, floor=max(floor, self._base))
             yield self._encoder.trailer(totals)
         except (KvError, TimeoutError) as exc:
             yield self._encoder.early_end(_early_end(exc))
@@ -198,11 +201,8 @@ class Export:
 
     def _enter(self, before: LedgerRow | None, row: LedgerRow, made: _Made) -> None:
         """Check a row against the one before it, and count what it brings. Raises StoreDamaged."""
-        if before is None:
-            self._first = row.first
-        elif row.seq != before.seq + 1:
-            self._gaps.append((before.last, row.first))
-            before = None
+        if before is None or row.seq != before.seq + 1:
+            self._base, before = row.first - 1, None  # what was between was pruned meanwhile
         versions = [version for _, version in made if version is not None]
         if before is not None:
             check_row(before.digest, before.content, row, versions, len(made) == len(versions))
@@ -223,34 +223,61 @@ class Export:
     # ---------------------------------------------------------------- what the rows do not name
 
     async def _present(self) -> AsyncIterator[bytes]:
-        """Yield the versions that are present at the revision and that no row above named."""
-        after = b""
+        """Yield what was present at the oldest revision as of which that is still known: with the
+        rows above it gives every later state.
+
+        Pruning may pass that revision meanwhile: the keys that are left are then read as of a later
+        one, which the rows above reach too.
+        """
+        after, said = b"", -1
         while True:
-            page = await self._store.list(
-                b"", after=after, limit=PAGE_KEYS, at=self._revision, timeout_s=self._timeout_s
-            )
+            self._base = max(self._base, await self._store.floor(timeout_s=self._timeout_s))
+            if self._base > self._revision:
+                raise Pruned(self._base)
+            try:
+                page = await self._store.list(
+                    b"", after=after, limit=PAGE_KEYS, at=self._base, timeout_s=self._timeout_s
+                )
+            except Pruned:
+                continue  # it rose again: a few times, as pruning has an end
+            if self._base > said:
+                said = self._base
+                yield self._encoder.add(BaseRecord(said))
             for version in page.versions:
-                missing = not self._named(version.revision)
-                self._count(version, missing=missing)
-                if missing:
-                    yield self._encoder.add(VersionRecord(await self._whole(version)))
+                whole = await self._whole(version)
+                self._totals = msgspec.structs.replace(
+                    self._totals,
+                    versions=self._totals.versions + 1,
+                    value_bytes=self._totals.value_bytes + _size(whole),
+                )
+                yield self._encoder.add(VersionRecord(whole))
             if not page.more or not page.versions:
                 return
             after = page.versions[-1].key
             yield b""
 
-    def _named(self, revision: int) -> bool:
-        return revision >= self._first and not any(lo < revision < hi for lo, hi in self._gaps)
-
-    def _count(self, version: Version, *, missing: bool) -> None:
-        totals = self._totals
-        self._totals = msgspec.structs.replace(
-            totals,
-            keys=totals.keys + 1,
-            leases=totals.leases + bool(lease_of(version.key)),
-            versions=totals.versions + missing,
-            value_bytes=totals.value_bytes + (_size(version) if missing else 0),
-        )
+    async def _counted(self) -> AsyncIterator[bytes]:
+        """Count the keys that are present at the backup's revision."""
+        after = b""
+        while True:
+            page = await self._store.list(
+                b"",
+                after=after,
+                limit=COUNTED_KEYS,
+                at=self._revision,
+                keys_only=True,
+                timeout_s=self._timeout_s,
+            )
+            totals, found = self._totals, page.versions
+            self._totals = msgspec.structs.replace(
+                totals,
+                keys=totals.keys + len(found),
+                leases=totals.leases + sum(lease_of(version.key) > 0 for version in found),
+            )
+            if not page.more or not found:
+                return
+            after = found[-1].key
+            yield b""
 
     async def _recorded(self) -> AsyncIterator[bytes]:
         """Yield what is recorded of op_ids up to the revision."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from acordo import Client
+from acordo import Change, Client, Pruned
+from acordo._bulk.backup import backup
 from cluster.local.runner import LocalCluster
-from tests.e2e.conftest import Start
+from cluster.ports import free_base_port
+from kv.errors import BadRequest
+from tests.e2e.conftest import WAIT_S, Start
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "operations.md"
@@ -30,15 +35,29 @@ def commands(heading: str) -> list[str]:
 
 
 async def carried_out(line: str, directory: Path, urls: list[str]) -> str:
-    """Run a command of the page in a directory of its own; return what it printed."""
+    """Run a command of the page in a directory of its own; return what it printed. One that starts
+    a cluster is stopped once that is ready.
+    """
+    stays = " -m cluster up " in line
+    words = re.sub(r"\.venv/bin/(python|acordo)", lambda found: PROGRAMS[found[1]], line)
+    words = words.replace("--base-port 8101", f"--base-port {free_base_port(3, 25000)}")
     process = await asyncio.create_subprocess_shell(
-        re.sub(r"\.venv/bin/(python|acordo)", lambda found: PROGRAMS[found[1]], line),
+        f"exec {words}" if stays else words,
         cwd=directory,
         env={**os.environ, "ACORDO_URLS": ",".join(urls), "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    out, _ = await process.communicate()
+    out = b""
+    if stays:
+        assert process.stdout is not None
+        async with asyncio.timeout(WAIT_S):
+            while not out.endswith(b"stops the cluster; its data stays.\n"):
+                piece = await process.stdout.readline()
+                assert piece, out.decode()
+                out += piece
+        process.send_signal(signal.SIGINT)
+    out += (await process.communicate())[0]
     assert process.returncode == 0, (line, out.decode())
     return out.decode()
 
@@ -59,3 +78,97 @@ async def test_a_backup_is_taken_and_verified_as_the_page_says(
             for line in commands("Take a backup")
         ]
         assert "whole: 2 keys as of revision 2" in said[0] and said[0] == said[1]
+    if cluster.settings.store:
+        return
+    (line,) = commands("Restore one")
+    said = [await carried_out(line, tmp_path, [])]
+    assert "n3: 2 keys as of revision 2" in said[0]
+
+
+class Told(NamedTuple):
+    """What clients of the old cluster keep."""
+
+    positions: list[str]
+    token: str
+    revision: int
+    lease: str
+    expires_ms: int
+
+
+async def old_life(client: Client, target: Path) -> Told:
+    """Fill a cluster, take a backup, and go on: what comes then is lost."""
+    for n in range(8):
+        await client.put(f"k{n}", f"v{n}", op_id=f"op-{n}")
+    await client.delete("k0")
+    lease = await client.grant_lease(3600)
+    await client.put("leased", "1", lease=lease.id)
+    await client.put("expires", "1", ttl_s=3600)
+    await backup(client, target)
+    kept = await client.put("lost", "1", op_id="lost")
+    page = await anext(client.pages(b"k", limit=2))
+    assert page.token is not None
+    positions = []
+    async for event in client.watch("", after=0):
+        assert isinstance(event, Change)
+        positions += [event.position] if event.position else []
+        if event.revision == kept.revision:
+            break
+    found = await client.get("expires")
+    assert found is not None and found.expires_ms is not None
+    return Told(positions, page.token, kept.revision, lease.id, found.expires_ms)
+
+
+async def check_positions(client: Client, told: Told) -> None:
+    """No position of the old life is gone on from, in whatever form a client kept it."""
+    numbers: list[int | str] = [1, told.revision, told.revision + 50]
+    for position in [*told.positions, *numbers]:
+        with pytest.raises(Pruned):
+            await asyncio.wait_for(anext(client.watch("", after=position)), 20)
+    with pytest.raises(Pruned):
+        [page async for page in client.pages(b"k", limit=2, token=told.token)]
+
+
+async def new_life(client: Client, told: Told) -> None:
+    """Check that what the backup holds is there, and that nothing of the old life goes on."""
+    assert [f.key async for f in client.list("k")] == [b"k%d" % n for n in range(1, 8)]
+    assert await client.get("lost") is None and await client.get("k0") is None
+    found = await client.get("expires")
+    assert found is not None and found.expires_ms == told.expires_ms
+    lease = await client.lease(told.lease, keys=True)
+    assert lease is not None and lease.keys == (b"leased",) and (lease.left_s or 0) > 3000
+    again = await client.put("k3", "v3", op_id="op-3")
+    assert again.again and again.revision == 4
+    assert (await client.operation("lost")).outcome == "unknown"
+    written = await client.put("new", "1", op_id="lost")
+    assert written.revision > told.revision + 2**31 and not written.again
+    await check_positions(client, told)
+    async for event in client.watch("", after=written.revision - 1):
+        assert isinstance(event, Change) and event.key == b"new"
+        break
+    await client.revoke_lease(told.lease)
+    assert await client.get("leased") is None
+
+
+async def test_a_new_cluster_goes_on_from_a_backup_and_nothing_of_the_old_life_does(
+    start: Start, tmp_path: Path
+) -> None:
+    target = tmp_path / "backup"
+    async with start() as cluster, Client(urls_of(cluster)) as client:
+        told = await old_life(client, target)
+    with pytest.raises(BadRequest) as caught:
+        async with start(from_backup=str(target)):
+            pass
+    assert caught.value.code == "restore_not_empty"
+    more = {"data": tmp_path / "restored", "from_backup": str(target)}
+    with pytest.raises(BadRequest, match="not of 'other'"):
+        async with start(**more, cluster_id="other"):
+            pass
+    async with start(**more) as cluster, Client(urls_of(cluster)) as client:
+        await new_life(client, told)
+        for node in tuple(cluster.nodes):
+            cluster.kill(node)
+        await cluster.wait_ready()
+        again = await backup(client, tmp_path / "again")
+        assert again.floor > 2**32 and again.keys == 9
+        seen = await client.cluster()
+        assert {member.digest for member in seen.members} == {seen.members[0].digest}

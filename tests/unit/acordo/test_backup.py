@@ -69,6 +69,15 @@ async def test_a_backup_of_another_cluster_and_a_damaged_one_are_refused_by_name
         assert refused.code == 2 and f'"code":"{name}"' in refused.err, name
 
 
+async def test_a_running_cluster_is_not_restored_and_the_way_is_named(
+    api: Api, tmp_path: Path
+) -> None:
+    acordo, target = Shell([api.url]), tmp_path / "b"
+    await acordo("backup", str(target))
+    refused = await acordo("restore", str(target))
+    assert refused.code == 2 and "--from-backup" in refused.err and "--restore" in refused.err
+
+
 async def test_what_breaks_off_or_ends_early_leaves_the_file_as_it_was(
     api: Api, tmp_path: Path
 ) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import pytest
 
+from backends.memory.database import MemoryDatabase
+from backends.memory.store import MemoryStore
 from kv.backup import (
     BackupDecoder,
     BackupRecord,
+    BaseRecord,
     GoneRecord,
     OperationRecord,
     RowRecord,
@@ -16,6 +25,9 @@ from kv.backup import (
 from kv.errors import BadRequest
 from kv.model import Version
 from kv.ports import Retention
+from node.reads import export
+from node.startup.restoring.state import StateAt
+from tests.contract.groups import Step, commit, delete, put
 from tests.unit.node.conftest import Api, Open, Reply, opened
 
 
@@ -79,7 +91,9 @@ async def test_what_was_pruned_is_named_and_what_it_left_is_whole(open_api: Open
 async def test_an_empty_store_gives_an_empty_backup(open_api: Open) -> None:
     async with open_api() as api:
         decoder, found = decoded((await taken(api)).body)
-        assert found == [] and decoder.header is not None and decoder.header.revision == 0
+        assert (
+            found == [BaseRecord(0)] and decoder.header is not None and decoder.header.revision == 0
+        )
 
 
 async def test_a_damaged_value_never_gets_into_a_backup(open_api: Open) -> None:
@@ -119,3 +133,60 @@ async def test_without_a_quorum_there_is_none_of_an_own_store() -> None:
     async with opened(kind="replicated") as api:
         api.consensus.no_leader = "no_quorum"
         (await taken(api)).problem(503, "no_quorum")
+
+
+class Pruning(MemoryStore):
+    """A store of which a little more is pruned before some reads, up to a revision."""
+
+    def __init__(self, database: MemoryDatabase, rng: random.Random, upto: int) -> None:
+        super().__init__(database)
+        self.rng, self.upto, self.active = rng, upto, False
+
+    async def _pruned(self) -> None:
+        if self.active and self.rng.random() < 0.5:
+            step = Retention(self.rng.randrange(self.upto), 0, rows_max=self.rng.randrange(1, 4))
+            await self.prune(step, timeout_s=5)
+
+    async def ledger(self, from_seq: int, limit: int, *, timeout_s: float) -> Any:
+        await self._pruned()
+        return await super().ledger(from_seq, limit, timeout_s=timeout_s)
+
+    async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> Any:
+        await self._pruned()
+        return await super().versions(at, timeout_s=timeout_s)
+
+    async def list(self, prefix: bytes, **more: Any) -> Any:
+        await self._pruned()
+        return await super().list(prefix, **more)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_what_is_taken_while_pruning_goes_on_is_whole_from_its_floor_on(
+    seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    for name, most in (("ROWS", 4), ("PLACES", 3), ("PAGE_KEYS", 2), ("OPERATIONS", 3)):
+        monkeypatch.setattr(export, name, rng.randrange(1, most + 1))
+    store = Pruning(MemoryDatabase(), rng, upto=25)
+    states: list[dict[bytes, tuple[int, object]]] = [{}]
+    for number in range(1, 31):
+        key = b"k%d" % rng.randrange(6)
+        state = dict(states[-1])
+        step: Step = put(f"c{number}", key, b"v%d" % number)
+        if key in state and rng.random() < 0.4:
+            step = delete(f"c{number}", key)
+            del state[key]
+        else:
+            state[key] = number, b"v%d" % number
+        await commit(store, [step])
+        states.append(state)
+    async with opened(store) as api:
+        store.active = True
+        file = (await taken(api)).body
+    decoder, found = decoded(file)
+    assert decoder.trailer is not None and decoder.trailer.keys == len(states[30])
+    assert sum(isinstance(record, OperationRecord) for record in found) == 30
+    for at in range(decoder.trailer.floor, 31):
+        with StateAt(tmp_path) as state_at:
+            state_at.read(io.BytesIO(file), at)
+            assert {v.key: (v.revision, v.value) for v in state_at.versions()} == states[at], at

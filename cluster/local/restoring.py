@@ -1,0 +1,45 @@
+"""Make the directories of a new local cluster's members out of a backup.
+
+All of them or none: a member that was not restored, beside two that were, would never vote.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+
+from cluster.local.process import NodeProcess
+from cluster.settings.runner import RunnerSettings
+from kv.errors import BadRequest
+
+
+def restore_members(
+    settings: RunnerSettings,
+    nodes: Sequence[NodeProcess],
+    command: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    """Restore every member with one incarnation, each by a process of its own. Raises BadRequest,
+    which says why the first one that failed did; then none is left.
+    """
+    incarnation = secrets.token_hex(16)
+    options = ["--restore", settings.from_backup, "--incarnation", incarnation]
+    options += ["--of-cluster", settings.cluster_id]
+    if settings.at_revision:
+        options += ["--at-revision", str(settings.at_revision)]
+    for node in nodes:
+        done = subprocess.run(
+            [*command, *options],
+            env=dict(node.environ),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            for each in nodes:
+                shutil.rmtree(each.data_dir, ignore_errors=True)
+            why = done.stderr.strip().removeprefix("error: ") or f"exit code {done.returncode}"
+            raise BadRequest("not_restored", f"{node.id} could not be restored: {why}")
+        say(done.stdout.strip().partition(" Restore every")[0])

@@ -1,0 +1,1 @@
+"""Make the directory of a new cluster's member from a backup."""

@@ -1,0 +1,285 @@
+"""What a backup is made into: the state at a revision, a new history, a member's directory."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+from pathlib import Path
+
+import pytest
+
+from backends.replicated.store import SqliteMemberStore
+from cluster.directory import claim_node
+from coordinator.machine.snapshot import decode_state
+from coordinator.raft.storage.real_disk import RealDisk
+from coordinator.raft.storage.snapshot import SnapshotStore
+from kv.backup import (
+    BackupEncoder,
+    BackupHeader,
+    BackupTrailer,
+    BaseRecord,
+    GoneRecord,
+    OperationRecord,
+    VersionRecord,
+)
+from kv.errors import BadRequest, Pruned
+from kv.leases import lease_key, ttl_value
+from kv.model import Applied, RecordedOperation, Version
+from node.__main__ import main
+from node.startup.restoring import history
+from node.startup.restoring.history import REVISIONS, TERMS
+from node.startup.restoring.state import StateAt
+
+T = 10.0
+
+
+def header(revision: int, **more: object) -> BackupHeader:
+    given: dict[str, object] = {
+        "acordo": "0.2.0",
+        "kind": "replicated",
+        "cluster_id": "c",
+        "history": "ab",
+        "revision": revision,
+        "term": 4,
+        "seq": 9,
+        "digest": bytes(32),
+        "log_time_ms": 1000,
+        "made_ms": 2000,
+        "node": "n1",
+        "limits": {"window_ms": 5000, "unknown": 3},
+    }
+    return BackupHeader(**{**given, **more})  # type: ignore[arg-type]  # as there
+
+
+def file_of(
+    *records: VersionRecord | GoneRecord | BaseRecord | OperationRecord,
+    revision: int,
+    floor: int = 0,
+    **more: object,
+) -> bytes:
+    encoder = BackupEncoder()
+    content = encoder.header(header(revision, **more))
+    for record in records:
+        content += encoder.add(record)
+    return content + encoder.trailer(BackupTrailer(floor=floor))
+
+
+def put(key: bytes, revision: int, value: bytes = b"v") -> VersionRecord:
+    return VersionRecord(Version(key, revision, value, None, revision, 1))
+
+
+def present(file: bytes, at: int | None, directory: Path) -> dict[bytes, tuple[int, object]]:
+    with StateAt(directory) as state:
+        state.read(io.BytesIO(file), at)
+        return {v.key: (v.revision, v.value) for v in state.versions()}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_revision_from_the_floor_on_is_what_it_was(seed: int, tmp_path: Path) -> None:
+    """Rows are read first, some of their versions pruned meanwhile, some rows too; then what is
+    present, as of a floor that rises. Each later state comes out as it was.
+    """
+    rng = random.Random(seed)
+    keys = [b"k%d" % n for n in range(6)]
+    log: list[tuple[bytes, bytes | None]] = [
+        (rng.choice(keys), rng.choice([b"v%d" % n, None])) for n in range(1, 61)
+    ]
+
+    def state(revision: int) -> dict[bytes, tuple[int, object]]:
+        found: dict[bytes, tuple[int, object]] = {}
+        for at, (key, value) in enumerate(log[:revision], 1):
+            found.pop(key, None)
+            if value is not None:
+                found[key] = (at, value)
+        return found
+
+    def gone(revision: int, floor: int) -> bool:
+        """Whether pruning up to a floor has taken the version."""
+        key, value = log[revision - 1]
+        later = any(other == key for other, _ in log[revision:floor])
+        return revision <= floor and (value is None or later)
+
+    floors = sorted(rng.randrange(5, 30) for _ in range(3))
+    first = rng.randrange(1, floors[0])
+    records: list[VersionRecord | GoneRecord | BaseRecord] = []
+    hole = range(first + 1, rng.randrange(first + 1, floors[0] + 1))
+    for revision in range(first, 61):
+        if revision in hole:
+            continue  # rows that were pruned between two reads
+        key, value = log[revision - 1]
+        taken = gone(revision, rng.choice([0, floors[0]]))
+        created = 0 if value is None else revision
+        made = VersionRecord(Version(key, revision, value, None, created, int(value is not None)))
+        records.append(GoneRecord(key, revision) if taken else made)
+    split = rng.randrange(len(keys))
+    for floor, part in ((floors[1], keys[:split]), (floors[2], keys[split:])):
+        records.append(BaseRecord(floor))
+        found = state(floor)
+        for key in part:
+            if key in found:
+                at, kept = found[key]
+                records.append(put(key, at, kept))  # type: ignore[arg-type]  # bytes
+    file = file_of(*records, revision=60, floor=floors[2])
+    for at in range(floors[2], 61):
+        assert present(file, at, tmp_path) == state(at), at
+    for at in (floors[2] - 1, 61):
+        with pytest.raises(BadRequest) as caught:
+            present(file, at, tmp_path)
+        assert caught.value.code == "revision_not_in_backup"
+    assert list(tmp_path.iterdir()) == []
+
+
+OPTIONS = ("--node-id", "n1", "--raft-address", "127.0.0.1:9001", "--cluster-id", "new")
+INCARNATION = "0123456789abcdef" * 2
+
+
+def restored(
+    tmp_path: Path, file: bytes, *more: str, capsys: pytest.CaptureFixture[str], code: int = 0
+) -> str:
+    source = tmp_path / "backup"
+    source.write_bytes(file)
+    arguments = [*OPTIONS, "--data-dir", str(tmp_path / "n1"), "--restore", str(source), *more]
+    assert main(arguments) == code
+    said = capsys.readouterr()
+    return said.err if code else said.out
+
+
+FILE = file_of(
+    VersionRecord(Version(b"a", 7, b"1", 9000, 5, 2)),
+    VersionRecord(Version(b"b", 7, b"2", None, 7, 1, 3)),
+    VersionRecord(Version(lease_key(3), 6, ttl_value(500), None, 6, 1)),
+    VersionRecord(Version(b"gone", 8, None)),
+    OperationRecord(RecordedOperation("mine", b"h" * 16, 7, Applied(), 900)),
+    BaseRecord(0),
+    revision=8,
+)
+
+
+async def looked_into(directory: Path) -> None:
+    async with SqliteMemberStore(str(directory / "store.sqlite")) as store:
+        assert store.condition == "sound" and not store.fetched
+        head = await store.head(timeout_s=T)
+        assert (head.last, head.term, head.seq) == (8 + REVISIONS, 4 + TERMS, 10)
+        read = await store.read([b"a", b"b", b"gone"], timeout_s=T)
+        assert read.versions == (
+            Version(b"a", 7, b"1", 9000, 5, 2),
+            Version(b"b", 7, b"2", None, 7, 1, 3),
+            None,
+        )
+        with pytest.raises(Pruned):
+            await store.read([b"a"], at=8, timeout_s=T)
+        with pytest.raises(Pruned):
+            await store.rows(7, 9, timeout_s=T)
+        assert await store.due(9000, 9, timeout_s=T) == ((b"a", 7),)
+        assert await store.attached(3, limit=9, timeout_s=T) == (b"b",)
+        (mine,) = await store.recorded_after(0, 9, timeout_s=T)
+        assert (mine.op_id, mine.log_time_ms) == ("mine", 900)
+        assert await store.damaged_rows(0, timeout_s=T) == (0, ())
+        scrubbed = await store.scrub(0, timeout_s=T)
+        assert (scrubbed.versions, scrubbed.damaged) == (3, ())
+        store.cut_back(
+            1
+        )  # as after a quorum has lost its logs: nothing is left, and nothing breaks
+        assert store.newest is None
+
+
+def dump_of(directory: Path) -> object:
+    disk = RealDisk(directory / "raft")
+    try:
+        snapshot = SnapshotStore(disk, cluster="new").load_now()
+    finally:
+        disk.close()
+    assert snapshot is not None
+    return decode_state(snapshot.body)
+
+
+def test_a_directory_is_made_that_a_member_starts_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = restored(tmp_path, FILE, "--of-cluster", "c", capsys=capsys)
+    assert "3 keys as of revision 8 of cluster c are restored" in said
+    assert f"goes on from revision {8 + REVISIONS}." in said
+    state = dump_of(tmp_path / "n1")
+    assert state.limits.window_ms == 5000  # type: ignore[attr-defined]  # a MachineState
+    assert state.undone.to == state.revision == 8 + REVISIONS  # type: ignore[attr-defined]
+    assert claim_node(tmp_path / "n1", "new", "n1", "replicated").store == "replicated"
+    asyncio.run(looked_into(tmp_path / "n1"))
+
+
+def test_members_restored_alike_are_alike_and_another_restore_is_another_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for name, incarnation in (("x", INCARNATION), ("y", INCARNATION), ("z", "ff" * 16)):
+        (tmp_path / name).mkdir()
+        more = ("--of-cluster", "c", "--incarnation", incarnation)
+        restored(tmp_path / name, FILE, *more, capsys=capsys)
+        found.append(dump_of(tmp_path / name / "n1"))
+    assert found[0] == found[1] != found[2]
+    assert found[0].founded.history != found[2].founded.history  # type: ignore[attr-defined]
+    assert found[0].namespace != found[2].namespace  # type: ignore[attr-defined]
+
+
+def test_what_holds_anything_is_refused_and_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    restored(tmp_path, FILE, "--of-cluster", "c", capsys=capsys)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "n1").rglob("*")}
+    said = restored(tmp_path, FILE, "--of-cluster", "c", capsys=capsys, code=78)
+    assert "holds a member already" in said and "replaced, never restored" in said
+    del before[tmp_path / "n1" / "lock"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "says"),
+    [
+        (FILE, (), "of cluster 'c', not of 'new'"),
+        (FILE[:-20], ("--of-cluster", "c"), "without its trailer"),
+        (FILE[:300] + b"?" + FILE[301:], ("--of-cluster", "c"), "not what was written"),
+        (b"nothing", ("--of-cluster", "c"), "no backup of Acordo"),
+        (FILE, ("--of-cluster", "c", "--at-revision", "9"), "at revision 9"),
+        (file_of(revision=8, level=99), ("--of-cluster", "c"), "feature level 99"),
+        (file_of(revision=2**48), ("--of-cluster", "c"), "cannot be raised"),
+        (FILE, ("--of-cluster", "c", "--incarnation", "xyz"), "32 hexadecimal digits"),
+        (
+            FILE,
+            ("--of-cluster", "c", "--members", "n1=127.0.0.1:9001,n2=127.0.0.1:9002"),
+            "with one --incarnation",
+        ),
+    ],
+)
+def test_what_cannot_be_restored_is_refused_by_name_and_leaves_nothing_that_starts(
+    file: bytes,
+    more: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert says in restored(tmp_path, file, *more, capsys=capsys, code=78)
+    assert not (tmp_path / "n1" / "store.sqlite").exists()
+    restored(tmp_path, FILE, "--of-cluster", "c", capsys=capsys)  # what failed is begun anew
+
+
+def test_no_node_starts_from_a_directory_that_was_half_restored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SnapshotStore, "save", _breaks)
+    restored(tmp_path, FILE, "--of-cluster", "c", capsys=capsys, code=78)
+    with pytest.raises(BadRequest) as caught:
+        claim_node(tmp_path / "n1", "new", "n1", "replicated")
+    assert caught.value.code == "half_restored"
+    monkeypatch.undo()
+    restored(tmp_path, FILE, "--of-cluster", "c", capsys=capsys)
+    asyncio.run(looked_into(tmp_path / "n1"))
+
+
+async def _breaks(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_what_is_drawn_for_a_history_is_never_drawn_twice() -> None:
+    draw = history._Drawn(b"seed")
+    drawn = [draw(16) for _ in range(9)]
+    assert len(set(drawn)) == 9 and drawn[0] == history._Drawn(b"seed")(16)
