@@ -40,7 +40,7 @@ class Journal(LogReader):
     segments from its front and never copies an entry.
 
     `synced_index` says how far the log is durable. Under policy `always`, added entries are held in
-    memory until `maybe_sync()` writes and fdatasyncs them as one group, in the file's thread;
+    memory until `maybe_sync()` writes and fdatasyncs them as one group, off the event loop;
     `on_synced` is called afterwards. Under policies `interval` and `off`, entries are written at
     once, so that they survive kill -9, and `synced_index` is the last index.
 

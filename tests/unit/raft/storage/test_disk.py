@@ -15,17 +15,19 @@ from pathlib import Path
 import pytest
 
 from coordinator.raft.storage.disk import Disk, SyncError, write_whole_now
+from coordinator.raft.storage.kernel_sync import Ended, KernelSync, open_kernel_sync
 from coordinator.raft.storage.real_disk import RealDisk
+from coordinator.raft.storage.real_file import AT_ONCE_BYTES_MAX, RealFile, Reserve
 from kv.errors import BadRequest
 from tests.simulation.disk import Died, SimDisk
 from tests.simulation.loop import Process
 
 
-@pytest.fixture(params=["real", "simulated"])
+@pytest.fixture(params=["kernel", "threads", "simulated"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    made: Disk = (
-        RealDisk(tmp_path / "raft") if request.param == "real" else SimDisk(random.Random(1))
-    )
+    made: Disk = SimDisk(random.Random(1))
+    if request.param != "simulated":
+        made = RealDisk(tmp_path / "raft", kernel=request.param == "kernel")
     yield made
     made.close()
 
@@ -45,6 +47,31 @@ async def test_appends_take_effect_in_the_order_of_the_calls(disk: Disk) -> None
     await file.sync()
     file.close()
     assert disk.load_now("log") == b"one more"
+
+
+async def test_every_append_lands_in_order_and_ends_however_many_there_are(disk: Disk) -> None:
+    files = [disk.create(f"log{number}") for number in range(3)]
+    pieces = [
+        bytes([letter]) * size
+        for letter, size in zip(b"abcdefgh", [1, 9, 300_000] * 3, strict=False)
+    ]
+    ends = [file.append(each, sync=True) for each in pieces for file in files]
+    for file in files:
+        file.append_now(b"now")
+    await asyncio.gather(*ends)
+    for file in files:
+        whole = b"".join(pieces) + b"now"
+        assert file.read_now(0, 2 * len(whole)) == whole
+        assert file.size == len(whole)
+        file.close()
+
+
+async def test_a_close_waits_for_what_is_under_way(disk: Disk) -> None:
+    file = disk.create("log")
+    ends = [file.append(b"x", sync=True) for _ in range(3)]
+    file.close()
+    await asyncio.gather(*ends)
+    assert disk.load_now("log") == b"xxx"
 
 
 async def test_a_file_is_opened_again_at_its_end(disk: Disk) -> None:
@@ -176,7 +203,7 @@ def test_a_child_does_not_keep_the_directory_of_its_dead_parent(tmp_path: Path) 
 def test_a_failed_sync_is_told_from_a_failed_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = RealDisk(tmp_path)
+    disk = RealDisk(tmp_path, kernel=False)
     file = disk.create("log")
 
     def fail(fd: int) -> None:
@@ -193,6 +220,124 @@ def test_a_failed_sync_is_told_from_a_failed_write(
         file.sync_now()
     file.close()
     disk.close()
+
+
+class Kernel(KernelSync):
+    """A kernel whose syncs end when and how the test says."""
+
+    def __init__(self) -> None:
+        self.takes = True
+        self.under_way: list[Ended] = []
+
+    def begin(self, fd: int, ended: Ended) -> None:
+        if not self.takes:
+            raise OSError(errno.EAGAIN, "try again")
+        self.under_way.append(ended)
+
+    def end(self, number: int = 0) -> None:
+        self.under_way.pop(0)(number)
+
+    def finish_now(self) -> None:
+        while self.under_way:
+            self.end()
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+def file(tmp_path: Path, kernel: Kernel) -> Iterator[RealFile]:
+    made = RealFile(tmp_path / "log", os.O_CREAT, Reserve(0), kernel)
+    yield made
+    made.close()
+
+
+async def test_a_sync_that_the_kernel_failed_is_final(file: RealFile, kernel: Kernel) -> None:
+    first, second = file.append(b"one", sync=True), file.append(b"two", sync=True)
+    kernel.end(errno.EIO)
+    with pytest.raises(SyncError, match="Input/output error"):
+        await first
+    with pytest.raises(SyncError, match="an earlier sync"):
+        await second
+    with pytest.raises(SyncError, match="an earlier sync"):
+        file.sync_now()
+    with pytest.raises(SyncError, match="an earlier sync"):
+        await file.sync()
+    assert not kernel.under_way
+
+
+async def test_nothing_ends_before_its_sync_has(file: RealFile, kernel: Kernel) -> None:
+    first, second = file.append(b"one", sync=True), file.append(b"two", sync=True)
+    await asyncio.sleep(0.01)
+    assert not asyncio.ensure_future(first).done()
+    assert file.size == 3
+    kernel.end()
+    await first
+    assert file.size == 6
+    assert not asyncio.ensure_future(second).done()
+    kernel.end()
+    await second
+
+
+async def test_a_blocking_call_waits_for_the_kernel(file: RealFile, kernel: Kernel) -> None:
+    first, second = file.append(b"one", sync=True), file.append(b"two", sync=True)
+    file.append_now(b"three")
+    assert file.read_now(0, 99) == b"onetwothree"
+    assert not kernel.under_way
+    await first
+    await second
+
+
+async def test_the_thread_syncs_what_the_kernel_does_not_take(
+    file: RealFile, kernel: Kernel
+) -> None:
+    kernel.takes = False
+    await file.append(b"one", sync=True)
+    kernel.takes = True
+    await file.append(bytes(AT_ONCE_BYTES_MAX + 1), sync=True)
+    await file.append(b"two", sync=False)
+    assert file.read_now(AT_ONCE_BYTES_MAX + 4, 9) == b"two"
+    assert not kernel.under_way
+
+
+async def test_a_caller_that_gives_up_delays_nobody(file: RealFile, kernel: Kernel) -> None:
+    first = asyncio.ensure_future(file.append(b"one", sync=True))
+    second = file.append(b"two", sync=True)
+    first.cancel()
+    kernel.end()
+    kernel.end()
+    await second
+    assert file.size == 6
+
+
+async def test_a_full_disk_is_no_failed_sync(
+    file: RealFile, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as refused:
+        await file.append(b"one", sync=True)
+    assert not isinstance(refused.value, SyncError)
+    monkeypatch.undo()
+    again = file.append(b"one", sync=True)
+    kernel.end()
+    await again
+
+
+def test_no_kernel_syncs_behind_a_library_that_stands_before_the_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "memberdisk.so")
+    assert open_kernel_sync() is None
+
+
+def test_where_the_kernel_has_no_such_calls_threads_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert open_kernel_sync() is None
 
 
 # ----------------------------------------------------------------------------------- simulated only
