@@ -164,8 +164,14 @@ class _Group:
 
     def add(self, pending: Pending) -> None:
         """Evaluate one more intent on top of those before it."""
-        op_id = pending.intent.op_id
+        intent = pending.intent
+        op_id = intent.op_id
         spared = op_id.startswith(NODE_OP_ID_PREFIX)
+        if spared and type(intent) is Intent and len(intent.writes) == 1 and not intent.guards:
+            write = intent.writes[0]
+            if type(write) is Put and intent.reads == (write.key,) and not self._facts.missing:
+                self._put_and_tell(pending, intent, write)
+                return
         if not spared:
             known = self._known(op_id)
             if known is not None:
@@ -179,6 +185,30 @@ class _Group:
             self._keep(
                 RecordedOperation(op_id, pending.body_hash, pending.revision, outcome, self._now_ms)
             )
+
+    def _put_and_tell(self, pending: Pending, intent: Intent, write: Put) -> None:
+        """Do what the steps below do, in one, for most intents: a put, whatever its key holds, that
+        tells the revision which it follows.
+        """
+        op_id, body_hash, revision, key = (
+            intent.op_id,
+            pending.body_hash,
+            pending.revision,
+            write.key,
+        )
+        if self._is_late(pending, intent):
+            self.records.append(Recorded(op_id, body_hash, _EXPIRED))
+            return
+        ttl = write.ttl_ms
+        expires_ms = None if ttl is None else self._now_ms + ttl
+        before = self._own.get(key) or self._before.get(key)
+        if before is None or before.value is None:
+            followed, created, count = 0, revision, 1
+        else:
+            followed, created, count = before.revision, before.create_revision, before.version + 1
+        version = self._own[key] = Version(key, revision, write.value, expires_ms, created, count)
+        self.versions.append(version)
+        self.records.append(Recorded(op_id, body_hash, Applied("then", (followed,)), (key,)))
 
     def _known(self, op_id: str) -> RecordedOperation | None:
         """Return the first operation of an op_id, in this group or in the store (INV-3)."""

@@ -189,7 +189,12 @@ class Machine:
         late = type(intent) is Intent and (now_ms > intent.deadline_ms or not dated)
         self.revision = revision = self.revision + 1
         self.digest = roll(self.digest, intent.op_id, body_hash)
-        self._enter(Pending(revision, intent, body_hash, self.digest, now_ms, late, size))
+        entry = Pending(revision, intent, body_hash, self.digest, now_ms, late, size)
+        # as `_enter` does, without a call: this is done with every intent
+        self.pending[revision] = entry
+        self.pending_bytes += size
+        others = self._open.get(intent.op_id)
+        self._open[intent.op_id] = (entry,) if others is None else (*others, entry)
         self._touch(intent, revision)
 
     def _touch(self, intent: Intent | Cancel, revision: int) -> None:

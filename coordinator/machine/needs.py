@@ -148,6 +148,14 @@ class _Asked:
 
     def add(self, intent: Intent) -> None:
         """Add what an intent needs."""
+        if len(intent.writes) == 1 and not intent.guards and not intent.otherwise:
+            write = intent.writes[0]
+            if type(write) is Put and type(write.value) is bytes:  # as below, for most intents
+                for key in intent.reads:
+                    self.keys[key] = None
+                if self._numbered:
+                    self.keys[write.key] = None
+                return
         for guard in every_guard(intent):
             self._add_guard(guard)
         for key in intent.reads:

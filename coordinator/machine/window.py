@@ -7,7 +7,9 @@ first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from kv.model import Again, Answer, Applied, Expired, Mismatch, Recorded, Refused
 
@@ -19,7 +21,7 @@ _FIRST: Final = (Applied, Refused, Expired)
 """The outcomes of a first attempt."""
 
 
-class Known(NamedTuple):
+class Known(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The first outcome of an op_id."""
 
     body_hash: bytes
@@ -81,13 +83,12 @@ class Window:
 
     def get(self, op_id: str, now_ms: int) -> Known | None:
         """Return how an op_id ended; None if that is forgotten or past its retention."""
-        known = self._find(op_id)
+        known = self._young.get(op_id)
+        if known is None and len(self._parts) > 1:
+            known = self._find(op_id)
         return known if known is None or now_ms - known.log_time_ms <= self._known_ms else None
 
     def _find(self, op_id: str) -> Known | None:
-        known = self._young.get(op_id)
-        if known is not None or len(self._parts) == 1:
-            return known
         for part in self._parts:
             known = part.get(op_id)
             if known is not None:
@@ -104,11 +105,12 @@ class Window:
         """Record a first outcome. An *again* or *mismatch* in the ledger is not entered and
         replaces nothing.
         """
-        outcome = record.outcome
-        if not isinstance(outcome, _FIRST):
+        op_id, outcome = record.op_id, record.outcome
+        if type(outcome) is not Applied and not isinstance(outcome, _FIRST):
             return
-        op_id = record.op_id
-        known = self._find(op_id)
+        known = self._young.get(op_id)
+        if known is None and len(self._parts) > 1:
+            known = self._find(op_id)
         if known is None:
             self._young_count += 1
         elif log_time_ms - known.log_time_ms <= self._known_ms:

@@ -20,7 +20,7 @@ from coordinator.log import Members, Position, RaftStatus, Replica
 from coordinator.raft.administration import Administration
 from coordinator.raft.core.compaction import LogBounds
 from coordinator.raft.core.protocol import Core
-from coordinator.raft.core.pysyncobj_library import Library
+from coordinator.raft.core.pysyncobj_library import Library, MemberNode
 from coordinator.raft.core.questions import Questions
 from coordinator.raft.core.reads import ReadIndex
 from coordinator.raft.core.rules.membership import bootstrap, first_digest
@@ -125,7 +125,7 @@ class Member:
         settings, rng = self._settings, self._rng
         self._journal = self._make_journal()
         self._journal.on_fatal = self._fail
-        node = Node(self.id, address=self._address)
+        node = MemberNode(self.id, address=self._address)
         self._transport = self._make_transport(node, self.wake, self._fail)
         core = self._core = self._make_core(node)
         incarnation = rng.getrandbits(128).to_bytes(16, "big")
@@ -155,10 +155,10 @@ class Member:
         )
 
     def _make_core(self, node: Node) -> Core:
-        others = [Node(m.id, address=m.address) for m in self._members if m.id != self.id]
+        others = [MemberNode(m.id, address=m.address) for m in self._members if m.id != self.id]
         settings = self._settings
         return Core(
-            Library(node, others, self._conf(), nodeClass=Node, transport=self._transport),
+            Library(node, others, self._conf(), nodeClass=MemberNode, transport=self._transport),
             clock=self._clock,
             rng=self._rng,
             replica=self._replica,

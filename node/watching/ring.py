@@ -125,8 +125,9 @@ def part_key(change: Change) -> tuple[int, int, bytes]:
 def size_of(change: Change) -> int:
     """Return roughly how many bytes a change takes in memory."""
     versions = change.versions
-    if len(versions) == 1:
-        return CHANGE_OVERHEAD_BYTES + _version_size(versions[0])
+    if len(versions) == 1:  # as below, for most changes
+        key, value = versions[0].key, versions[0].value
+        return 2 * CHANGE_OVERHEAD_BYTES + len(key) + (len(value) if type(value) is bytes else 0)
     return CHANGE_OVERHEAD_BYTES + sum(map(_version_size, versions))
 
 

@@ -59,6 +59,8 @@ class Views(Generic[T]):
         """Record a settled event; return the views that it touches: all views when the changed keys
         are not known.
         """
+        if not self._by_prefix:
+            return []
         if not continues or event.versions is None:
             for view in self._by_prefix.values():
                 view.touched = max(view.touched, event.last)

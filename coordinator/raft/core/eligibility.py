@@ -7,11 +7,13 @@ said by the configuration in force (roster.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 from coordinator.raft.core.durable_log import DurableLog
 from coordinator.raft.core.log import WIPED
 from coordinator.raft.core.roster import Roster
+
+NEVER: Final = float("-inf")
 
 
 class Eligibility:
@@ -22,7 +24,7 @@ class Eligibility:
         self.removed = False
         self.disk_lost = False
         self.blank = self._is_blank(journal)
-        self.contested_until = float("-inf")
+        self.contested_until = NEVER
         """Monotonic time until which this member withholds its votes, because another member was
         given a different list of first members and no log has settled which is right.
         """
@@ -51,8 +53,10 @@ class Eligibility:
         A candidate asks only those that its log makes voters. Our log may not have that entry yet,
         and without our vote nobody might be elected who could send it (section 4.2.2).
         """
-        contested = not self._roster.begun and self._now() < self.contested_until
-        return not self.removed and not self.disk_lost and not contested
+        if self.removed or self.disk_lost:
+            return False
+        until = self.contested_until  # in the past for ever, unless another list was met
+        return until == NEVER or self._roster.begun or self._now() >= until
 
     @property
     def unfit(self) -> Literal["removed", "disk_lost"] | None:

@@ -211,6 +211,7 @@ class Core:
         if node in connected:
             self._forget_connection(node)
         connected.add(node)
+        self.changes.note_connected()
         self.pysyncobj.send(node, self.roster.contacts(self.roster.committed))
         self.leader.on_connected(node)
         self.environment.wake()
@@ -243,7 +244,7 @@ class Core:
         self.log.keep_commit()
         self.follower.on_synced()
         self.flush()
-        if self.pysyncobj.leads:
+        if self.pysyncobj.leads and self.leader.committable:
             self.environment.wake()
 
     def submit(self, command: bytes, callback: Any) -> None:

@@ -44,6 +44,20 @@ Callback: TypeAlias = Callable[[Any, int], object]
 """Called once with (result, reason), the library's own signature."""
 
 
+class MemberNode(Node):
+    """A node whose id and hash are attributes: they are asked for with every message."""
+
+    __slots__ = ("_hash", "id")
+
+    def __init__(self, id: str, **more: Any) -> None:
+        object.__setattr__(self, "id", id)
+        self._hash = hash(id)
+        super().__init__(id, **more)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 class Handler(Protocol):
     """The receiver of the steps that the library would otherwise take itself."""
 

@@ -60,6 +60,12 @@ class Roster:
         """The ids of the other members that have acknowledged the log at least once."""
         self.votes = False
         """Whether this member is a voter in the configuration in force."""
+        self.voter_ids = configuration.voters
+        """The ids of all voters, including this member if it is one."""
+        self.all_joined = False
+        """Whether all members have acknowledged the log at least once."""
+        self.configured = 0
+        """How often the configuration in force has changed."""
         self.on_added: Callable[[Node], None] = lambda node: None
         """Called for each peer that a new configuration adds."""
 
@@ -79,11 +85,6 @@ class Roster:
     def pending(self) -> bool:
         """Say whether the configuration in force is not committed yet."""
         return self.history.newest_index > self._library.commit_index
-
-    @property
-    def voter_ids(self) -> tuple[str, ...]:
-        """The ids of all voters, including this member if it is one."""
-        return self.configuration.voters
 
     @property
     def addresses(self) -> tuple[PeerAddress, ...]:
@@ -178,6 +179,9 @@ class Roster:
         self.voters = tuple(self._nodes[seat.id] for seat in seats if seat.voter)
         self.votes = self.configuration.votes(self.id)
         self.joined = frozenset(seat.id for seat in seats if seat.joined)
+        self.voter_ids = self.configuration.voters
+        self.all_joined = all(seat.joined for seat in self.configuration.seats)
+        self.configured += 1
         self._library.set_members(self.voters, set(self.peers) - set(self.voters))
         for node in added:
             self._library.transport.addNode(node)

@@ -14,6 +14,7 @@ import pstats
 import random
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from coordinator.applier import Applier
@@ -48,8 +49,11 @@ class NullStore:
     def __init__(self) -> None:
         self.note = Note()
 
-    def facts(self, *asked: Any, recorded_since_ms: int) -> Facts:
+    def facts(self, *asked: Any, **more: Any) -> Facts:
         return Facts(None, {}, {}, {}, frozenset())  # type: ignore[arg-type]
+
+    def numbers(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        return {}
 
     def settle(self, step: Step) -> None:
         self.note = step.note
@@ -82,7 +86,7 @@ def commands(number: int, turn: int, *, guarded: bool) -> list[bytes]:
         key = b"key/%d" % (n % 50_000)
         guards = (AtRevision(key, (1,)),) if guarded else ()
         op_id = f"op-{n}" if guarded else f"~n1.0123456789ab.{n}"
-        return Intent(op_id, 1 << 50, guards, (Put(key, b"x" * 100),))
+        return Intent(op_id, 1 << 50, guards, (Put(key, b"x" * 100),), None, (key,))
 
     at = turn * INTENTS
     return [
@@ -116,7 +120,7 @@ def main() -> None:
     for number in (1, 8, 64):
         for guarded in (False, True):
             spent_us = measure(made, number, guarded=guarded)
-            kind = "guarded, client's op_id" if guarded else "plain put"
+            kind = "guarded, client's op_id" if guarded else "put, as over HTTP"
             print(
                 f"{number:3} intents, {kind:24} {spent_us:8.1f} µs/Submit"
                 f" {spent_us / number:7.2f} µs/intent"

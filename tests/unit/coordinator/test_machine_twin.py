@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from coordinator.machine.commands import (
     Adopt,
@@ -122,7 +123,7 @@ class World:
         for op_id in OP_IDS:
             row = twin.known(op_id, twin.now)
             known = machine.window.get(op_id, machine.log_time_ms)
-            assert (known and (op_id, *known)) == row
+            assert (known and (op_id, *astuple(known))) == row
             attempts = [p.attempt for p in twin.pending if p.intent.op_id == op_id]
             assert [(p.intent.op_id, p.body_hash) for p in machine.attempts(op_id)] == attempts
 

@@ -42,6 +42,12 @@ class Changes:
         """Removed members that `say_farewell` has yet to notify, in the order of the nodes (a dict
         as an ordered set).
         """
+        self._connections = 0
+        """How often a member has connected: only then does it report an address."""
+        self._looked_at: tuple[int, int] | None = None
+        """How often the configuration had changed, and members had connected, when all addresses
+        were found to be those in the configuration.
+        """
 
     # ------------------------------------------------------------------------- as the leader
 
@@ -85,10 +91,7 @@ class Changes:
     def maybe_note_joined(self) -> None:
         """Record which members have acknowledged the log, unless another change is pending."""
         roster = self._roster
-        if (
-            all(seat.joined for seat in roster.configuration.seats)
-            or not self._leader.own_term_committed
-        ):
+        if roster.all_joined or not self._leader.own_term_committed:
             return
         no_op, match = self._library.no_op_index or 0, self._library.match_index
         ids = [roster.id, *(node.id for node in roster.peers if match.get(node, 0) >= no_op)]
@@ -101,7 +104,8 @@ class Changes:
         pending.
         """
         roster = self._roster
-        if roster.pending or not self._leader.own_term_committed:
+        state = roster.configured, self._connections
+        if state == self._looked_at or roster.pending or not self._leader.own_term_committed:
             return
         for seat in roster.configuration.seats:
             address = roster.reported_address(seat.id)
@@ -110,7 +114,12 @@ class Changes:
                 if isinstance(verdict, Configuration):
                     log.info("member moved", member=roster.id, moved=seat.id, to=address)
                     self._append(verdict)
-                    return
+                return
+        self._looked_at = state
+
+    def note_connected(self) -> None:
+        """Note that a member has connected, and may report another address than before."""
+        self._connections += 1
 
     def _append(self, configuration: Configuration) -> None:
         self._leader.append(MEMBERSHIP + encode(configuration))

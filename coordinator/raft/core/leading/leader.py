@@ -170,16 +170,21 @@ class Leader:
         This leader counts only as far as its own disk is synced. An entry of an earlier term is
         never committed by counting (section 3.6.2).
         """
-        match = self._library.match_index
+        index = self.committable
+        if index:
+            self._commit_to(index)
+        return index > 0
+
+    @property
+    def committable(self) -> int:
+        """The index that `maybe_commit` would move the commit index to; 0: it would not."""
+        library, match = self._library, self._library.match_index
         durable = [match.get(node, 0) for node in self._roster.voters]
         if self._eligibility.votes:
             durable.append(self._log.synced_index)
         index = quorum_index(durable)
-        library = self._library
-        if index <= library.commit_index or self._log.term_at(index) != library.term:
-            return False
-        self._commit_to(index)
-        return True
+        moves = index > library.commit_index and self._log.term_at(index) == library.term
+        return index if moves else 0
 
     def _commit_to(self, index: int) -> None:
         self._log.commit_to(index)
@@ -319,14 +324,15 @@ class Leader:
             if not progress.transfers:
                 progress.probe()
                 self._environment.count("backtracks")
-        news = message["reset"] or progress.probing or match[node] < following - 1
+        # No tick is needed before a majority has more on disk, or more can be sent.
+        news = message["reset"] or progress.probing or progress.full or not self._roster.all_joined
         if message["success"] and following - 1 <= self._log.last_index:
             match[node] = max(match[node], following - 1)
             due[node] = max(due[node], following)
             progress.acknowledge(following - 1)
             if not progress.asked and self._needless(progress, following):
                 progress.drop_snapshot()
-        if news:
+        if news or self.committable:
             self._environment.wake()
 
     def _needless(self, progress: Progress, following: int) -> bool:
