@@ -33,12 +33,13 @@ from node.exchange.exchange import Exchange
 from node.http.acceptor import Acceptor
 from node.http.allowances import Allowances, RateLimited
 from node.http.bodies import Bodies
-from node.http.connections import HttpConnection, HttpConnections, body_bytes, refusal
+from node.http.connections import HttpConnection, HttpConnections, refusal
 from node.http.handshakes import Handshakes
 from node.http.load import NodeLoad
 from node.http.origin import names_of
 from node.http.request_metrics import RequestMetrics
 from node.http.turns import Turns
+from node.http.whole import body_bytes
 from node.judging.store_kind import reader_of
 from node.readiness.readiness import NodeReadiness, ReadinessCheck
 from node.readiness.store_probe import StoreProbe
@@ -174,7 +175,10 @@ class Server:
         await self.services.access.load()
         self._knowing = self._tasks.create_task(self.services.access.run())
         self._low = self.services.load.connections = HttpConnections(
-            self.handle, self.services.settings, self.services.allowances.connections
+            self.handle,
+            self.services.settings,
+            self.services.allowances.connections,
+            self._routes.may_be_direct,
         )
         return self
 

@@ -26,6 +26,7 @@ from kv.access import (
 from kv.errors import KvError, NotAllowed, NotApplied, NotSignedIn
 from kv.model import Version
 from kv.ports import Clock, Consensus, Settled, StoreReader
+from node.http.steps import in_task
 from node.settings import ServerSettings
 from node.watching.frames import Frames
 
@@ -187,6 +188,7 @@ class Access:
         """Return once the policy is known, or after a time."""
         if self.policy is not None:
             return
+        await in_task()
         try:
             async with asyncio.timeout(min(timeout_s / 2, KNOWN_S)):
                 await self._known.wait()

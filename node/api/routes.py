@@ -100,6 +100,9 @@ ONE_KEY: Final = frozenset({"If-Match", "If-None-Match"})
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 
+DIRECT: Final = frozenset({"GET", "PUT", "DELETE"})
+DIRECT_ETCD: Final = frozenset({"/v3/kv/put", "/v3/kv/range"})
+
 WHOLE: Final = (
     Route("/v1/kv", {"GET": listing.get}, Need.KEYS),
     Route("/v1/txn", {"POST": txn.post}, Need.KEYS),
@@ -238,6 +241,7 @@ class Routes:
     def __init__(self, page_dir: Path, *, etcd: bool = False) -> None:
         self._whole = {route.template: route for route in WHOLE}
         self._unknown_etcd = UNKNOWN
+        self._direct_etcd = DIRECT_ETCD if etcd else frozenset[str]()
         if etcd:
             self._whole |= etcd_routes()
             self._unknown_etcd = Route(
@@ -249,6 +253,14 @@ class Routes:
         for path, handler in page.files(page_dir).items():
             template = "/" if path == "/" else "/page/{file}"
             self._whole[path] = Route(template, {"GET": handler}, Need.NOTHING, always=True)
+
+    def may_be_direct(self, method: str, target: str) -> bool:
+        """Return whether a request is one of those that most are: it is served without a task, so
+        its handler awaits `in_task` before whatever needs one.
+        """
+        if method == "POST":
+            return target in self._direct_etcd
+        return method in DIRECT and target.startswith("/v1/kv/")
 
     def find(self, path: str) -> tuple[Route, str]:
         """Return the route of a raw path, and the value of its path parameter."""

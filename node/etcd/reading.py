@@ -19,6 +19,7 @@ from node.etcd.call import Call
 from node.etcd.messages import RangeRequest, SortTarget
 from node.etcd.refusals import RESOURCE_EXHAUSTED, Refusal
 from node.etcd.spans import chosen, is_empty, shown, takes_all
+from node.http.steps import in_task
 from node.judging.positions import check_given
 from node.judging.store_identity import check_store_identity
 from node.reads.store_reads import check_snapshot
@@ -113,6 +114,7 @@ class _Reader:
         services = self._call.services
         left_s = min(self._call.x.left_s, services.settings.store_timeout_s)
         services.reads.store.check_refusal()
+        await in_task()
         settled = services.consensus.settled
         try:
             async with asyncio.timeout(left_s):

@@ -22,6 +22,7 @@ from node.exchange.headers import HEADER_CHARS_MAX, JSON, TIMEOUT_S_MIN
 from node.exchange.parameters import percent_encoded
 from node.http.bodies import HeldBody
 from node.http.connections import HttpConnection
+from node.http.whole import WholeAnswer
 from node.reads.levels import ReadOptions
 from node.services import NodeServices
 from node.wire.documents import decode, encode
@@ -273,7 +274,7 @@ class Exchange:
         headers["Cache-Control"] = "no-store"
         if more:
             headers.update(more)
-        return web.Response(body=body, status=status, headers=headers)
+        return WholeAnswer(status, body, headers)
 
     def json(
         self,

@@ -14,8 +14,6 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
-from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -25,7 +23,9 @@ from aiohttp.web_protocol import _ErrInfo
 
 from node.http.acceptor import Acceptor
 from node.http.allowances import PerClient
+from node.http.direct import DirectConnection
 from node.http.tls import certificate_names
+from node.http.whole import WholeAnswer, body_bytes
 from node.settings import ServerSettings
 from node.wire.documents import encode, printable
 from node.wire.problems import CONTENT_TYPE, Problem, problem
@@ -52,10 +52,6 @@ TAKEN_BYTES_MIN: Final = 32 * 1024
 """Bytes of a waiting answer that its reader must take per `answer_stall_s`; otherwise the
 connection is closed.
 """
-_BODILESS: Final = frozenset({204, 205, 304})
-_SET_HERE: Final = frozenset(
-    {"Content-Length", "Date", "Server", "Connection", "Transfer-Encoding"}
-)
 LOG_EVERY_S: Final = 10.0
 """Least time between two log lines about refused connections."""
 
@@ -86,8 +82,11 @@ class HttpConnections(web.Server):
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         settings: ServerSettings,
         per_address: PerClient,
+        may_be_direct: Callable[[str, str], bool] = lambda method, target: False,
     ) -> None:
-        """`per_address`: how many connections each address may have."""
+        """`per_address`: how many connections each address may have. `may_be_direct`: whether
+        requests with this method and target are served without a task (`direct`).
+        """
         super().__init__(
             handler,
             access_log=None,
@@ -109,6 +108,7 @@ class HttpConnections(web.Server):
         """The kernel gives a connection the lowest free descriptor. A number at or above this one
         means that half of the reserve is in use.
         """
+        self.may_be_direct = may_be_direct
         self.head_bytes = 0
         """Bytes of incomplete request heads."""
         self.answer_bytes = 0
@@ -123,6 +123,8 @@ class HttpConnections(web.Server):
         """Answers cut off because nobody read them."""
         self._idle: dict[HttpConnection, None] = {}
         """Connections without a request, the longest idle first."""
+        self._lost: dict[HttpConnection, None] = {}
+        """Connections that are gone while their request was being served directly."""
         self._logged_at: float | None = None
 
     def __call__(self) -> web.RequestHandler:
@@ -168,6 +170,14 @@ class HttpConnections(web.Server):
             self._idle.pop(handler, None)
             if handler.address is not None:
                 self._per_address.give_back(handler.address)
+            if handler.serves:
+                self._lost[handler] = None
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close every connection, and give up what is still being served for lost clients."""
+        await super().shutdown(timeout)
+        for handler in list(self._lost):
+            handler.give_up()
 
     def idle(self, connection: HttpConnection) -> None:
         """Mark a connection as idle."""
@@ -176,6 +186,10 @@ class HttpConnections(web.Server):
     def busy(self, connection: HttpConnection) -> None:
         """Mark a connection as busy with a request."""
         self._idle.pop(connection, None)
+
+    def forget(self, connection: HttpConnection) -> None:
+        """Forget a lost connection whose request has ended."""
+        self._lost.pop(connection, None)
 
     def has_room(self, answer_bytes: int) -> bool:
         """Return whether an answer of this size may wait for its reader beside those that already
@@ -238,7 +252,7 @@ def refusal(node_id: str, document: Problem) -> bytes:
     return head.encode() + body
 
 
-class HttpConnection(web.RequestHandler):
+class HttpConnection(DirectConnection):
     """One HTTP connection. It also answers messages that are not valid HTTP with problem
     documents.
     """
@@ -249,7 +263,7 @@ class HttpConnection(web.RequestHandler):
     )  # fmt: skip
 
     def __init__(self, connections: HttpConnections, **more: Any) -> None:
-        super().__init__(connections, **more)
+        super().__init__(connections, connections.may_be_direct, **more)
         self.connections = connections
         self._when_lost: Callable[[], None] | None = None
         self._head = 0
@@ -293,6 +307,7 @@ class HttpConnection(web.RequestHandler):
                 self._refuse(problem("header_too_large", "the head is too large", allowed=allowed))
             elif self.connections.head_bytes > HEADS_BYTES_MAX:
                 self._refuse(problem("overloaded", "too many heads are not whole yet"))
+        self.serve_queued()
 
     def _count_head(self, count: int) -> None:
         self.connections.head_bytes += count - self._head
@@ -325,14 +340,18 @@ class HttpConnection(web.RequestHandler):
         size = body_bytes(resp)
         self.connections.answer_bytes += size
         try:
-            whole = whole_answer(request, resp)
-            if whole is None or self._upgraded or self.transport is None:
-                return await super().finish_response(request, resp, start_time)
-            return resp, not await self._wrote(whole)
+            if type(resp) is WholeAnswer:
+                whole = None if self._upgraded else resp.on_the_wire(request)
+                if whole is not None and self.transport is not None:
+                    return resp, not await self._wrote(whole)
+                resp = resp.as_response()
+            return await super().finish_response(request, resp, start_time)
         finally:
             self.connections.answer_bytes -= size
             self._when_lost = None
-            if self.transport is not None and not self._force_close:
+            if self.transport is None:
+                self.connections.forget(self)
+            elif not self._force_close:
                 self.connections.idle(self)
 
     async def _wrote(self, whole: bytes) -> bool:
@@ -404,44 +423,6 @@ class HttpConnection(web.RequestHandler):
             return
         self.connections.stalled_total += 1
         self.transport.abort()
-
-
-def whole_answer(request: web.BaseRequest, response: web.StreamResponse) -> bytes | None:
-    """Return the bytes of a complete answer that keeps its connection, as aiohttp would write them;
-    None: leave it to aiohttp.
-
-    Most answers are such, and aiohttp's own way (a writer, two passes over the headers) costs as
-    much as the rest of a small request.
-    """
-    if type(response) is not web.Response or response.prepared or request.version != (1, 1):
-        return None
-    body, status = response.body, response.status
-    if (
-        type(body) is not bytes
-        or not request.keep_alive
-        or response.keep_alive is False
-        or response.compression
-        or request.method == "HEAD"
-        or status in _BODILESS
-    ):
-        return None
-    lines = [f"HTTP/1.1 {status} {response.reason}"]
-    for name, value in response.headers.items():
-        if "\r" in value or "\n" in value or name in _SET_HERE:
-            return None
-        lines.append(f"{name}: {value}")
-    lines.append(
-        f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\n"
-        f"Server: {SERVER_SOFTWARE}\r\n\r\n"
-    )
-    response._keep_alive = True  # as aiohttp does when it writes
-    return "\r\n".join(lines).encode() + body
-
-
-def body_bytes(response: web.StreamResponse) -> int:
-    """Return how many bytes of body an answer holds in memory."""
-    body = response.body if isinstance(response, web.Response) else None
-    return len(body) if isinstance(body, bytes) else 0
 
 
 class HeadTooLarge(HttpProcessingError):

@@ -26,6 +26,7 @@ def names_of(advertised_url: str, more: Iterable[str]) -> frozenset[str]:
     )
 
 
+@lru_cache(maxsize=256)
 def leads_here(host: str, names: frozenset[str]) -> bool:
     """Return whether a Host header names this node: an address, a name without a dot, localhost, or
     one of `names`.

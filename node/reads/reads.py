@@ -16,6 +16,7 @@ from typing import Final, Self
 from kv.errors import BadRequest, NotApplied, Undone
 from kv.model import Entry
 from kv.ports import Cache, Clock, Consensus, MemberStore, Read, Settled, Store
+from node.http.steps import in_task
 from node.judging.freshness import age_s, entry_holds, explained, touched_by
 from node.judging.positions import check_given, check_in_force, standing
 from node.reads.cache_filler import CacheFiller
@@ -273,6 +274,7 @@ class Reads:
         Only half of the remaining time is spent here. The rest is for asking the store, which must
         not be blamed for time that was spent waiting.
         """
+        await in_task()
         left = min((deadline - self._clock.monotonic()) / 2, self._settings.session_wait_s)
         try:
             await self._consensus.wait_settled(revision, timeout_s=max(left, 0.001))

@@ -12,6 +12,7 @@ from typing import Final
 
 from kv.errors import NotApplied
 from kv.ports import Clock, Consensus
+from node.http.steps import in_task
 from node.settings import ServerSettings
 
 ROUNDS_REMEMBERED: Final = 16
@@ -75,6 +76,7 @@ class ReadIndexRounds:
         # time left than that, the common case needs no timer of its own.
         if left > 2 * self._settings.read_index_timeout_s:
             return await self.confirm()
+        await in_task()
         try:
             async with asyncio.timeout(max(left, 0.0)):
                 return await self.confirm()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kv.errors import BackendUnavailable, NotApplied, store_refused
 from kv.model import Head, Reference, Version
 from kv.ports import Clock, Consensus, MemberStore, Read, Store
+from node.http.steps import in_task
 from node.judging.freshness import snapshot_serves
 from node.judging.positions import check_given
 from node.judging.store_identity import check_store_identity
@@ -53,6 +54,7 @@ class StoreReads:
         BadRequest("future_revision").
         """
         self.check_refusal()
+        await in_task()
         settled = settled or self._consensus.settled
         try:
             async with asyncio.timeout(timeout_s):
@@ -87,6 +89,7 @@ class StoreReads:
         held = self._memory.blob(value)
         if held is not None:
             return held
+        await in_task()
         left = min(deadline - self._clock.monotonic(), self._settings.store_timeout_s)
         fetched = await self._store.blob(value, timeout_s=max(left, 0.001))
         if fetched is None:

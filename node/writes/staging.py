@@ -30,6 +30,7 @@ from kv.model import (
     Write,
 )
 from kv.ports import Clock, Consensus, Store
+from node.http.steps import in_task
 from node.settings import ServerSettings
 
 INTENT_INLINE_BYTES_MAX: Final = 512 * 1024
@@ -66,6 +67,7 @@ class Staging:
         refused = self._consensus.refuses((intent,))
         if refused is not None:
             raise refused
+        await in_task()
         references: dict[bytes, Reference] = {}
         for value in chosen:
             left = min(deadline - self._clock.monotonic(), self._timeout_s)
@@ -88,6 +90,7 @@ class Staging:
         """
         if not any(staged):
             return
+        await in_task()
         try:
             async with asyncio.timeout(TAKE_BACK_S):
                 for reference in (each for of in staged for each in of):
@@ -137,6 +140,11 @@ def inline_bytes(intent: Intent | Cancel) -> int:
     """
     if isinstance(intent, Cancel):
         return INTENT_OVERHEAD_BYTES
+    if not intent.guards and intent.otherwise is None and len(intent.writes) == 1:
+        only = intent.writes[0]
+        if type(only) is Put and type(only.value) is bytes:  # what most intents are
+            reads = sum(map(len, intent.reads))
+            return INTENT_OVERHEAD_BYTES + reads + len(only.key) + len(only.value)
     size = (
         INTENT_OVERHEAD_BYTES
         + sum(_guard_bytes(guard) for guard in every_guard(intent))

@@ -32,6 +32,8 @@ SUBMIT_PATIENCE_S: Final = 0.2
 """After this time an unanswered Submit no longer holds back the next one, because its leader may be
 gone.
 """
+TICK_S: Final = 0.01
+"""How long after its deadline an intent may still wait, at most."""
 MOVES: Final = frozenset({"not_leader", "deposed"})
 """Refusals by a leader that has just lost the leadership; the next attempt finds the new leader."""
 MOVE_PATIENCE_S: Final = 1.0
@@ -48,6 +50,7 @@ class SubmitQueue:
 
     def __init__(self, consensus: Consensus, clock: Clock) -> None:
         self._consensus, self._clock = consensus, clock
+        self.deadlines = Deadlines()
         self.waiting: deque[QueuedIntent] = deque()
         self._out = 0
         """Submits in flight that still count towards SUBMITS_MAX."""
@@ -164,6 +167,38 @@ class SubmitSlot:
         self._queue.release()
 
 
+class Deadlines:
+    """The deadlines of waiting intents: one timer for all that end within a tick.
+
+    Almost every intent is answered long before its deadline, so a timer for each would be made to
+    be cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._ticks: dict[int, dict[QueuedIntent, None]] = {}
+        """The intents that wait, by the number of the tick in which their deadline lies."""
+
+    def __len__(self) -> int:
+        """Return the number of ticks that have a timer."""
+        return len(self._ticks)
+
+    def add(self, waiting: QueuedIntent) -> dict[QueuedIntent, None]:
+        """Call `expire` at the deadline, at most TICK_S later. Returns what the intent must be
+        removed from when it is answered.
+        """
+        number = int(waiting.deadline / TICK_S) + 1
+        tick = self._ticks.get(number)
+        if tick is None:
+            tick = self._ticks[number] = {}
+            asyncio.get_running_loop().call_at(number * TICK_S, self._passed, number)
+        tick[waiting] = None
+        return tick
+
+    def _passed(self, number: int) -> None:
+        for waiting in list(self._ticks.pop(number)):
+            waiting.expire()
+
+
 class QueuedIntent:
     """An intent that waits for its outcome. Its `result` future never fails: it resolves to an
     Answer or a KvError.
@@ -171,7 +206,7 @@ class QueuedIntent:
 
     __slots__ = (
         "_patient_until",
-        "_timer",
+        "_tick",
         "deadline",
         "handed",
         "intent",
@@ -184,18 +219,22 @@ class QueuedIntent:
     )  # fmt: skip
 
     def __init__(
-        self, intent: Intent | Cancel, size: int, deadline: float, lifetime_s: float
+        self,
+        intent: Intent | Cancel,
+        size: int,
+        deadline: float,
+        lifetime_s: float,
+        deadlines: Deadlines,
     ) -> None:
-        loop = asyncio.get_running_loop()
         self.intent, self.size = intent, size
         self.ranges = 0 if isinstance(intent, Cancel) else ranges_in(intent)
         self.deadline, self.lifetime_s = deadline, lifetime_s
-        self.result: asyncio.Future[Result] = loop.create_future()
+        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.handed = False
         self.submit: SubmitSlot | None = None
         self.queue: SubmitQueue | None = None
         self._patient_until: float | None = None
-        self._timer = loop.call_at(deadline, self.expire)
+        self._tick = deadlines.add(self)
 
     def with_deadline(self, deadline_ms: int) -> Intent | Cancel:
         """Return the intent with this deadline in log time. A Cancel has no deadline and is
@@ -255,9 +294,9 @@ class QueuedIntent:
         """Resolve the result, unless it is already resolved."""
         if not self.result.done():
             self.result.set_result(result)
-            self._timer.cancel()
+            self._tick.pop(self, None)
 
     def leave(self) -> None:
         """Stop waiting. An intent that is still queued is then never handed over."""
-        self._timer.cancel()
+        self._tick.pop(self, None)
         self.result.cancel()

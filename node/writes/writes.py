@@ -99,9 +99,24 @@ class Writes:
         """Run one intent to its outcome. `deadline` is loop time. Raises NotApplied or
         OutcomeUnknown.
         """
-        result = (
-            await self.many((intent,), deadline=deadline, lifetime_s=lifetime_s, system=system)
-        )[0]
+        if self._staging is not None:
+            results = await self.many(
+                (intent,), deadline=deadline, lifetime_s=lifetime_s, system=system
+            )
+            result = results[0]
+        else:
+            if not system:
+                check_reserved(intent)
+            size = inline_bytes(intent)
+            self._admit(1, size)
+            waiting = self._queued(intent, size, deadline, lifetime_s)
+            try:
+                self.queue.add(waiting)
+                result = await waiting.result
+            finally:
+                waiting.leave()
+                self._release(1, size)
+            self._count(result)
         if isinstance(result, KvError):
             raise result
         return result
@@ -136,7 +151,7 @@ class Writes:
                 ready = intent
                 if self._staging is not None:
                     ready = await self._staging.stage(intent, deadline, staged[-1])
-                waiting.append(QueuedIntent(ready, inline_bytes(ready), deadline, lifetime_s))
+                waiting.append(self._queued(ready, inline_bytes(ready), deadline, lifetime_s))
             for each in waiting:
                 self.queue.add(each)
             results = [await each.result for each in waiting]
@@ -146,9 +161,8 @@ class Writes:
                 if isinstance(result, NotApplied)
             ]
             await self._take_back(never)
-            self.acknowledged_total += sum(
-                1 for r in results if isinstance(r, Answer) and isinstance(r.outcome, Applied)
-            )
+            for result in results:
+                self._count(result)
             return results
         except NotApplied:
             # The refusal comes from admission or staging, before anything was handed over.
@@ -162,8 +176,16 @@ class Writes:
         finally:
             for each in waiting:
                 each.leave()
-            self.held -= len(intents)
-            self.held_bytes -= size
+            self._release(len(intents), size)
+
+    def _queued(
+        self, intent: Intent | Cancel, size: int, deadline: float, lifetime_s: float
+    ) -> QueuedIntent:
+        return QueuedIntent(intent, size, deadline, lifetime_s, self.queue.deadlines)
+
+    def _count(self, result: Result) -> None:
+        if isinstance(result, Answer) and isinstance(result.outcome, Applied):
+            self.acknowledged_total += 1
 
     async def _take_back(self, staged: Sequence[Sequence[Reference]]) -> None:
         if self._staging is not None:
@@ -178,3 +200,7 @@ class Writes:
             raise NotApplied("overloaded", f"{self.held} writes are waiting for their outcome")
         self.held += count
         self.held_bytes += size
+
+    def _release(self, count: int, size: int) -> None:
+        self.held -= count
+        self.held_bytes -= size

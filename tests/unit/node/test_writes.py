@@ -16,7 +16,14 @@ from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Answer, Applied, Cancel, Compare, Delete, DeleteRange, Intent, Put, Reference
 from node.settings import ServerSettings
 from node.writes.staging import INTENT_INLINE_BYTES_MAX, inline_bytes, to_stage
-from node.writes.submit_queue import SUBMIT_BYTES_MAX, SUBMIT_RANGES_MAX, SUBMITS_MAX
+from node.writes.submit_queue import (
+    SUBMIT_BYTES_MAX,
+    SUBMIT_RANGES_MAX,
+    SUBMITS_MAX,
+    TICK_S,
+    Deadlines,
+    QueuedIntent,
+)
 from node.writes.writes import Writes
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
@@ -371,3 +378,23 @@ async def test_few_ranges_go_in_one_command() -> None:
     deadline = b.clock.monotonic() + 5
     await b.writes.many((*ranges, wide, plain), deadline=deadline)
     assert [len(group) for group in b.consensus.submits] == [*[SUBMIT_RANGES_MAX] * 2, 1, 1]
+
+
+async def test_deadlines_of_many_intents_share_timers() -> None:
+    """Intents that end within a tick have one timer; it ends those that still wait, no earlier."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    at = loop.time() + 0.02
+    waiting = [
+        QueuedIntent(Intent(f"o{n}", 0), 1, at + n * TICK_S / 100, 0.0, deadlines)
+        for n in range(100)
+    ]
+    assert 1 <= len(deadlines) <= 2
+    for each in waiting[::2]:
+        each.end(OutcomeUnknown("heard of nothing"))
+    for each in waiting[1::2]:
+        result = await each.result
+        assert isinstance(result, NotApplied)
+        assert result.reason == "timeout"
+        assert loop.time() >= each.deadline
+    assert len(deadlines) == 0
