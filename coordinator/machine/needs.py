@@ -235,28 +235,35 @@ def ranges_of(intent: Intent, level: int) -> tuple[Span, ...]:
 
 
 def within_bounds(ranges: Sequence[Span], found: Mapping[Span, tuple[Version, ...]]) -> bool:
-    """Return whether the ranges of an intent have no more keys together than they may."""
+    """Return whether the ranges of an intent have no more keys together than they may. What was not
+    read for it has too many.
+    """
     total = 0
     for span in ranges:
-        if total > RANGES_KEYS_MAX:
+        if span not in found:
             return False
         total += len(found[span])
-    return total <= RANGES_KEYS_MAX
+        if total > RANGES_KEYS_MAX:
+            return False
+    return True
 
 
 def read_ranges(
     asks: Needs, read: Callable[[Span], tuple[Version, ...]]
 ) -> Mapping[Span, tuple[Version, ...]]:
-    """Return the keys of the ranges of a batch, as far as its evaluation looks at them: those of an
-    intent that has too many are not read to the end.
+    """Return the keys of the ranges of a batch, as far as its evaluation looks at them: for one
+    intent no more than it may have, and one.
     """
     found: dict[Span, tuple[Version, ...]] = {}
     for ranges in asks.ranges:
-        total = 0
+        left = RANGES_KEYS_MAX
         for span in ranges:
-            if total > RANGES_KEYS_MAX:
+            keys = found.get(span)
+            if keys is None:
+                keys = read(span._replace(limit=min(span.limit, left + 1)))
+                if len(keys) <= left:
+                    found[span] = keys
+            left -= len(keys)
+            if left < 0:
                 break
-            if span not in found:
-                found[span] = read(span)
-            total += len(found[span])
     return found

@@ -4,7 +4,7 @@ that has its default. Pure.
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kv.model import Version
 
@@ -14,11 +14,6 @@ Number = str | UnsetType
 def number(value: int) -> str | UnsetType:
     """Return a number in an answer; 0 is left out."""
     return str(value) if value else UNSET
-
-
-def listed(values: list[KeyValue]) -> list[KeyValue] | UnsetType:
-    """Return keys in an answer; none are left out."""
-    return values or UNSET
 
 
 class Header(Struct, frozen=True):
@@ -42,10 +37,10 @@ class KeyValue(Struct, frozen=True):
 
 
 class RangeResponse(Struct, frozen=True):
-    """The keys of a range."""
+    """The keys of a range. Many are encoded already."""
 
     header: Header
-    kvs: list[KeyValue] | UnsetType = UNSET
+    kvs: list[KeyValue] | Raw | UnsetType = UNSET
     more: bool | UnsetType = UNSET
     count: Number = UNSET
 

@@ -6,6 +6,7 @@ for the native API.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,11 +27,18 @@ from node.etcd.refusals import (
 )
 from node.exchange.exchange import Exchange
 from node.exchange.headers import JSON
+from node.http.load import NodeLoad
 from node.services import NodeServices
 from node.wire.documents import encode
 
 VERSION: Final = "3.4.23"
 """The version of etcd whose gateway is spoken: clients choose their paths by it."""
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of the keys and values of one answer. Beyond it the request is refused."""
+KEY_BYTES: Final = 64
+"""What a key counts for besides its own bytes and its value's."""
+LARGE_BYTES: Final = 2 * 1024 * 1024
+"""An answer that takes more waits for its turn: few are made at a time."""
 LOOK_S: Final = 0.1
 """How often the status is read for headers: building it costs as much as a write."""
 
@@ -64,11 +72,45 @@ class Identity:
         return Header(self._cluster, self._member, shown, number(self._term))
 
 
+class Budget:
+    """The bytes that one answer has taken of those that it may take. Release it at last."""
+
+    def __init__(self, load: NodeLoad) -> None:
+        self._load, self._taken, self._has_turn = load, 0, False
+
+    async def take(self, size: int, *, left_s: float) -> None:
+        """Count a key's bytes. Raises Refusal beyond ANSWER_BYTES_MAX, NotApplied when the turn of
+        a large answer does not come in time.
+        """
+        self._taken += size + KEY_BYTES
+        if self._taken <= LARGE_BYTES or (self._has_turn and self._taken <= ANSWER_BYTES_MAX):
+            return
+        if self._taken > ANSWER_BYTES_MAX:
+            raise Refusal(
+                RESOURCE_EXHAUSTED,
+                f"the answer has more than {ANSWER_BYTES_MAX} bytes: ask with a limit",
+            )
+        try:
+            async with asyncio.timeout(left_s):
+                await self._load.large_answers.acquire()
+        except TimeoutError as exc:
+            raise NotApplied("overloaded", "too many large answers are being made") from exc
+        self._has_turn = True
+
+    def release(self) -> None:
+        """Let another large answer be made."""
+        if self._has_turn:
+            self._has_turn = False
+            self._load.large_answers.release()
+
+
 class Call:
     """One request of a client of etcd until it is answered."""
 
     def __init__(self, x: Exchange, identity: Identity) -> None:
         self.x, self.services, self._identity = x, x.services, identity
+        self.budget = Budget(x.services.load)
+        """Of the one answer of a request that is no stream."""
 
     def renew(self) -> None:
         """Give what a long request does next the time of a request that begins now."""

@@ -58,7 +58,7 @@ async def range_(call: Call) -> web.StreamResponse:
     found, more = await asked_range(call, asked)
     if asked.revision > 0:
         found.head = max(found.head, call.services.consensus.settled.last)
-    return call.reply(range_response(call, asked, found, more=more), revision=found.head)
+    return call.reply(await range_response(call, asked, found, more=more), revision=found.head)
 
 
 def _restricted(asked: RangeRequest) -> bool:
@@ -78,7 +78,7 @@ async def _one_key(call: Call, asked: RangeRequest) -> web.StreamResponse:
     found = Found(reading.position, [], 0)
     if reading.version is not None and reading.version.present:
         found.versions, found.count = [await whole(call, reading.version)], 1
-    return call.reply(range_response(call, asked, found, more=False), revision=found.head)
+    return call.reply(await range_response(call, asked, found, more=False), revision=found.head)
 
 
 async def put_(call: Call) -> web.StreamResponse:

@@ -6,31 +6,36 @@ It never returns keys of two revisions together, nor keys that are the system's.
 from __future__ import annotations
 
 import asyncio
+import heapq
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw, UnsetType
 
 from kv.errors import BackendUnavailable
 from kv.model import Version
 from kv.ports import Listing
-from node.etcd.answers import KeyValue, RangeResponse, key_value, listed, number
-from node.etcd.call import Call
+from node.etcd.answers import KeyValue, RangeResponse, key_value, number
+from node.etcd.call import Budget, Call
 from node.etcd.messages import RangeRequest, SortTarget
-from node.etcd.refusals import RESOURCE_EXHAUSTED, Refusal
-from node.etcd.spans import chosen, is_empty, shown, takes_all
+from node.etcd.spans import chosen, first, is_empty, is_wanted, shown, sort_key, takes_all
 from node.http.steps import in_task
 from node.judging.positions import check_given
 from node.judging.store_identity import check_store_identity
 from node.reads.store_reads import check_snapshot
+from node.wire.documents import encode
 
 STEP_KEYS: Final = 64
 OWN_STEP_KEYS: Final = 8
 """Keys of the first step where values of every size are inline (R11); later ones go by the size."""
 BARE_STEP_KEYS: Final = 1000
 STEP_BYTES: Final = 2 * 1024 * 1024
-RANGE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Bytes of the keys and values of one answer. Beyond it the request is refused."""
+SLICE_KEYS: Final = 2_000
+SLICE_BYTES: Final = 1024 * 1024
+"""Keys, and bytes, after which other tasks of the event loop get a turn, while many are sorted or
+encoded.
+"""
 
 
 @dataclass(slots=True)
@@ -51,23 +56,31 @@ async def span(  # a range, and how much of it
     *,
     keys_only: bool = False,
     count_only: bool = False,
+    budget: Budget | None = None,
 ) -> Found:
     """Return the first `limit` keys (0: all) of a range at a revision (None: the newest that the
     store has), and how many keys it has. Raises Pruned, NotApplied, BackendUnavailable, BadRequest,
-    Refusal.
+    Refusal. `budget`: of the answer that it is for; None: it is looked at and let go.
     """
-    reader = _Reader(call, begin, end, at)
+    reader = _Reader(call, begin, end, at, budget or Budget(call.services.load))
     if not end:
         limit = 1
-    if not is_empty(begin, end) or at is None:
-        await reader.read(limit, keys_only=keys_only, count_only=count_only)
+    try:
+        if not is_empty(begin, end) or at is None:
+            await reader.read(limit, keys_only=keys_only, count_only=count_only)
+    finally:
+        if budget is None:
+            reader.budget.release()
     return Found(reader.at or 0, reader.found, reader.count)
 
 
 class _Reader:
     """One range that is being read, step by step, all at the revision of the first."""
 
-    def __init__(self, call: Call, begin: bytes, end: bytes, at: int | None) -> None:
+    def __init__(
+        self, call: Call, begin: bytes, end: bytes, at: int | None, budget: Budget
+    ) -> None:
+        self.budget = budget
         self._call, self._begin, self._end, self.at = call, begin, end, at
         self._after = b""
         self.found: list[Version] = []
@@ -94,12 +107,9 @@ class _Reader:
             return
         if not bare and not isinstance(version.value, bytes):
             version = await whole(self._call, version)
-        self._bytes += len(version.key) + (0 if bare else len(_bytes_of(version)))
-        if self._bytes > RANGE_BYTES_MAX:
-            raise Refusal(
-                RESOURCE_EXHAUSTED,
-                f"the range has more than {RANGE_BYTES_MAX} bytes: ask with a limit",
-            )
+        size = len(version.key) + (0 if bare else len(_bytes_of(version)))
+        self._bytes += size
+        await self.budget.take(size, left_s=self._call.x.left_s)
         self.found.append(version)
 
     def _step_keys(self, bare: bool) -> int:
@@ -187,19 +197,61 @@ async def asked_range(call: Call, asked: RangeRequest) -> tuple[Found, bool]:
         limit,
         keys_only=asked.keys_only and asked.sort_target is not SortTarget.VALUE,
         count_only=asked.count_only,
+        budget=call.budget,
     )
-    found.versions, more = chosen(found.versions, asked)
+    found.versions, more = await in_order(found.versions, asked)
     return found, more
 
 
-def range_response(
+async def range_response(
     call: Call, asked: RangeRequest, found: Found, *, more: bool, revision: int | None = None
 ) -> RangeResponse:
     """Return the answer to a range. `revision`: that of the transaction that it is in."""
-    kvs = [_shown(version, asked) for version in found.versions]
+    kvs = await key_values(found.versions, keys_only=asked.keys_only)
     header = call.header(found.head) if revision is None else call.inner_header(revision)
-    return RangeResponse(header, listed(kvs), more or UNSET, number(found.count))
+    return RangeResponse(header, kvs, more or UNSET, number(found.count))
 
 
-def _shown(version: Version, asked: RangeRequest) -> KeyValue:
-    return key_value(version, None if asked.keys_only else _bytes_of(version))
+async def in_order(found: Sequence[Version], asked: RangeRequest) -> tuple[list[Version], bool]:
+    """Return what `spans.chosen` does."""
+    if len(found) <= SLICE_KEYS:
+        return chosen(found, asked)
+    key, reverse = sort_key(asked)
+    runs: list[list[Version]] = []
+    for start in range(0, len(found), SLICE_KEYS):
+        run = [each for each in found[start : start + SLICE_KEYS] if is_wanted(each, asked)]
+        if key is not None:
+            run.sort(key=key, reverse=reverse)
+        runs.append(run)
+        await asyncio.sleep(0)
+    merged: Iterable[Version] = (each for run in runs for each in run)
+    if key is not None:
+        merged = heapq.merge(*runs, key=key, reverse=reverse)
+    kept: list[Version] = []
+    for version in merged:
+        kept.append(version)
+        if len(kept) % SLICE_KEYS == 0:
+            await asyncio.sleep(0)
+    return first(kept, asked)
+
+
+async def key_values(
+    versions: Sequence[Version], *, keys_only: bool
+) -> list[KeyValue] | Raw | UnsetType:
+    """Return keys for an answer; many are encoded already."""
+    pieces: list[bytes] = []
+    part: list[KeyValue] = []
+    size = 0
+    for version in versions:
+        value: Any = None if keys_only else version.value
+        part.append(key_value(version, value))
+        size += 0 if value is None else len(value)
+        if len(part) >= SLICE_KEYS or size >= SLICE_BYTES:
+            pieces.append(encode(part)[1:-1])
+            part, size = [], 0
+            await asyncio.sleep(0)
+    if not pieces:
+        return part or UNSET
+    if part:
+        pieces.append(encode(part)[1:-1])
+    return Raw(b"[" + b",".join(pieces) + b"]")

@@ -7,6 +7,7 @@ say.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
@@ -33,9 +34,9 @@ from node.etcd.messages import (
     SortTarget,
     TxnRequest,
 )
-from node.etcd.reading import Found, range_response, reached, span, whole
+from node.etcd.reading import Found, in_order, range_response, reached, span, whole
 from node.etcd.refusals import FUTURE, Refusal
-from node.etcd.spans import chosen, covers
+from node.etcd.spans import covers
 
 
 class Replies:
@@ -77,28 +78,31 @@ class Replies:
             raise Refusal(*FUTURE)
         if at > 0 and at <= self._before:
             await reached(self._call, at)
-            found = await span(self._call, asked.key, asked.range_end, at, keys_only=bare)
+            budget = self._call.budget
+            found = await span(
+                self._call, asked.key, asked.range_end, at, keys_only=bare, budget=budget
+            )
         else:
             found = await self._now(asked.key, asked.range_end, bare=bare)
         if asked.count_only:
             found.versions, more = [], False
         else:
-            found.versions, more = chosen(found.versions, asked)
-        return range_response(self._call, asked, found, more=more, revision=self._revision)
+            found.versions, more = await in_order(found.versions, asked)
+        return await range_response(self._call, asked, found, more=more, revision=self._revision)
 
     async def _now(self, begin: bytes, end: bytes, *, bare: bool = False) -> Found:
         """Return a range as the steps so far left it; `bare`: without values."""
-        found = await span(self._call, begin, end, self._before, keys_only=bare)
-        if self._written:
-            kept = {version.key: version for version in found.versions}
-            for key in self._written:
-                if covers(begin, end, key):
-                    kept.pop(key, None)
-                    version = await self._made(key)
-                    if version is not None:
-                        kept[key] = version
-            found.versions = [kept[key] for key in sorted(kept)]
-            found.count = len(kept)
+        found = await span(
+            self._call, begin, end, self._before, keys_only=bare, budget=self._call.budget
+        )
+        written = {key for key in self._written if covers(begin, end, key)}
+        if written:
+            found.versions = [each for each in found.versions if each.key not in written]
+            for key in sorted(written):
+                version = await self._made(key)
+                if version is not None:
+                    bisect.insort(found.versions, version, key=lambda each: each.key)
+            found.count = len(found.versions)
         return found
 
     async def _made(self, key: bytes) -> Version | None:

@@ -86,10 +86,13 @@ def served(
     """Return the handler of a path, which answers refusals in etcd's form."""
 
     async def handle(x: Exchange) -> web.StreamResponse:
+        call = Call(x, identity)
         try:
-            return await spoken.handler(Call(x, identity))
+            return await spoken.handler(call)
         except Refusal as refusal:
             return refused(x, refusal)
+        finally:
+            call.budget.release()
 
     return handle
 

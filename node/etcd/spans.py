@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from kv.leases import SYSTEM_PREFIX
 from kv.model import Version
@@ -67,17 +67,31 @@ def takes_all(asked: RangeRequest) -> bool:
 
 def chosen(found: Sequence[Version], asked: RangeRequest) -> tuple[list[Version], bool]:
     """Return the keys that a request asks for, in its order, and whether there are more."""
-    kept = [version for version in found if _wanted(version, asked)]
+    kept = [version for version in found if is_wanted(version, asked)]
+    key, reverse = sort_key(asked)
+    if key is not None:
+        kept.sort(key=key, reverse=reverse)
+    return first(kept, asked)
+
+
+def sort_key(asked: RangeRequest) -> tuple[Callable[[Version], Any] | None, bool]:
+    """Return by what a request wants its keys sorted, and whether from the last on; None: by key,
+    as they are read.
+    """
     order = asked.sort_order
-    if order is SortOrder.NONE and asked.sort_target is not SortTarget.KEY:
-        order = SortOrder.ASCEND
-    if order is not SortOrder.NONE:
-        kept.sort(key=_SORTED_BY[asked.sort_target], reverse=order is SortOrder.DESCEND)
+    if order is SortOrder.NONE and asked.sort_target is SortTarget.KEY:
+        return None, False
+    return _SORTED_BY[asked.sort_target], order is SortOrder.DESCEND
+
+
+def first(found: list[Version], asked: RangeRequest) -> tuple[list[Version], bool]:
+    """Return as many keys as a request has room for, and whether there are more."""
     limit = asked.limit
-    return (kept[:limit], True) if 0 < limit < len(kept) else (kept, False)
+    return (found[:limit], True) if 0 < limit < len(found) else (found, False)
 
 
-def _wanted(version: Version, asked: RangeRequest) -> bool:
+def is_wanted(version: Version, asked: RangeRequest) -> bool:
+    """Return whether a key's numbers are within a request's bounds."""
     if asked.max_mod_revision and version.revision > asked.max_mod_revision:
         return False
     if asked.min_mod_revision and version.revision < asked.min_mod_revision:
@@ -92,7 +106,7 @@ def _value(version: Version) -> bytes:
     return version.value
 
 
-_SORTED_BY: Final = {
+_SORTED_BY: Final[dict[SortTarget, Callable[[Version], Any]]] = {
     SortTarget.KEY: lambda version: version.key,
     SortTarget.VERSION: lambda version: version.version,
     SortTarget.CREATE: lambda version: version.create_revision,

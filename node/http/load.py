@@ -12,6 +12,8 @@ from node.http.connections import HttpConnections
 PAGES_MAX: Final = 4
 """Pages of listings built at a time, each of up to 2 MiB plus one value."""
 
+LARGE_ANSWERS_MAX: Final = 2
+
 
 @dataclass(slots=True)
 class NodeLoad:
@@ -31,6 +33,10 @@ class NodeLoad:
     """
     backups: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a backup is given: one at a time."""
+    large_answers: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(LARGE_ANSWERS_MAX)
+    )
+    """Limits how many answers of up to 64 MiB are made at a time for clients of etcd."""
     connections: HttpConnections | None = None
     """The connections, once the server is entered."""
 

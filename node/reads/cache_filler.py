@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Final
 
 from kv.model import Entry
@@ -32,11 +33,13 @@ class CacheFiller:
         if self._namespace != self._consensus.namespace:
             self._namespace = self._consensus.namespace
             self._entries.clear()
-        for entry in entries:
+        for entry in entries[-FILL_MAX:]:
             self._entries.pop(entry.key, None)
             self._entries[entry.key] = entry
-        while len(self._entries) > FILL_MAX:
-            del self._entries[next(iter(self._entries))]
+        # All at once: a dictionary whose first key is looked for again and again, each time after
+        # that key was deleted, is walked from its beginning each time.
+        for key in list(itertools.islice(self._entries, max(0, len(self._entries) - FILL_MAX))):
+            del self._entries[key]
         if self._entries:
             self._wake.set()
 

@@ -24,7 +24,7 @@ large ones take less than many small ones.
 SUBMIT_INTENTS_MAX: Final = 512
 SUBMIT_BYTES_MAX: Final = 1024 * 1024
 """Inline bytes in one Submit; a single larger intent goes alone."""
-SUBMIT_RANGES_MAX: Final = 3
+SUBMIT_RANGES_MAX: Final = 2
 """Ranges in one Submit; a single intent with more goes alone. Every member reads them while it
 applies the Submit, up to 10,000 keys each, and does nothing else meanwhile.
 """

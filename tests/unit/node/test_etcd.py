@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from kv.branches import within
-from kv.errors import BackendUnavailable
-from kv.model import KEY_BYTES_MAX, DeleteRange
-from node.etcd import intents, reading
-from node.etcd.messages import FROM_KEY, DeleteRangeRequest, RangeRequest, TxnRequest
+from kv.errors import BackendUnavailable, NotApplied
+from kv.model import KEY_BYTES_MAX, DeleteRange, Version
+from node.etcd import call, intents, reading
+from node.etcd.answers import key_value
+from node.etcd.messages import (
+    FROM_KEY,
+    DeleteRangeRequest,
+    RangeRequest,
+    SortOrder,
+    SortTarget,
+    TxnRequest,
+)
 from node.etcd.parsing import parsed
 from node.etcd.refusals import Refusal
-from node.etcd.spans import common_prefix, covers
+from node.etcd.spans import chosen, common_prefix, covers
+from node.http.bodies import Bodies
+from node.http.load import LARGE_ANSWERS_MAX, NodeLoad
+from node.wire.documents import encode
 from tests.peers.corpus import ENDED, ENDS_ETCD, recorded
 from tests.peers.differences import KINDS, expected
 from tests.peers.requests import corpus
@@ -186,7 +198,7 @@ def test_a_request_that_is_nested_too_deep_is_refused() -> None:
 async def test_a_delete_is_told_although_the_values_are_too_large_for_one_answer(
     open_api: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "RANGE_BYTES_MAX", 2000)
+    monkeypatch.setattr(call, "ANSWER_BYTES_MAX", 2000)
     async with open_api(etcd=True) as api:
         for key in (b"a1", b"a2", b"a3"):
             value = base64.b64encode(b"v" * 1000).decode()
@@ -229,3 +241,67 @@ async def test_alarms_tell_of_the_store(open_api: Open, state: str, told: str | 
         form = (await api.ask("POST", "/v3/maintenance/alarm", json={})).json()
         assert [each["alarm"] for each in form.get("alarms", ())] == ([told] if told else [])
         assert (await error(api, "/v3/maintenance/alarm", {"action": "ACTIVATE"}))[1] == 12
+
+
+VERSIONS = [
+    Version(b"%05d" % n, n, b"v" * (n % 7), None, n * 7 % 1000, n * 3 % 11) for n in range(1, 9001)
+]
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("target", range(5))
+async def test_many_keys_are_answered_as_few_are_and_others_get_turns(
+    order: int, target: int
+) -> None:
+    asked = RangeRequest(
+        b"a", limit=8000, sort_order=SortOrder(order), sort_target=SortTarget(target),
+        min_mod_revision=5,
+    )  # fmt: skip
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    found, more = await reading.in_order(VERSIONS, asked)
+    assert turns >= len(VERSIONS) // reading.SLICE_KEYS
+    turns = 0
+    kvs = await reading.key_values(found, keys_only=False)
+    assert turns >= len(found) // reading.SLICE_KEYS - 1
+    running.cancel()
+    assert (found, more) == chosen(VERSIONS, asked)
+    assert encode(kvs) == encode([key_value(each, each.value) for each in found])  # type: ignore[arg-type]  # bytes
+
+
+async def test_answers_of_one_transaction_have_a_bound_together(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_api(etcd=True) as api:
+        await api.ask("POST", "/v3/kv/put", json=ask(b"k") | {"value": "dg" * 400})
+        monkeypatch.setattr(call, "LARGE_BYTES", 100)
+        monkeypatch.setattr(call, "ANSWER_BYTES_MAX", 2500)
+        ranges = {"success": [{"request_range": ask(b"k")}] * 3}
+        assert (await api.ask("POST", "/v3/kv/txn", json=ranges)).status == 200
+        ranges = {"success": [{"request_range": ask(b"k")}] * 4}
+        assert (await error(api, "/v3/kv/txn", ranges))[:2] == (503, 8)
+        ranges["success"].append({"request_put": ask(b"other")})
+        assert "it was applied" in (await error(api, "/v3/kv/txn", ranges))[2]
+
+
+async def test_few_large_answers_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = NodeLoad(cast(Bodies, None))
+    monkeypatch.setattr(call, "LARGE_BYTES", 100)
+    budgets = [call.Budget(load) for _ in range(LARGE_ANSWERS_MAX + 1)]
+    *held, late = budgets
+    for budget in held:
+        for _ in range(3):
+            await budget.take(90, left_s=1.0)
+    await late.take(1, left_s=0.01)  # it is small yet
+    with pytest.raises(NotApplied):
+        await late.take(90, left_s=0.01)
+    held[0].release()
+    held[0].release()
+    await late.take(90, left_s=1.0)

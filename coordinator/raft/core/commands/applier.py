@@ -24,6 +24,12 @@ APPLY_S_MAX: Final = 0.01
 and heartbeats are on time.
 """
 
+LONG_S: Final = 0.05
+"""A command that takes longer is followed by a rest as long as it took, so that whatever else the
+process does gets its turns between several of them.
+"""
+REST_S_MAX: Final = 0.3
+
 
 class CommandFailed(Exception):
     """The result of a command for which `Replica.apply` raised. That is a bug of ours, and the same
@@ -38,6 +44,7 @@ class EntryApplier:
         self._library, self._environment, self._log = state.pysyncobj, state.environment, state.log
         self._leader, self._changes, self._waiters = leader, changes, waiters
         self._replica = state.environment.replica
+        self._rests_until = 0.0
 
     def apply(self) -> None:
         """Apply committed entries, as many as one tick may and the machine takes; ask for another
@@ -50,13 +57,20 @@ class EntryApplier:
         count = min(library.commit_index - applied, APPLY_PER_TICK_MAX)
         if count <= 0:
             return
-        enough = now() + APPLY_S_MAX
+        began = now()
+        if began < self._rests_until:
+            self._environment.wake()
+            return
+        enough = began + APPLY_S_MAX
         for command, index, term in self._log.entries(applied + 1, count, APPLY_BYTES_MAX):
             self._apply_entry(command, Position(index, term))
             if not replica.takes_more:
                 return
             if now() > enough:
                 break
+        took = now() - began
+        if took > LONG_S:
+            self._rests_until = began + took + min(took, REST_S_MAX)
         if library.commit_index > library.applied_index:
             self._environment.wake()
 
