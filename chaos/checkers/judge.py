@@ -13,6 +13,7 @@ from chaos.checkers import (
     convergence,
     copies,
     counter,
+    etcd,
     leases,
     lock,
     members,
@@ -45,6 +46,7 @@ MODELS: Final = (
     "lock",
     "ttl",
     "lease",
+    "etcd",
     "ledger",
     "members",
     "convergence",
@@ -136,6 +138,7 @@ def _checkers(
         "lock": lambda: lock.check(of("lock")),
         "ttl": lambda: _ttl(of("ttl"), run.history.faults, settings.get("ttl")),
         "lease": lambda: leases.check(of("lease")),
+        "etcd": lambda: etcd.check(of("etcd")),
         "ledger": lambda: ledger_checker.check(known, operations, run.history.lookups),
         "members": lambda: members.check(run.history.statuses, run.history.faults),
         "convergence": lambda: convergence.check(

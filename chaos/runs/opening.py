@@ -85,6 +85,7 @@ async def _local_cluster(plan: Plan) -> AsyncIterator[Target]:
             base_port=free_base_port(plan.nodes + spare, BASE_PORT + os.getpid() % 500 * 10),
             data=plan.folder / "data",
             drain_timeout_s=3,
+            etcd="etcd" in plan.workloads,
             **urls,  # type: ignore[arg-type]  # store, cache, broadcast
         )
         target = LocalTarget(

@@ -8,6 +8,7 @@ from chaos.workloads.append import Append
 from chaos.workloads.bank import Bank
 from chaos.workloads.base import Workload
 from chaos.workloads.counter import Counter
+from chaos.workloads.etcd import Etcd
 from chaos.workloads.leases import Leases
 from chaos.workloads.lock import Lock
 from chaos.workloads.register import Register
@@ -19,5 +20,18 @@ from chaos.workloads.watching import Watching
 
 WORKLOADS: Final[dict[str, type[Workload]]] = {
     w.name: w
-    for w in (Register, Set, Append, Bank, Watching, Session, Stale, Lock, Counter, Ttl, Leases)
+    for w in (
+        Register,
+        Set,
+        Append,
+        Bank,
+        Watching,
+        Session,
+        Stale,
+        Lock,
+        Counter,
+        Ttl,
+        Leases,
+        Etcd,
+    )
 }

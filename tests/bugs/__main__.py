@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.planted import own_nodes  # noqa: F401 - enters its bugs
+from tests.planted import gateway, own_nodes  # noqa: F401 - they enter their bugs
 from tests.planted.nodes import BUGS
 from tests.planted.registry import plant
 

@@ -17,7 +17,7 @@ from chaos.runs.plan import Plan
 from chaos.runs.provocations import PROVOCATIONS
 from chaos.runs.result import RunResult
 from chaos.runs.schedule import schedule
-from tests.planted import own_nodes  # noqa: F401 - enters its bugs
+from tests.planted import gateway, own_nodes  # noqa: F401 - they enter their bugs
 from tests.planted.nodes import BUGS
 
 
