@@ -1,7 +1,8 @@
 """Copy the keys of an etcd, as of one of its revisions, into a file that `load` takes.
 
 It asks etcd's JSON gateway alone, writes nothing there, and the requested file name never holds an
-incomplete copy. A key with a lease keeps the time that the lease has left, as `expires_ms`.
+incomplete copy. Leases keep their ids and their ttl, with keys and without. A key whose lease has
+ended meanwhile, or whose lease's id Acordo cannot have, keeps the time left as `expires_ms`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from acordo._wire import forms
 PAGE_KEYS: Final = 500
 PAGE_BYTES_MAX: Final = 256 * 1024 * 1024
 TIMEOUT_S: Final = 30.0
+LEASE_TTL_S_MAX: Final = 315_360_000
+"""Ten years: no lease is granted for longer."""
+LEASES_MAX: Final = 1_000_000
 ALL: Final = b"\0"
 """As the end of a range: all keys from its beginning on."""
 
@@ -35,6 +39,8 @@ class CopyDone(msgspec.Struct, frozen=True, kw_only=True):
     keys: int
     leased: int
     """Of these, the keys with a lease."""
+    leases: int
+    """The leases, those without keys included."""
     revision: int
 
 
@@ -66,8 +72,8 @@ class _Copy:
     ) -> None:
         self._session, self._url, self._file = session, url, file
         self._on_progress = on_progress
-        self._ends: dict[str, int] = {}
-        """When each lease ends, in milliseconds of the wall clock, unless it is renewed."""
+        self._leases: dict[str, dict[str, object]] = {}
+        """By etcd's id of a lease: what a line with it says of it."""
 
     async def run(self) -> CopyDone:
         begin, revision, keys, leased = ALL, 0, 0, 0
@@ -85,7 +91,17 @@ class _Copy:
             if found:
                 begin = _bytes(found[-1].get("key")) + b"\0"
             self._on_progress(Progress(keys, self._file.tell()))
-        return CopyDone(keys=keys, leased=leased, revision=revision)
+        await self._without_keys()
+        held = sum("lease" in form for form in self._leases.values())
+        return CopyDone(keys=keys, leased=leased, leases=held, revision=revision)
+
+    async def _without_keys(self) -> None:
+        """Write the leases that no key has: their owners may be about to attach some."""
+        told = await self._ask("lease/leases", {})
+        ids = [str(each.get("ID")) for each in told.get("leases", [])[:LEASES_MAX]]
+        forms_ = [await self._lease(each) for each in ids if each not in self._leases]
+        lines = [msgspec.json.encode(form) + b"\n" for form in forms_ if "lease" in form]
+        await in_thread_to_its_end(partial(self._file.write, b"".join(lines)))
 
     async def _line(self, kv: dict[str, Any]) -> bytes:
         form: dict[str, object] = {
@@ -93,21 +109,26 @@ class _Copy:
             "value": forms.to_json(_bytes(kv.get("value", ""))),
         }
         if "lease" in kv:
-            form["expires_ms"] = await self._end_of(str(kv["lease"]))
+            form |= await self._lease(str(kv["lease"]))
         return msgspec.json.encode(form) + b"\n"
 
-    async def _end_of(self, lease: str) -> int:
-        if lease not in self._ends:
+    async def _lease(self, id_: str) -> dict[str, object]:
+        """Return what a line says of its lease."""
+        if id_ not in self._leases:
             asked_ms = int(time.time() * 1000)
-            told = await self._ask("lease/timetolive", {"ID": lease})
-            left_s = max(0, _seconds(told.get("TTL", "0")))
-            self._ends[lease] = asked_ms + left_s * 1000
-        return self._ends[lease]
+            told = await self._ask("lease/timetolive", {"ID": id_})
+            left_s, ttl_s = _seconds(told.get("TTL")), _seconds(told.get("grantedTTL"))
+            if left_s < 0 or ttl_s <= 0 or int(id_) <= 0:
+                self._leases[id_] = {"expires_ms": asked_ms + max(0, left_s) * 1000}
+            else:
+                ttl_s = min(ttl_s, LEASE_TTL_S_MAX)
+                self._leases[id_] = {"lease": f"{int(id_):016x}", "lease_ttl": ttl_s}
+        return self._leases[id_]
 
     async def _ask(self, path: str, body: dict[str, object]) -> dict[str, Any]:
         try:
             async with self._session.post(f"{self._url}/v3/{path}", json=body) as response:
-                raw = await response.content.read(PAGE_BYTES_MAX)
+                raw = await _whole(response)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise ReadFailed(
@@ -129,8 +150,20 @@ class _Copy:
         return answer
 
 
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of an answer, up to PAGE_BYTES_MAX: a single read gives what is there."""
+    parts, size = list[bytes](), 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > PAGE_BYTES_MAX:
+            break
+    return b"".join(parts)
+
+
 def _seconds(value: object) -> int:
-    return -1 if value == "-1" else forms.integer(value)  # -1: the lease has ended meanwhile
+    """Return a number of the gateway's; it leaves out those that are 0. -1: the lease has ended."""
+    return -1 if value == "-1" else forms.integer("0" if value is None else value)
 
 
 def _b64(raw: bytes) -> str:

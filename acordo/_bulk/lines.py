@@ -38,13 +38,17 @@ class TooLong(Rejected):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One line of the file: a key to set, and the op_id that makes repeating it harmless."""
+    """One line of the file: a key to set, and the op_id that makes repeating it harmless. Without a
+    key it is a lease alone.
+    """
 
     number: int
     key: bytes
     value: bytes
     ttl_s: float | None
     op_id: str
+    lease: tuple[str, float] | None = None
+    """The lease of the key, and its ttl in seconds."""
 
     @property
     def large(self) -> bool:
@@ -59,7 +63,8 @@ class Line(msgspec.Struct, frozen=True):
 
     def intent(self, expiries: int) -> Intent:
         """Return the operation that writes the line."""
-        write = intents.put(self.key, self.value, ttl_s=self.ttl_s)
+        lease = self.lease[0] if self.lease else None
+        write = intents.put(self.key, self.value, ttl_s=self.ttl_s, lease=lease)
         return Intent(writes=(write,), op_id=self.op_id_after(expiries))
 
 
@@ -73,11 +78,14 @@ class Mark(msgspec.Struct, frozen=True):
 
 class _Form(msgspec.Struct):
     """A line as it is in the file: `ttl` (seconds from the start of the load) or a dump's
-    `expires_ms`, not both. A dump's revision is accepted and ignored.
+    `expires_ms`, not both. A dump's revision is accepted and ignored. `lease` and `lease_ttl` go
+    together; a line of theirs alone is a lease without keys.
     """
 
-    key: object
-    value: object
+    key: object = None
+    value: object = None
+    lease: str | None = None
+    lease_ttl: float | None = None
     ttl: float | None = None
     revision: int | None = None
     expires_ms: int | None = None
@@ -136,7 +144,7 @@ class LineReader:
                 began_ms = await self._began_ms() if b'"expires_ms"' in raw else 0
                 line = self._parse(self._number + 1, raw, began_ms)
                 large = line is not None and line.large
-                weight = 0 if line is None or large else _sent_bytes(line)
+                weight = 0 if line is None or large or not line.key else _sent_bytes(line)
                 full = large or len(batch) >= BATCH_LINES or size + weight > BATCH_BYTES
                 if batch and (full or (line is not None and line.key in keys)):
                     yield batch, self._mark()
@@ -147,7 +155,7 @@ class LineReader:
                 if line is None:
                     continue
                 batch.append(line)
-                keys.add(line.key)
+                keys |= {line.key} if line.key else set()
                 size += weight
                 if large:
                     yield batch, self._mark()
@@ -176,6 +184,9 @@ class LineReader:
             return None
         try:
             form = _form_decoder.decode(raw)
+            lease = _lease_in(form)
+            if lease and form.key is None and form.value is None:
+                return Line(number, b"", b"", None, "", lease)
             key = intents.key_bytes(forms.from_json(form.key))
             value = forms.from_json(form.value)
         except (msgspec.MsgspecError, forms.Damaged, BadRequest, ValueError) as exc:
@@ -191,7 +202,16 @@ class LineReader:
                 self._tally.expired += 1
                 return None
         content = hashlib.blake2b(raw.strip(), digest_size=12).hexdigest()
-        return Line(number, key, value, ttl_s, f"{self._point.load_id}-{number}-{content}")
+        return Line(number, key, value, ttl_s, f"{self._point.load_id}-{number}-{content}", lease)
+
+
+def _lease_in(form: _Form) -> tuple[str, float] | None:
+    """Return the lease of a line and its ttl. Raises ValueError."""
+    if form.lease is None and form.lease_ttl is None:
+        return None
+    if form.lease is None or form.lease_ttl is None:
+        raise ValueError("lease and lease_ttl go together")
+    return form.lease, form.lease_ttl
 
 
 def _sent_bytes(line: Line) -> int:

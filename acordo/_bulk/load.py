@@ -4,7 +4,7 @@ line twice or loses one.
 A checkpoint beside the file holds the load's id, from which the op_ids of its lines are made, and
 the position up to which every line is known to be written. It is removed at the end, so loading a
 file again writes it again. A key with an expiry time keeps it: a line whose time has passed is
-skipped.
+skipped. A key with a lease keeps that too: leases are granted, and kept alive until the load ends.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from acordo._bulk.checkpoints import (
     read_point,
     write_point,
 )
+from acordo._bulk.leasing import Leases
 from acordo._bulk.lines import LineReader, Mark
 from acordo._bulk.progress import OnProgress, Progress, ignore
 from acordo._bulk.sending import Sender
@@ -49,6 +50,8 @@ class LoadDone(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     expired: int = 0
     """Lines skipped because their expiry time had passed before the load began."""
+    leases: int = 0
+    """Leases granted, or found where an interrupted run had granted them."""
 
 
 async def load(
@@ -91,6 +94,7 @@ async def load(
         resumed_at=point.lines,
         revision=tally.revision,
         expired=tally.expired,
+        leases=loading.leases.count,
     )
 
 
@@ -120,7 +124,8 @@ class _Loading:
     ) -> None:
         self._client, self._tally, self._timeout_s = client, tally, timeout_s
         self._checkpoint, self._point, self._on_progress = checkpoint, point, on_progress
-        self._sender = Sender(client, tally, timeout_s=timeout_s)
+        self.leases = Leases(client, timeout_s=timeout_s)
+        self._sender = Sender(client, tally, self.leases, timeout_s=timeout_s)
         self._flying: deque[_Flight] = deque()
 
     async def began_ms(self) -> int:
@@ -138,9 +143,10 @@ class _Loading:
     async def run(self, reader: LineReader, in_flight: int) -> None:
         """Send all batches, `in_flight` at a time, and advance the checkpoint after each."""
         await self._save()
+        renewing = asyncio.create_task(self.leases.run())
         try:
             async for batch, mark in reader.batches():
-                keys = frozenset(line.key for line in batch)
+                keys = frozenset(line.key for line in batch if line.key)
                 # Batches in flight may overtake each other. If two shared a key, the older line's
                 # value could win.
                 while len(self._flying) >= in_flight or any(
@@ -152,9 +158,10 @@ class _Loading:
             while self._flying:
                 await self._land()
         finally:
-            for flight in self._flying:
-                flight.task.cancel()
-            await asyncio.gather(*(flight.task for flight in self._flying), return_exceptions=True)
+            ends = [renewing, *(flight.task for flight in self._flying)]
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async def _land(self) -> None:
         """Wait for the oldest batch, then advance the checkpoint past it."""

@@ -6,13 +6,14 @@ recognises lines that an interrupted run has sent, and changes nothing.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
+from acordo._bulk.leasing import Leases
 from acordo._bulk.lines import EXPIRIES_MAX, Line
 from acordo._bulk.tally import Tally
 from acordo._client import Client
 from acordo._errors import BadRequest, NotApplied, OutcomeUnknown
-from acordo._outcomes import EXPIRED
+from acordo._outcomes import EXPIRED, LEASE_GONE
 from acordo._results import Item
 
 RUN_AGAIN: Final = "other lines may be in: run it again, nothing is doubled"
@@ -21,8 +22,9 @@ RUN_AGAIN: Final = "other lines may be in: run it again, nothing is doubled"
 class Sender:
     """The sender of a load's batches."""
 
-    def __init__(self, client: Client, tally: Tally, *, timeout_s: float) -> None:
+    def __init__(self, client: Client, tally: Tally, leases: Leases, *, timeout_s: float) -> None:
         self._client, self._tally, self._timeout_s = client, tally, timeout_s
+        self._leases = leases
 
     async def send(self, batch: list[Line]) -> None:
         """Send a batch until each line is written or refused. Its keys are distinct, so the lines
@@ -32,6 +34,7 @@ class Sender:
         cluster did not take in time.
         """
         expiries = 0
+        batch = [line for line in await self._leased(batch) if line.key]
         while batch:
             if expiries > EXPIRIES_MAX:
                 why = f"line {batch[0].number} expires every time"
@@ -47,11 +50,29 @@ class Sender:
                 return
             late = []
             for line, item in zip(batch, items, strict=True):
-                if item.outcome == EXPIRED:
+                ended = item.outcome == "refused" and line.lease and expiries < EXPIRIES_MAX
+                if item.outcome == EXPIRED or ended:
                     late.append(line)
                 else:
                     self._take(line, item)
-            batch, expiries = late, expiries + 1
+                if ended and line.lease:
+                    self._leases.forget(line.lease[0])
+            batch, expiries = await self._leased(late), expiries + 1
+
+    async def _leased(self, batch: list[Line]) -> list[Line]:
+        """Return the lines whose leases are there now, if they have one. Raises Rejected (see
+        Tally) for one that cannot be granted, NotApplied, OutcomeUnknown.
+        """
+        found = []
+        for line in batch:
+            try:
+                if line.lease:
+                    await self._leases.ensure(*line.lease)
+            except BadRequest as exc:
+                self._tally.reject(line.number, f"its lease: {exc.detail}")
+            else:
+                found.append(line)
+        return found
 
     async def _ask(self, batch: list[Line], expiries: int) -> tuple[Item, ...]:
         first = batch[0]
@@ -61,7 +82,12 @@ class Sender:
         op_id = first.op_id_after(expiries)
         try:
             written = await self._client.put(
-                first.key, first.value, ttl_s=first.ttl_s, op_id=op_id, timeout_s=self._timeout_s
+                first.key,
+                first.value,
+                ttl_s=first.ttl_s,
+                lease=first.lease[0] if first.lease else None,
+                op_id=op_id,
+                timeout_s=self._timeout_s,
             )
         except NotApplied as exc:
             if exc.reason != EXPIRED:
@@ -69,7 +95,10 @@ class Sender:
                 raise
             return (Item(op_id=op_id, outcome="expired"),)
         except BadRequest as exc:
-            return (Item(op_id=op_id, outcome="bad_request", detail=exc.detail),)
+            outcome: Literal["refused", "bad_request"] = (
+                "refused" if exc.code == LEASE_GONE else "bad_request"
+            )
+            return (Item(op_id=op_id, outcome=outcome, detail=exc.detail),)
         return (
             Item(op_id=op_id, outcome="applied", revision=written.revision, again=written.again),
         )

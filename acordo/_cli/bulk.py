@@ -31,8 +31,8 @@ def load(  # noqa: PLR0917  # each is an option of the command
     source: Annotated[
         str,
         typer.Argument(
-            help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line; '
-            "- is standard input."
+            help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line, and '
+            '"lease" and "lease_ttl" for a key with a lease; - is standard input.'
         ),
     ],
     from_etcd: Annotated[
@@ -145,10 +145,9 @@ async def _copy(output: Output, url: str, path: Path | None) -> None:
         return
     with output.progress("copy", None) as progress:
         done = await copy_etcd(url, path, on_progress=progress)
-    leased = (
-        f", {done.leased} of them with the time that their lease has left" if done.leased else ""
-    )
-    output.note(f"{done.keys} keys as of etcd's revision {done.revision}{leased}")
+    leased = f", {done.leased} of them with a lease" if done.leased else ""
+    leases = f"; {done.leases} leases" if done.leases else ""
+    output.note(f"{done.keys} keys as of etcd's revision {done.revision}{leased}{leases}")
 
 
 def _say_how_to_go_on(output: Output, error: AcordoError) -> None:
@@ -167,7 +166,8 @@ def _show_loaded(output: Output, done: LoadDone) -> None:
     resumed = f", went on after line {done.resumed_at}" if done.resumed_at else ""
     again = f", {done.again} were in already" if done.again else ""
     past = f", {done.expired} had expired" if done.expired else ""
-    output.say(f"{done.lines} lines loaded{resumed}{again}{past}, {done.rejected} left out")
+    leases = f", {done.leases} leases granted" if done.leases else ""
+    output.say(f"{done.lines} lines loaded{resumed}{again}{past}{leases}, {done.rejected} left out")
 
 
 def _say_interrupted(output: Output, path: Path | None) -> None:
