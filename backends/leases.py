@@ -37,6 +37,10 @@ class LeaseIndex:
         """Return the keys of a lease, in byte order."""
         return tuple(sorted(self._keys_of.get(lease, _NOTHING)))
 
+    def count(self, lease: int) -> int:
+        """Return how many keys a lease has."""
+        return len(self._keys_of.get(lease, _NOTHING))
+
     def facts(self, asks: Iterable[LeaseAsk]) -> dict[int, LeaseFacts]:
         """Return what `evaluate` asks for."""
         found: dict[int, LeaseFacts] = {}
@@ -44,7 +48,7 @@ class LeaseIndex:
             if lease in found and found[lease].keys:
                 continue
             keys = self.keys(lease) if whole else ()
-            found[lease] = LeaseFacts(len(self._keys_of.get(lease, _NOTHING)), keys)
+            found[lease] = LeaseFacts(self.count(lease), keys)
         return found
 
     def _attach(self, key: bytes, lease: int) -> None:

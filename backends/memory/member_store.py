@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Self, TypeVar
 
 from backends.fence import listed
@@ -310,6 +310,14 @@ class MemoryMemberStore:
 
     async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
         return await self._read("attached", lambda tables: tables.attached(lease, limit), timeout_s)
+
+    async def attached_counts(
+        self, leases: Sequence[int], *, limit: int, timeout_s: float
+    ) -> Mapping[int, int]:
+        def counts(tables: MemberTables) -> dict[int, int]:
+            return {lease: len(tables.attached(lease, limit)) for lease in leases}
+
+        return await self._read("attached_counts", counts, timeout_s)
 
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
         return await self._read("scrub", lambda tables: tables.scrub(after), timeout_s)

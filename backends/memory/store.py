@@ -7,7 +7,7 @@ It never reads a clock or draws a random number: its behaviour follows from the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
 from backends.fence import (
@@ -176,6 +176,14 @@ class MemoryStore:
 
     async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
         return await self._read("attached", lambda: self.database.attached(lease, limit), timeout_s)
+
+    async def attached_counts(
+        self, leases: Sequence[int], *, limit: int, timeout_s: float
+    ) -> Mapping[int, int]:
+        def counts() -> dict[int, int]:
+            return {lease: len(self.database.attached(lease, limit)) for lease in leases}
+
+        return await self._read("attached_counts", counts, timeout_s)
 
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
         return await self._write("prune", lambda: self.database.prune(retention), timeout_s)

@@ -236,13 +236,21 @@ async def _looked_up(
 async def _leased(
     connection: Connection, leases: Sequence[LeaseAsk], left_s: float
 ) -> dict[int, LeaseFacts]:
-    found: dict[int, LeaseFacts] = {}
-    for lease, whole in sorted(leases):  # those whose keys are wanted come last
-        statement = sql.ATTACHED if whole else sql.COUNT_ATTACHED
-        rows: list[Any] = await connection.fetch(statement, lease, LEASE_KEYS_MAX, timeout=left_s)
-        keys = tuple(row["key"] for row in rows) if whole else ()
-        found[lease] = LeaseFacts(len(keys) if whole else rows[0]["total"], keys)
-    return found
+    """Return what is asked of leases, with a statement for all keys and one for all numbers."""
+    listed = sorted({lease for lease, whole in leases if whole})
+    counted = sorted({lease for lease, whole in leases if not whole} - set(listed))
+    keys: dict[int, list[bytes]] = {lease: [] for lease in listed}
+    found: dict[int, LeaseFacts] = dict.fromkeys(counted, LeaseFacts(0))
+    for statement, asked in ((sql.ALL_ATTACHED, listed), (sql.COUNT_ATTACHED, counted)):
+        rows: list[Any] = []
+        if asked:
+            rows = await connection.fetch(statement, asked, LEASE_KEYS_MAX, timeout=left_s)
+        for row in rows:
+            if asked is listed:
+                keys[row["lease"]].append(row["key"])
+            else:
+                found[row["lease"]] = LeaseFacts(row["total"])
+    return found | {lease: LeaseFacts(len(its), tuple(its)) for lease, its in keys.items()}
 
 
 def _version(row: Any, key: bytes, store: str) -> Version:

@@ -243,11 +243,17 @@ SPAN: Final = f"""SELECT 0::int8 AS n, d.revision AS a, d.kind AS b, d.expires A
         ORDER BY v.key, v.revision DESC) AS d
     WHERE d.kind > 0::int8 ORDER BY d.key LIMIT $3::int8"""
 """Selects the present keys of a span, at the newest state."""
-ATTACHED: Final = """SELECT v.key FROM acordo_versions v
-    WHERE v.lease = $1::int8 AND v.lease <> 0::int8 AND v.kind > 0::int8 AND NOT EXISTS (
+_ATTACHED: Final = """SELECT v.key FROM acordo_versions v
+    WHERE v.lease = {lease} AND v.lease <> 0::int8 AND v.kind > 0::int8 AND NOT EXISTS (
         SELECT 1 FROM acordo_versions n WHERE n.key = v.key AND n.revision > v.revision)
     ORDER BY v.key LIMIT $2::int8"""
+_EACH: Final = f"""unnest($1::int8[]) AS l(lease)
+    CROSS JOIN LATERAL ({_ATTACHED.format(lease="l.lease")}) AS a"""
+ATTACHED: Final = _ATTACHED.format(lease="$1::int8")
 """Selects the keys that are attached to a lease, at the newest state."""
-COUNT_ATTACHED: Final = f"SELECT count(*)::int8 AS total FROM ({ATTACHED}) AS a"
+ALL_ATTACHED: Final = f"SELECT l.lease, a.key FROM {_EACH} ORDER BY l.lease, a.key"
+"""The same for many leases; each has its own limit."""
+COUNT_ATTACHED: Final = f"SELECT l.lease, count(*)::int8 AS total FROM {_EACH} GROUP BY l.lease"
+"""Counts the keys of many leases. One that has none is left out."""
 LIST: Final = POINT_ROWS + _LISTED.format(value="d.value")
 LIST_KEYS: Final = POINT_ROWS + _LISTED.format(value="NULL::bytea")

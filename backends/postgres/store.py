@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from backends.fence import STAGED_BYTES_MAX, check_group, checked_blob, listed, outranks
@@ -235,6 +235,14 @@ class PostgresStore:
     async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
         rows = await self.connections.fetch(sql.ATTACHED, lease, limit, timeout_s=timeout_s)
         return tuple(row["key"] for row in rows)
+
+    async def attached_counts(
+        self, leases: Sequence[int], *, limit: int, timeout_s: float
+    ) -> Mapping[int, int]:
+        rows = await self.connections.fetch(
+            sql.COUNT_ATTACHED, list(leases), limit, timeout_s=timeout_s
+        )
+        return {row["lease"]: row["total"] for row in rows}
 
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
         return await reads.scrub(self.connections, after, timeout_s=timeout_s)

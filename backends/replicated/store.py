@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import structlog
@@ -385,6 +385,12 @@ class SqliteMemberStore:
 
     async def attached(self, lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
         return self._sound().leases.keys(lease)[:limit]
+
+    async def attached_counts(
+        self, leases: Sequence[int], *, limit: int, timeout_s: float
+    ) -> Mapping[int, int]:
+        index = self._sound().leases
+        return {lease: min(index.count(lease), limit) for lease in leases}
 
     async def _read(
         self, body: Callable[[sqlite3.Connection], T], timeout_s: float

@@ -272,15 +272,18 @@ class LeaseKeeper:
 
     async def _batches(self, due: Iterable[int]) -> list[list[int]]:
         """Split leases so that not too many keys end by one command."""
+        leases = list(due)
+        counts: Mapping[int, int]
+        try:
+            counts = await self._store.attached_counts(
+                leases, limit=END_KEYS_MAX, timeout_s=self._settings.store_timeout_s
+            )
+        except (BackendUnavailable, TimeoutError):
+            counts = dict.fromkeys(leases, END_KEYS_MAX)
         batches: list[list[int]] = [[]]
         total = 0
-        for lease in due:
-            keys = 1
-            with contextlib.suppress(BackendUnavailable, TimeoutError):
-                attached = await self._store.attached(
-                    lease, limit=END_KEYS_MAX, timeout_s=self._settings.store_timeout_s
-                )
-                keys += len(attached)
+        for lease in leases:
+            keys = 1 + counts.get(lease, 0)
             if batches[-1] and total + keys > END_KEYS_MAX:
                 batches.append([])
                 total = 0

@@ -299,6 +299,14 @@ class StoreReader(Protocol):
         """Return the keys that are attached to a lease, in byte order, at most `limit`."""
         ...
 
+    async def attached_counts(
+        self, leases: Sequence[int], *, limit: int, timeout_s: float
+    ) -> Mapping[int, int]:
+        """Return how many keys are attached to each lease, counted to `limit`; none: it may be left
+        out.
+        """
+        ...
+
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
         """Check the next versions after a revision against their hashes, a few MB at most."""
         ...

@@ -25,6 +25,9 @@ async def test_a_shared_store_finds_the_keys_of_a_lease(store: Store) -> None:
         await commit(store, steps)
         assert await store.attached(7, limit=9, timeout_s=T) == keys
     assert await store.attached(7, limit=1, timeout_s=T) == (b"b",)
+    for limit in (1, 9):
+        counts = await store.attached_counts([7, 8, 9], limit=limit, timeout_s=T)
+        assert [counts.get(lease, 0) for lease in (7, 8, 9)] == [min(2, limit), 1, 0]
     facts = await store.facts([], [], [], [], leases=ASKS, timeout_s=T)
     assert facts.leases == {
         7: LeaseFacts(2, (b"b", b"c")),
@@ -42,6 +45,9 @@ async def test_a_members_own_store_finds_the_keys_of_a_lease(member: MemberStore
     for steps, keys in zip(STORY, AT_LEASE_7, strict=True):
         member.settle(history.submit(*steps))
         assert await member.attached(7, limit=9, timeout_s=T) == keys
+    for limit in (1, 9):
+        counts = await member.attached_counts([7, 8, 9], limit=limit, timeout_s=T)
+        assert [counts.get(lease, 0) for lease in (7, 8, 9)] == [min(2, limit), 1, 0]
     facts = member.facts([], [], [], leases=ASKS, recorded_since_ms=0)
     assert facts.leases == {7: LeaseFacts(2, (b"b", b"c")), 8: LeaseFacts(1), 9: LeaseFacts(0)}
 

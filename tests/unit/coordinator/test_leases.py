@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import pytest
 
 from coordinator.consensus import Coordinator
-from kv.errors import NotApplied
+from kv.errors import BackendUnavailable, NotApplied
 from kv.leases import lease_key, ttl_value
 from kv.model import (
     Absent,
@@ -328,10 +328,16 @@ def test_leases_with_many_keys_end_by_commands_of_their_own(kind: str) -> None:
             attached = {1: 1500, 2: 1500, 3: 400, 4: 1500}
             keeper = c["a"].leases
 
-            async def keys(lease: int, *, limit: int, timeout_s: float) -> tuple[bytes, ...]:
-                return (b"k",) * min(limit, attached[lease])
+            async def counts(
+                leases: Sequence[int], *, limit: int, timeout_s: float
+            ) -> Mapping[int, int]:
+                if away:
+                    raise BackendUnavailable("store", "away")
+                return {lease: min(limit, attached[lease]) for lease in leases}
 
-            keeper._store.attached = keys  # type: ignore[method-assign]
+            away, keeper._store.attached_counts = False, counts  # type: ignore[method-assign]
             assert await keeper._batches(attached) == [[1], [2, 3], [4]]
+            away = True  # then each is taken for one that has many
+            assert await keeper._batches(attached) == [[1], [2], [3], [4]]
 
     run(story)
