@@ -97,6 +97,9 @@ bench-way: $(READY)  ## show where one write's time goes, and the CPU of many
 bench-state: $(READY)  ## measure start, memory and a member's replacement with much in the store
 	$(PY) -m bench.state
 
+bench-leases: $(READY)  ## measure what it does to writes when 10,000 leases end at once
+	$(PY) -m bench.lease_ends
+
 evidence: $(READY)  ## run the published hazards of the Raft library against our classes
 	$(PY) -m tests.evidence
 
@@ -139,5 +142,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state \
+.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state bench-leases \
 	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky chart cloud-costs images lock clean

@@ -30,6 +30,8 @@ WAIT_S: Final = 3.0
 OVERSLEEP_S: Final = (0.2, 2.0)
 """How long after its ttl a holder that oversleeps is back."""
 OVERSLEEP_SHARE: Final = 0.04
+AWAY_S: Final = 0.1
+"""How long a client waits that could not be granted a lease: its node may be away."""
 LEFT_SHARE: Final = 0.04
 """How often a client forgets its lease, which then ends."""
 
@@ -125,6 +127,8 @@ class Etcd(Workload):
         done = await self._ask(worker, "grant", lease.name, call, lease=lease)
         if done.outcome == "ok":
             worker.memory["lease"] = lease
+        else:
+            await asyncio.sleep(AWAY_S)
 
     async def keep(self, worker: Worker, lease: Lease) -> None:
         """Keep a lease alive; the result says whether it was there."""

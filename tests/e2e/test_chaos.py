@@ -30,15 +30,21 @@ from tests.e2e.conftest import until
 
 SEED: Final = int(os.environ.get("ACORDO_TEST_SEED", "7"))
 """Replay another one with ACORDO_TEST_SEED=…"""
-FAULTS: Final = ("kill-leader", "isolate-leader", "pause-follower", "slow-one", "reset-clients")
+FAULTS: Final = (
+    "kill-leader", "isolate-leader", "pause-follower", "pause-leader", "clock-jump-most",
+    "slow-one", "reset-clients",
+)  # fmt: skip
 FAULT_S: Final = 1.5
 WARM: Final = 200
 """Operations before the first fault and after the last."""
 
 
 async def test_every_workload_under_faults_is_judged_legal(tmp_path: Path) -> None:
-    settings = RunnerSettings(nodes=3, base_port=free_base_port(3, 17500), data=tmp_path / "data")
-    async with LocalTarget(settings, Random(SEED)) as target, AsyncExitStack() as stack:
+    settings = RunnerSettings(
+        nodes=3, base_port=free_base_port(3, 17500), data=tmp_path / "data", etcd=True
+    )
+    target = LocalTarget(settings, Random(SEED), clocks=True)
+    async with target, AsyncExitStack() as stack:
         assert await target.healthy()
         kinds = [WORKLOADS[name] for name in WORKLOADS]
         made: list[Workload] = []

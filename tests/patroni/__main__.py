@@ -1,5 +1,6 @@
-"""Run Patroni on stores and print what was seen: `python -m tests.patroni --stores etcd,acordo
---patroni debian,newest` (`--short`: start, elect, kill the store's leader, kill the primary).
+"""Run Patroni on stores and print what was seen: `python -m tests.patroni --stores
+etcd,acordo,acordo-shared --patroni debian,newest` (`--short`: start, elect, kill the store's
+leader, kill the primary).
 
 The exit code is 1 if, with Acordo, a primary was replaced that should have stayed, or something did
 not come about in time. Everything runs on loopback, in a temporary directory.

@@ -120,6 +120,18 @@ async def _cut_leader(store: Store, databases: Databases) -> None:
     link.heal()
 
 
+async def _isolate_leader(store: Store, databases: Databases) -> None:
+    """Its clients still reach it; nobody may be told that it leads."""
+    before = store.ways.swallowed
+    store.ways.cut_off(await store.leader())
+    try:
+        await asyncio.sleep(HOLD_S)
+    finally:
+        store.ways.heal()
+    if store.ways.swallowed == before:
+        raise RuntimeError("nothing was cut between the members")
+
+
 async def _restart_all(store: Store, databases: Databases) -> None:
     for n in range(3):
         await store.restart(n)
@@ -139,5 +151,6 @@ ALL: Final = (
     Scenario("the store's leader and the primary are killed", 1, _kill_both),
     Scenario("the store's leader is stopped (SIGSTOP)", 0, _stop_leader),
     Scenario("clients' links to the store's leader are cut", 0, _cut_leader),
+    Scenario("the store's leader is cut off from its members", 0, _isolate_leader),
     Scenario("the store is restarted, one after another", 0, _restart_all),
 )

@@ -1,7 +1,8 @@
-"""Run the store that Patroni keeps its lock in: three members of etcd, or three nodes of Acordo.
+"""Run the store that Patroni keeps its lock in: three members of etcd, or three nodes of Acordo,
+each with a copy of its own or all on one PostgreSQL.
 
-Clients reach each member through a link that can be cut. It never signals a process that it did not
-start.
+Clients reach each member, and members each other, through links that can be cut. It never signals a
+process that it did not start.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import aiohttp
 
 from chaos.targets.proxy import Link
 from cluster.ports import lasting_port
+from cluster.services.postgres import PostgresServer
 from cluster.services.process import find
+from tests.patroni.peer_links import PeerLinks
 
 WITHIN_S: Final = 90.0
 """How long a member may take to start, or to end."""
@@ -38,6 +41,7 @@ class Store(ABC):
         self.ports = [lasting_port() for _ in range(3)]
         self.peers = [lasting_port() for _ in range(3)]
         self.links: list[Link] = []
+        self.ways = PeerLinks(self.peers, self._pids)
         self.processes: dict[int, asyncio.subprocess.Process] = {}
         self._stack = AsyncExitStack()
         self.http: aiohttp.ClientSession
@@ -56,6 +60,8 @@ class Store(ABC):
         for port in self.ports:
             link = Link("127.0.0.1", port, Random(port))
             self.links.append(await self._stack.enter_async_context(link))
+        await self._stack.enter_async_context(self.ways)
+        await self._begin()
         self._stack.push_async_callback(self._end)
         for n in range(3):
             await self.start(n)
@@ -65,6 +71,12 @@ class Store(ABC):
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    async def _begin(self) -> None:  # noqa: B027 - most need nothing
+        """Start what the members need."""
+
+    def _pids(self) -> dict[int, int]:
+        return {process.pid: n for n, process in self.processes.items()}
 
     async def _end(self) -> None:
         for process in self.processes.values():
@@ -137,12 +149,13 @@ class Etcd(Store):
     name = "etcd"
 
     def command(self, n: int) -> list[str]:
-        peers = [f"http://127.0.0.1:{port}" for port in self.peers]
+        peers = [f"http://127.0.0.1:{port}" for port in self.ways.ports]
+        own = f"http://127.0.0.1:{self.peers[n]}"
         return [
             *(find("etcd"), "--name", f"e{n}", "--data-dir", str(self.folder / f"etcd{n}")),
             *("--listen-client-urls", f"http://127.0.0.1:{self.ports[n]}"),
             *("--advertise-client-urls", self.url(n), "--log-level", "error"),
-            *("--listen-peer-urls", peers[n], "--initial-advertise-peer-urls", peers[n]),
+            *("--listen-peer-urls", own, "--initial-advertise-peer-urls", peers[n]),
             *("--initial-cluster", ",".join(f"e{m}={url}" for m, url in enumerate(peers))),
         ]
 
@@ -156,16 +169,33 @@ class Acordo(Store):
         return [sys.executable, "-m", "node"]
 
     def environment(self, n: int) -> dict[str, str]:
+        routes = [f"n{m + 1}=127.0.0.1:{p}" for m, p in enumerate(self.ways.ports) if m != n]
         return {
             "ACORDO_ETCD": "true",
+            "ACORDO_RAFT_ROUTES": ",".join(routes),
             "ACORDO_NODE_ID": f"n{n + 1}",
             "ACORDO_MEMBERS": ",".join(f"n{m + 1}=127.0.0.1:{p}" for m, p in enumerate(self.peers)),
             "ACORDO_RAFT_ADDRESS": f"127.0.0.1:{self.peers[n]}",
             "ACORDO_HTTP_HOST": "127.0.0.1",
             "ACORDO_HTTP_PORT": str(self.ports[n]),
             "ACORDO_ADVERTISED_URL": self.url(n),
-            "ACORDO_DATA_DIR": str(self.folder / f"acordo{n}"),
+            "ACORDO_DATA_DIR": str(self.folder / f"{self.name}{n}"),
         }
 
 
-STORES: Final[dict[str, type[Store]]] = {"etcd": Etcd, "acordo": Acordo}
+class SharedAcordo(Acordo):
+    """Three nodes of Acordo that share one PostgreSQL, which is none of Patroni's."""
+
+    name = "acordo-shared"
+
+    async def _begin(self) -> None:
+        server = PostgresServer()
+        self._stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
+        await asyncio.to_thread(server.start)
+        self._url = server.url
+
+    def environment(self, n: int) -> dict[str, str]:
+        return super().environment(n) | {"ACORDO_STORE": self._url}
+
+
+STORES: Final[dict[str, type[Store]]] = {kind.name: kind for kind in (Etcd, Acordo, SharedAcordo)}

@@ -15,7 +15,7 @@ from tests.planted.nodes import bug
 from tests.planted.registry import Patches
 
 
-@bug("Lock")
+@bug("Lease")
 def lock_is_given_out_of_turn() -> Patches:
     """Who asks for a lock of etcd's gateway gets it as soon as its key is there."""
 
@@ -25,7 +25,7 @@ def lock_is_given_out_of_turn() -> Patches:
     yield _Candidate, "_before", before
 
 
-@bug("Lock")
+@bug("Lease")
 def fence_of_a_lost_lock_holds() -> Patches:
     """A condition on the revision that created a key holds for what was created since, too."""
     right = _Group._compares

@@ -4,12 +4,13 @@ has to find each in both worlds; `docs/model/lease_model.py` says how.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from coordinator.leases.deadlines import Deadlines, Granted
 from coordinator.leases.keeper import LeaseKeeper
 from coordinator.machine.evaluate import _Group
-from kv.model import Intent
+from kv.model import Entry, Intent
+from node.reads import fetches, reads
 from tests.planted.registry import Patches, fault
 
 LONG_AGO_S = 1e6
@@ -54,6 +55,19 @@ def lease_renewed_while_ending() -> Patches:
         return found
 
     yield Deadlines, "due", due
+
+
+@fault("INV-5")
+def lease_end_untouched() -> Patches:
+    """The end of a lease touches none of its keys: a cached entry of one is judged by what named
+    the key itself.
+    """
+
+    def touched_by(touched: Callable[[bytes], int], entry: Entry) -> int:
+        return touched(entry.key)
+
+    yield reads, "touched_by", touched_by
+    yield fetches, "touched_by", touched_by
 
 
 def _never(intent: Intent) -> bool:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
+from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
 from kv.leases import lease_key, lease_of, ttl_value
 from kv.model import Absent, Applied, EndLease, Exists, Group, Intent, Put, PutWith
 from kv.ports import LeaseTime
+from node.reads.levels import Reading, ReadOptions
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
@@ -33,6 +34,16 @@ SLEEPS: Final = 0.06
 
 FAITHFUL: Final = 0.85
 """How often an owner asks the node that it asked first."""
+LOOKS: Final = 0.3
+"""How often an owner reads its key after a keep-alive."""
+LOOKS_S: Final = (0.005, 0.1)
+SEEN_S: Final = 2.0
+"""For so long at most who let a lease go reads its key."""
+
+
+def key_of(lease: int) -> bytes:
+    """Return the key that is attached to a lease."""
+    return b"l%x" % lease
 
 
 @dataclass
@@ -61,11 +72,11 @@ class Leasing:
         while loop.time() < until_s:
             count += 1
             lease = (number << 32) | count
-            if await self._granted(rng, lease):
+            if await self.granted(rng, lease):
                 await self._keep(rng, lease, until_s)
             await asyncio.sleep(rng.uniform(0.0, 0.2))
 
-    async def _granted(self, rng: random.Random, lease: int) -> bool:
+    async def granted(self, rng: random.Random, lease: int) -> bool:
         """Grant a lease and attach a key; say whether it is known to be there."""
         asked_s, node = asyncio.get_running_loop().time(), self._any(rng)
         key = lease_key(lease)
@@ -75,7 +86,7 @@ class Leasing:
         self.leases[lease] = _Lease(asked_s + TTL_MS / 1000)
         self.world.counts["leases"] += 1
         await self._write(
-            self._any(rng), Intent("", 0, (), (PutWith(b"l%x" % lease, b"", lease=lease),))
+            self._any(rng), Intent("", 0, (), (PutWith(key_of(lease), b"", lease=lease),))
         )
         return True
 
@@ -89,26 +100,62 @@ class Leasing:
                     held.revoked = True
                     end = Intent("", 0, (Exists(lease_key(lease)),), (EndLease(lease),))
                     await self._write(self._any(rng), end)
+                await self._see_it_end(rng, lease, until_s)
                 return
             await asyncio.sleep(rng.uniform(*ASKED_S))
-            asked_s, node = loop.time(), home if rng.random() < FAITHFUL else self._any(rng)
-            ended_s = held.ended_s
-            try:
-                found = await node.call(partial(self._renewed, node, lease))
-            except (NotApplied, OutcomeUnknown):
-                continue
-            self.world.say("keep-alive", node=node.name, lease=f"{lease:x}", found=found)
-            if found is None:
-                if held.ended_s is None and self._keeps:
-                    self.world.violate("Lease (lost)", f"{lease:x} is said to have ended")
+            node = home if rng.random() < FAITHFUL else self._any(rng)
+            if await self.renew(node, lease) is False:
                 return
-            self.world.counts["leases kept"] += 1
-            if ended_s is not None and self._keeps:
-                self.world.violate(
-                    "Lease (stale)", f"{lease:x} ended at {ended_s:.3f}, and is said to live"
-                )
-            held.promised_s = max(held.promised_s, asked_s + TTL_MS / 1000)
-            self._judge(lease, held)
+            if rng.random() < LOOKS:
+                await self._look(self._any(rng), lease)
+
+    async def renew(self, node: SimNode, lease: int) -> bool | None:
+        """Keep a lease alive through a node; return whether it is there, None: no answer."""
+        held, asked_s = self.leases[lease], asyncio.get_running_loop().time()
+        ended_s = held.ended_s
+        try:
+            found = await node.call(partial(self._renewed, node, lease))
+        except (NotApplied, OutcomeUnknown):
+            return None
+        self.world.say("keep-alive", node=node.name, lease=f"{lease:x}", found=found)
+        if found is None:
+            if held.ended_s is None and self._keeps:
+                self.world.violate("Lease (lost)", f"{lease:x} is said to have ended")
+            return False
+        self.world.counts["leases kept"] += 1
+        if ended_s is not None and self._keeps:
+            self.world.violate(
+                "Lease (stale)", f"{lease:x} ended at {ended_s:.3f}, and is said to live"
+            )
+        held.promised_s = max(held.promised_s, asked_s + TTL_MS / 1000)
+        self._judge(lease, held)
+        return True
+
+    async def _see_it_end(self, rng: random.Random, lease: int, until_s: float) -> None:
+        """Read the key of a lease that nobody keeps alive, through any node, until it is gone."""
+        loop = asyncio.get_running_loop()
+        until_s = min(until_s, loop.time() + SEEN_S)
+        while loop.time() < until_s and await self._look(self._any(rng), lease) is not False:
+            await asyncio.sleep(rng.uniform(*LOOKS_S))
+
+    async def _look(self, node: SimNode, lease: int) -> bool | None:
+        """Read the key of a lease; return whether it is there, None: no answer."""
+        ended_s = self.leases[lease].ended_s
+        try:
+            reading = await node.call(partial(self._reading, node, lease))
+        except (NotApplied, OutcomeUnknown, BackendUnavailable, BadRequest):
+            return None
+        there = reading.present
+        self.world.counts["keys of leases read"] += 1
+        if there and ended_s is not None and self._keeps:
+            what = f"the key of {lease:x}, which ended at {ended_s:.3f}, is read at {node.name}"
+            self.world.violate("Lease (key)", f"{what} from {reading.source}")
+        return there
+
+    @staticmethod
+    async def _reading(node: SimNode, lease: int) -> Reading:
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        return await node.reads.get(key_of(lease), ReadOptions("linearizable"), deadline=deadline)
 
     async def _write(self, node: SimNode, intent: Intent) -> bool:
         deadline = asyncio.get_running_loop().time() + TIMEOUT_S

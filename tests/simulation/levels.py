@@ -42,8 +42,10 @@ class SpokenLevel:
 
     @property
     def refuses(self) -> bool:
-        """Say whether the log orders what is not spoken here: the process has to end by itself."""
-        return self.speaks < self._world.reference.tip.level
+        """Say whether the log orders what is not spoken here: the process has to end by itself.
+        What was handed to a log may be in it, also if nobody has applied it yet.
+        """
+        return self.speaks < max(self._world.reference.tip.level, self._world.level_sent)
 
 
 def ordering(node: SimNode, command: bytes) -> None:
@@ -56,6 +58,7 @@ def ordering(node: SimNode, command: bytes) -> None:
     level = decoded.level if isinstance(decoded, Level) else 0
     level = decoded.limits.level if isinstance(decoded, Found) else level
     node.world.counts["levels ordered"] += level == NEXT
+    node.world.level_sent = max(node.world.level_sent, level)
     for peer in node.member.status().peers if level else ():
         other = node.world.nodes.get(peer.id)
         if other is not None and other.level.speaks < level and other.level.fell_s < node.led_s:

@@ -18,7 +18,7 @@ from kv.errors import KvError
 from kv.model import Group, Head, Intent, Put, roll
 from kv.ports import Facts, Identity, TakenOver
 from tests.planted.registry import is_planted
-from tests.simulation import aimed, classics, own_harms, ties
+from tests.simulation import aimed, classics, lease_harms, own_harms, ties
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
@@ -389,7 +389,7 @@ async def _membership(world: World, rng: random.Random) -> None:
     world.say("membership", what=what)
 
 
-AIMED: Final = (*aimed.HARMS, *classics.HARMS, "tie")
+AIMED: Final = (*aimed.HARMS, *classics.HARMS, *lease_harms.HARMS, "tie")
 """Each waits for its moment."""
 HARMS: dict[str, Harm] = {
     "crash": _crash,
@@ -414,6 +414,7 @@ HARMS: dict[str, Harm] = {
     "stop": _stop,
     **aimed.HARMS,
     **classics.HARMS,
+    **lease_harms.HARMS,
     **own_harms.HARMS,
     "tie": ties.tie,
 }

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from coordinator.log import Log, PeerAddress, Position, Replica
-from coordinator.machine.commands import Rebase, Settle, decode
+from coordinator.machine.commands import Rebase, Settle, Submit, decode
 from coordinator.machine.limits import Limits
 from coordinator.raft.member import Member
 from coordinator.raft.member import Settings as RaftSettings
@@ -26,6 +26,7 @@ from kv.errors import (
     NotApplied,
     OutcomeUnknown,
 )
+from kv.model import EndLease, Intent
 from node.reads.reads import Reads
 from node.settings import ServerSettings
 from node.writes.lookups import Lookups
@@ -66,7 +67,47 @@ class SimMember(Member):
     def propose(self, command: bytes) -> asyncio.Future[Position]:
         if self.id in self.world.nodes:  # else it is removed, and goes on for a moment
             ordering(self.world.nodes[self.id], command)
-        return super().propose(command)
+        held = self.world.held_ends
+        if held is None or held.of != self.id or not _ends_leases(command):
+            return super().propose(command)
+        held.count += 1
+        loop = asyncio.get_running_loop()
+        through: asyncio.Future[Position] = loop.create_future()
+
+        def go_on() -> None:
+            if held.released:
+                _follow(super(SimMember, self).propose(command), through)
+            else:
+                loop.call_later(0.005, go_on)
+
+        go_on()
+        return through
+
+
+def _ends_leases(command: bytes) -> bool:
+    submitted = decode(command)
+    return isinstance(submitted, Submit) and any(
+        isinstance(write, EndLease) and write.term
+        for intent in submitted.intents
+        if isinstance(intent, Intent)
+        for write in intent.writes
+    )
+
+
+def _follow(ended: asyncio.Future[Position], through: asyncio.Future[Position]) -> None:
+    """Let one future end as another does."""
+
+    def told(ended: asyncio.Future[Position]) -> None:
+        if through.done():
+            ended.cancelled() or ended.exception()
+        elif ended.cancelled():
+            through.cancel()
+        elif (exc := ended.exception()) is not None:
+            through.set_exception(exc)
+        else:
+            through.set_result(ended.result())
+
+    asyncio.ensure_future(ended).add_done_callback(told)
 
 
 class SlowOrders(SimMember):
@@ -90,17 +131,7 @@ class SlowOrders(SimMember):
                 loop.call_later(0.005, go_on)
 
         def send() -> None:
-            asyncio.ensure_future(super(SlowOrders, self).propose(command)).add_done_callback(told)
-
-        def told(ended: asyncio.Future[Position]) -> None:
-            if through.done():
-                ended.cancelled() or ended.exception()
-            elif ended.cancelled():
-                through.cancel()
-            elif (exc := ended.exception()) is not None:
-                through.set_exception(exc)
-            else:
-                through.set_result(ended.result())
+            _follow(super(SlowOrders, self).propose(command), through)
 
         loop.call_later(self._rng.uniform(0.1, 2.5) if held_s is None else 0.005, go_on)
         return through

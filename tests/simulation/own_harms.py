@@ -368,13 +368,18 @@ def _any(world: World, rng: random.Random) -> SimNode:
 
 
 def _victim(world: World, rng: random.Random, only: SimNode | None = None) -> SimNode | None:
-    """Return a member whose file may be harmed now: all others are sound."""
-    if world.disks_lost or not world.plan.keeps or world.leader() is None:
+    """Return a member whose file may be harmed now: all others are sound, and it is not the only
+    voter. Its copy is the only one that counts: a voter takes its state from no observer.
+    """
+    leader = world.leader()
+    if world.disks_lost or not world.plan.keeps or leader is None:
         return None
     nodes = list(world.nodes.values())
     if len(nodes) < 2:
         return None
     node = only or rng.choice(nodes)
+    if {m.id for m in leader.coordinator.status().members if m.voter} <= {node.name}:
+        return None
     others = [other for other in nodes if other is not node]
     return node if all(is_sound(other) for other in others) and not node.file.hurt else None
 

@@ -149,6 +149,9 @@ CLASSICS: Final = ("overtaken", "cut_off_change", "forgets_promise")
 """Drawn apart from those above, with `figure_8` where there are five voters."""
 CLASSIC_PLANS: Final = 0.2
 """Share of the plans that are of one classic alone: other harm nearly always spoils its moment."""
+CLASSIC_ALONE: Final = (*CLASSICS, "figure_8")
+LATE_ENDS: Final = 0.4
+"""Share of the plans with leases in which `late_end` is among the harms."""
 FIVES: Final = ("late_ballot",)
 """Those that take five voters; drawn for these alone, and more often."""
 CUTS: Final = frozenset({"partition", "one_way", *AIMED, *FIVES})
@@ -217,14 +220,17 @@ def plan_of(seed: int, kind: Kind | None = None) -> Plan:
     """Draw a plan. Every kind of fault comes up in a good part of the seeds."""
     chosen = kind or kind_of(seed)
     plan = replace(_drawn(seed), leases=random.Random(f"leases {seed}").random() < 0.25)
-    return plan if chosen == "shared" else _replicated(plan)
+    plan = plan if chosen == "shared" else _replicated(plan)
+    late = plan.leases and random.Random(f"late end {seed}").random() < LATE_ENDS
+    spoils = plan.harmless or plan.faults == ("tie",) or set(plan.faults) <= set(CLASSIC_ALONE)
+    return replace(plan, faults=(*plan.faults, "late_end")) if late and not spoils else plan
 
 
 def _replicated(plan: Plan) -> Plan:
     """Turn a plan into one for the world in which each member has its own store."""
     rng = random.Random(f"replicated {plan.seed}")
     levels = not plan.harmless and random.Random(f"levels {plan.seed}").random() < 0.2
-    if plan.faults in {(kind,) for kind in (*CLASSICS, "figure_8")}:
+    if plan.faults in {(kind,) for kind in CLASSIC_ALONE}:
         own, levels = list[str](), False  # other harm would spoil its moment
     else:
         own = [fault for fault in OWN if rng.random() < 0.4]
@@ -247,6 +253,8 @@ def _replicated(plan: Plan) -> Plan:
         compact_entries=rng.choice((25, 60, 150, 100_000)),
         keep_entries=rng.choice((0, 10, 100, 2000)),
         unwritten_bytes=rng.choice((0, 0, 2_000, 20_000)),
+        # Who is alone and loses its log has lost the cluster: nothing is left to be checked.
+        fsync="always" if plan.nodes == 1 else plan.fsync,
         window_ms=3_000 if rng.random() < 0.1 else plan.window_ms,
         eager=rng.random() < 0.3,
         levels=levels,
@@ -257,7 +265,7 @@ def _drawn(seed: int) -> Plan:
     plan, classic = _mixed(seed), random.Random(f"classic plan {seed}")
     if classic.random() >= CLASSIC_PLANS or plan.harmless:
         return plan
-    kind = classic.choice((*CLASSICS, "figure_8"))
+    kind = classic.choice(CLASSIC_ALONE)
     return replace(
         plan,
         faults=(kind,),

@@ -49,6 +49,8 @@ LEASED: Final[dict[str, Any]] = {
     "faults": ("partition", "one_way", "crash", "transfer", "store_slow"),
 }
 """Leases are kept alive through leaders that lead no more."""
+LATE_ENDS: Final[dict[str, Any]] = {**LEADERS, "leases": True, "faults": ("late_end", "transfer")}
+CACHED_LEASES: Final[dict[str, Any]] = {**LEADERS, "leases": True, "faults": ("cache", "transfer")}
 LINKS: Final[dict[str, Any]] = {
     **LEADERS,
     "ghosts": True,
@@ -219,6 +221,8 @@ CASES: Final = (
     _case("a keep-alive is answered without a round", LEASED_DEAF, "lease_no_round"),
     _case("a new leader does not give leases their ttl", LEASED, "lease_short_ttl"),
     _case("a lease is kept alive while it ends", LEASED, "lease_renewed_while_ending"),
+    _case("an end of another term ends a lease", LATE_ENDS, "lease_old_term"),
+    _case("the end of a lease touches no key", CACHED_LEASES, "lease_end_untouched"),
     _case("no dedupe at all", LEADERS, "dedupe", "store_dedupe"),
     _case("op_id not unique in the store", {**LEADERS, **SMALL}, "store_dedupe"),
     _case("an overwritten log keeps its machine", BEHIND, "reset"),

@@ -82,6 +82,8 @@ LEASED: Final[dict[str, Any]] = {
 LEASED_DEAF: Final[dict[str, Any]] = {
     **OWN, "leases": True, "faults": ("deaf_leader",), "clients": 16, "writes": 0.3,
 }  # fmt: skip
+LATE_ENDS: Final[dict[str, Any]] = {**OWN, "leases": True, "faults": ("late_end", "transfer")}
+CACHED_LEASES: Final[dict[str, Any]] = {**OWN, "leases": True, "faults": ("cache", "transfer")}
 DOUBTFUL_CACHE: Final[dict[str, Any]] = {
     **OWN, "hostile": True, "memory_bytes": 1, "writes": 0.6, "faults": ("transfer",),
 }  # fmt: skip
@@ -91,6 +93,8 @@ CASES: Final = (
     OwnCase("a deleted range is not touched", DOUBTFUL_CACHE, ("range_untouched",)),
     OwnCase("own: a keep-alive is answered without a round", LEASED_DEAF, ("lease_no_round",)),
     OwnCase("own: a new leader does not give leases their ttl", LEASED, ("lease_short_ttl",)),
+    OwnCase("own: an end of another term ends a lease", LATE_ENDS, ("lease_old_term",)),
+    OwnCase("own: the end of a lease touches no key", CACHED_LEASES, ("lease_end_untouched",)),
     # A lease that is kept alive while it ends: there is next to no time between an end that is
     # ordered and one that took effect. The shared world shows it.
     OwnCase("R1: a row carries the member's own time", OWN, ("r1_row_time",)),

@@ -34,6 +34,7 @@ MUST_HAPPEN: Final = {
     "lives judged": "lives judged",
     "leases": "leases",
     "leases kept alive": "leases kept",
+    "keys of leases read": "keys of leases read",
 }
 """What the summary says -> the name of its counter."""
 ONLY: Final[Mapping[str, Mapping[str, str]]] = {

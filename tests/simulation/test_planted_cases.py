@@ -42,3 +42,25 @@ def test_ordinary_seeds_find_the_classics(name: str, kind: str) -> None:
     assert any(
         violation.name.startswith(NAMED) for result in results for violation in result.violations
     )
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "begin"),
+    [
+        ("lease_old_term", "shared", 100),
+        ("lease_old_term", "replicated", 1),
+        ("lease_end_untouched", "shared", 60),
+        ("lease_end_untouched", "replicated", 90),
+    ],
+)
+def test_ordinary_seeds_find_the_faults_of_leases(fault: str, kind: str, begin: int) -> None:
+    """A quarter of the plans has leases. `begin`: where one that finds it is near."""
+    plant = next(case.plant for case in CASES if case.plant.faults == (fault,))
+    plans = (plan for seed in range(begin, 301) if (plan := plan_of(seed)).kind == kind)
+    leased = [plan for plan in plans if plan.leases]
+    if fault == "lease_old_term":
+        leased = [plan for plan in leased if "late_end" in plan.faults]
+    results = (run(plan.seed, plant, plan, stop=True) for plan in leased)
+    assert any(
+        violation.name.startswith(NAMED) for result in results for violation in result.violations
+    )

@@ -162,15 +162,19 @@ class Timekeeper:
         return not kept or cut_off or self._world.plan.ghosts
 
     def _judge_clocks(self, node: SimNode, now_ms: int) -> None:
-        """As long as most clocks are right, what is found is no later than they say, and no earlier
-        when all answer.
+        """As long as most clocks are right, those of all and those of the voters, what is found is
+        no later than they say, and no earlier when all answer. Nobody waits for another.
         """
         world = self._world
-        walls = [other.clock.wall_ms() for other in world.nodes.values()]
         right_ms = node.clock.right_ms()
-        off = [abs(wall - right_ms) > WRONG_MS for wall in walls]
+        off = {
+            name: abs(other.clock.wall_ms() - right_ms) > WRONG_MS
+            for name, other in world.nodes.items()
+        }
+        voters = {member.id for member in node.coordinator.status().members if member.voter}
+        of_voters = [wrong for name, wrong in off.items() if name in voters]
         log_ms = node.coordinator.machine.log_time_ms
-        most_right = sum(off) * 2 < len(off)
+        most_right = sum(off.values()) * 2 < len(off) and sum(of_voters) * 2 < len(of_voters)
         if most_right and now_ms > max(right_ms, log_ms) + WRONG_MS:
             # One of two that were heard, of three, may be ahead: the lower of the two is taken.
             world.violate(

@@ -15,6 +15,7 @@ from typing import Any
 
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
+from tests.simulation.lease_harms import HeldEnds
 from tests.simulation.leasing import Leasing
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
@@ -38,6 +39,11 @@ def _digest(command: bytes) -> bytes:
 
 class World:
     """Everything of one seed."""
+
+    level_sent = 0
+    """The highest feature level that was handed to a log."""
+    held_ends: HeldEnds | None = None
+    """Ends of leases that wait on their way to the log."""
 
     def __init__(self, plan: Plan, plant: Plant | None = None) -> None:
         self.plan, self.plant = plan, plant or Plant()
@@ -64,6 +70,7 @@ class World:
             "expired keys": 0,
             "leases": 0,
             "leases kept": 0,
+            "keys of leases read": 0,
             "leases ended": 0,
             "sessions": 0,
             "watched": 0,
