@@ -5,7 +5,7 @@ It opens nothing: `async with` does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,8 @@ from backends.local.cache import MemoryCache
 from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
 from kv.errors import BadRequest
-from kv.ports import Broadcast, Cache, MemberStore, Store
+from kv.model import LedgerRow, RecordedOperation, Version
+from kv.ports import Broadcast, Cache, Identity, MemberStore, Store
 
 if TYPE_CHECKING:
     from backends.rabbitmq.async_writes import RabbitAsyncWrites
@@ -48,6 +49,25 @@ def store(url: str) -> Store:
     from backends.postgres.store import PostgresStore
 
     return PostgresStore.from_url(url)
+
+
+async def restore(
+    url: str,
+    identity: Identity,
+    row: LedgerRow,
+    versions: Callable[[], Iterable[Version]],
+    operations: Callable[[], Iterable[RecordedOperation]],
+) -> bool:
+    """Fill the empty database of a server with what a backup holds; return whether it was empty.
+    See `backends.postgres.restoring.restore`.
+    """
+    if _scheme(url, "store", STORE_FORMS) == "memory":
+        raise BadRequest(
+            "store_url", "memory:// keeps nothing to restore", allowed="the URL of a server"
+        )
+    from backends.postgres.restoring import restore as filled
+
+    return await filled(url, identity, row, versions, operations)
 
 
 def own_store(path: Path) -> MemberStore:

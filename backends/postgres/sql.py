@@ -182,6 +182,32 @@ SELECT cluster, history FROM claimed
 UNION ALL SELECT i.cluster, i.history FROM acordo_identity i
     WHERE NOT EXISTS (SELECT 1 FROM claimed)"""
 
+# What fills an empty database out of a backup, in one explicit transaction.
+OWNED: Final = """SELECT i.cluster, i.history,
+        (SELECT count(*)::int8 FROM (SELECT l.seq FROM acordo_ledger l LIMIT 1) AS r) AS rows
+    FROM acordo_identity i"""
+RESTORE_ROW: Final = """INSERT INTO acordo_ledger
+    (seq, term, committer, first_rev, last_rev, digest, log_time, body)
+    VALUES ($1::int8, $2::int8, $3::text, $4::int8, $5::int8, $6::bytea, $7::int8, $8::bytea)"""
+RESTORE_VERSIONS: Final = """INSERT INTO acordo_versions
+    (key, revision, kind, expires, staged, value, hash, create_revision, version, lease)
+    SELECT decode(u.k, 'base64'), u.r::int8, u.t::int8, u.e::int8, u.s, decode(u.v, 'base64'),
+        decode(u.h, 'base64'), u.c::int8, u.n::int8, u.l::int8
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+        $7::text[], $8::text[], $9::text[], $10::text[]) AS u(k, r, t, e, s, v, h, c, n, l)"""
+RESTORE_DUE: Final = """INSERT INTO acordo_due (key, revision, expires)
+    SELECT v.key, v.revision, v.expires FROM acordo_versions v WHERE v.expires IS NOT NULL"""
+RESTORE_BLOB: Final = """INSERT INTO acordo_blobs
+    (op_id, hash, state, seq, reference, value, claims)
+    VALUES ($1::text, $2::bytea, 2::int8, $3::int8, $4::bytea, $5::bytea, 1::int8)"""
+RESTORE_OPERATIONS: Final = """INSERT INTO acordo_ops
+    (op_id, body_hash, revision, outcome, log_time)
+    SELECT u.o, decode(u.b, 'base64'), u.r::int8, decode(u.c, 'base64'), u.l::int8
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS u(o, b, r, c, l)"""
+RESTORE_FLOOR: Final = "UPDATE acordo_state SET floor = $1::int8 WHERE one = 1::int8"
+RESTORE_IDENTITY: Final = """UPDATE acordo_identity
+    SET cluster = $1::text, history = $2::bytea, adopted = $3::int8 WHERE one = 1::int8"""
+
 # The statements of one small pruning step, run in one explicit transaction.
 STATE_FOR_PRUNING: Final = """SELECT s.floor,
     COALESCE((SELECT i.adopted FROM acordo_identity i), 0::int8) AS adopted,

@@ -6,6 +6,7 @@ It never decides whether a group may land: the statement contains the fence.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -115,11 +116,11 @@ def _append_arguments(group: Group) -> list[object]:
     """Return the parameters of `sql.APPEND`, $1 to $34."""
     base = group.base
     return [
-        *_row_arguments(group.row),
+        *row_arguments(group.row),
         *(base.term, base.committer, base.last, base.digest),
         *_staged_arguments(group.versions),
-        *_version_arguments(group.versions),
-        *_operation_arguments(group.operations),
+        *version_arguments(group.versions),
+        *operation_arguments(group.operations),
         [recorded.op_id for recorded in group.row.body],
         *_expiry_arguments(group.versions),
         [b64(hash_of(v)) for v in group.versions],
@@ -127,7 +128,8 @@ def _append_arguments(group: Group) -> list[object]:
     ]
 
 
-def _row_arguments(row: LedgerRow) -> list[object]:
+def row_arguments(row: LedgerRow) -> list[object]:
+    """Return the columns of a ledger row."""
     body = _pack(row.body) if row.body else None
     place = [row.seq, row.term, row.committer, row.first, row.last]
     return [*place, row.digest, row.log_time_ms, body]
@@ -141,7 +143,8 @@ def _staged_arguments(versions: tuple[Version, ...]) -> list[object]:
     return [[op_id for op_id, _ in staged], [b64(digest) for _, digest in staged]]
 
 
-def _version_arguments(versions: tuple[Version, ...]) -> list[object]:
+def version_arguments(versions: Sequence[Version]) -> list[object]:
+    """Return keys, revisions, kinds, expiries, op_ids of staged values, and values."""
     return [
         [b64(v.key) for v in versions],
         [str(v.revision) for v in versions],
@@ -176,7 +179,8 @@ def _number_arguments(versions: tuple[Version, ...]) -> list[object]:
     ]
 
 
-def _operation_arguments(operations: tuple[RecordedOperation, ...]) -> list[object]:
+def operation_arguments(operations: Sequence[RecordedOperation]) -> list[object]:
+    """Return op_ids, body hashes, revisions, outcomes and log times."""
     return [
         [o.op_id for o in operations],
         [b64(o.body_hash) for o in operations],

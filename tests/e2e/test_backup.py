@@ -18,6 +18,7 @@ from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from kv.errors import BadRequest
 from tests.e2e.conftest import WAIT_S, Start
+from tests.services import fresh_database
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "operations.md"
@@ -103,6 +104,7 @@ async def old_life(client: Client, target: Path) -> Told:
     lease = await client.grant_lease(3600)
     await client.put("leased", "1", lease=lease.id)
     await client.put("expires", "1", ttl_s=3600)
+    await client.put("large", b"v" * 300_000)
     await backup(client, target)
     kept = await client.put("lost", "1", op_id="lost")
     page = await anext(client.pages(b"k", limit=2))
@@ -134,6 +136,8 @@ async def new_life(client: Client, told: Told) -> None:
     assert await client.get("lost") is None and await client.get("k0") is None
     found = await client.get("expires")
     assert found is not None and found.expires_ms == told.expires_ms
+    found = await client.get("large")
+    assert found is not None and found.value == b"v" * 300_000
     lease = await client.lease(told.lease, keys=True)
     assert lease is not None and lease.keys == (b"leased",) and (lease.left_s or 0) > 3000
     again = await client.put("k3", "v3", op_id="op-3")
@@ -149,17 +153,27 @@ async def new_life(client: Client, told: Told) -> None:
     assert await client.get("leased") is None
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("start", ["replicated", "shared"], indirect=True)
 async def test_a_new_cluster_goes_on_from_a_backup_and_nothing_of_the_old_life_does(
     start: Start, tmp_path: Path
 ) -> None:
+    """Out of each kind of store into the other one, whose ways in and out have nothing in common
+    (into its own kind: as the page says).
+    """
     target = tmp_path / "backup"
-    async with start() as cluster, Client(urls_of(cluster)) as client:
+    async with start(nodes=1) as cluster, Client(urls_of(cluster)) as client:
         told = await old_life(client, target)
     with pytest.raises(BadRequest) as caught:
-        async with start(from_backup=str(target)):
+        async with start(nodes=1, from_backup=str(target)):
             pass
     assert caught.value.code == "restore_not_empty"
     more = {"data": tmp_path / "restored", "from_backup": str(target)}
+    if cluster.settings.store:
+        with pytest.raises(BadRequest, match="holds the store of cluster"):
+            async with start(**more):
+                pass
+    more["store"] = "" if cluster.settings.store else fresh_database()
     with pytest.raises(BadRequest, match="not of 'other'"):
         async with start(**more, cluster_id="other"):
             pass
@@ -169,6 +183,6 @@ async def test_a_new_cluster_goes_on_from_a_backup_and_nothing_of_the_old_life_d
             cluster.kill(node)
         await cluster.wait_ready()
         again = await backup(client, tmp_path / "again")
-        assert again.floor > 2**32 and again.keys == 9
+        assert again.floor > 2**32 and again.keys == 10
         seen = await client.cluster()
         assert {member.digest for member in seen.members} == {seen.members[0].digest}

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from backends import by_url
 from backends.replicated import restoring as own_file
 from cluster.directory import (
     claim_node,
@@ -35,6 +36,7 @@ from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import SnapshotStore
 from kv.errors import BadRequest
 from kv.names import UNNAMED
+from kv.ports import Identity
 from node.startup.restoring.history import INDEX, NewHistory, begun
 from node.startup.restoring.state import Digested, StateAt
 from node.startup.settings import first_members, first_members_digest
@@ -68,7 +70,8 @@ def main(argv: Sequence[str]) -> None:
                     first_members_digest(settings),
                     replicated=settings.replicated,
                 )
-                keys = _write(settings, state, history)
+                _write(settings, state, history)
+                keys = state.keys
     print(
         f"{settings.node_id}: {keys} keys as of revision {backup.revision} of cluster "
         f"{backup.header.cluster_id or '(unnamed)'} are restored; it goes on from revision "
@@ -143,29 +146,26 @@ def _check_cluster(backup: Digested, of_cluster: str | None, settings: NodeSetti
         )
 
 
-def _write(settings: NodeSettings, state: StateAt, history: NewHistory) -> int:
-    """Write the member's directory; return how many keys are in it."""
-    if not settings.replicated:
-        raise BadRequest("restore_shared", "a shared store is restored first", allowed="-")
-    try:
-        keys = own_file.restore(
-            str(settings.own_file), history.note, history.row, state.versions(), state.operations()
+def _write(settings: NodeSettings, state: StateAt, history: NewHistory) -> None:
+    """Fill the store and write the member's directory. Raises BadRequest, KvError, OSError."""
+    cluster = settings.cluster_id or UNNAMED
+    if settings.replicated:
+        place = str(settings.own_file)
+        try:
+            own_file.restore(place, history.note, history.row, state.versions(), state.operations())
+        except sqlite3.Error as exc:
+            raise BadRequest("bad_store", f"{place} cannot be made: {exc}") from exc
+    else:
+        identity = Identity(cluster, history.founded.history)
+        asyncio.run(
+            by_url.restore(
+                settings.store_url, identity, history.row, state.versions, state.operations
+            )
         )
-    except sqlite3.Error as exc:
-        raise BadRequest("bad_store", f"{settings.own_file} cannot be made: {exc}") from exc
-    cluster = (
-        claim_node(
-            settings.data_dir,
-            settings.cluster_id,
-            settings.node_id,
-            settings.kind,
-            restoring=True,
-        ).cluster_id
-        or UNNAMED
-    )
+    data_dir, kind = settings.data_dir, settings.kind
+    claim_node(data_dir, settings.cluster_id, settings.node_id, kind, restoring=True)
     asyncio.run(_save(settings, cluster, history))
-    finish_restoring(settings.data_dir)
-    return keys
+    finish_restoring(data_dir)
 
 
 async def _save(settings: NodeSettings, cluster: str, history: NewHistory) -> None:

@@ -35,9 +35,10 @@ _TABLES: Final = (
     "CREATE TABLE recorded (revision INTEGER PRIMARY KEY, packed BLOB)",
 )
 _FORGET: Final = "DELETE FROM found WHERE base = 0 AND revision <= ?"
-_CHOSEN: Final = """SELECT packed FROM found AS f WHERE present = 1 AND rowid = (
-        SELECT rowid FROM found WHERE key = f.key ORDER BY revision DESC, base DESC LIMIT 1)
-    ORDER BY revision, key"""
+_PRESENT: Final = """FROM found AS f WHERE present = 1 AND rowid = (
+        SELECT rowid FROM found WHERE key = f.key ORDER BY revision DESC, base DESC LIMIT 1)"""
+_CHOSEN: Final = f"SELECT packed {_PRESENT} ORDER BY revision, key"
+_COUNTED: Final = f"SELECT count(*) {_PRESENT}"
 
 _pack = msgspec.msgpack.Encoder().encode
 _version = msgspec.msgpack.Decoder(Version).decode
@@ -122,6 +123,11 @@ class StateAt:
             "INSERT INTO found VALUES (?, ?, ?, ?, ?)",
             (key, revision, self._base >= 0, present, packed),
         )
+
+    @property
+    def keys(self) -> int:
+        """How many keys were present."""
+        return int(self._database.execute(_COUNTED).fetchone()[0])
 
     def versions(self) -> Iterator[Version]:
         """Yield the present versions in the order of their revisions, those of one by key."""
