@@ -10,10 +10,22 @@ from typing import Any, Final
 
 import typer
 
-from acordo._cli import backups, bulk, cluster, dead, keys, leases, ledger, transactions, webhooks
+from acordo._cli import (
+    backups,
+    bulk,
+    cert,
+    cluster,
+    dead,
+    keys,
+    leases,
+    ledger,
+    transactions,
+    webhooks,
+)
 from acordo._cli.shell import app, hoisted
 
 GROUPS: Final[dict[str, typer.Typer]] = {
+    "cert": cert.cert_app,
     "lease": leases.lease_app,
     "ledger": ledger.ledger_app,
     "members": cluster.members_app,

@@ -53,7 +53,7 @@ def refuse_without_rights() -> None:
     """Raise NoHosts where namespaces cannot be made."""
     if os.geteuid() != 0:
         raise NoHosts("making network namespaces takes root")
-    for program in ("ip", "unshare", "nsenter", "openssl", "git", "curl"):
+    for program in ("ip", "unshare", "nsenter", "git", "curl"):
         if shutil.which(program) is None:
             raise NoHosts(f"there is no {program} here")
     tried = subprocess.run(
