@@ -32,16 +32,17 @@ from coordinator.raft.sockets import TransportFactory
 from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import BadRequest, KvError
 from kv.names import UNNAMED
+from node.http.tls import HttpTls
 from node.readiness.readiness import ReadinessCheck
 from node.server import Server
 from node.startup.backends import (
     Backends,
+    MemberNetwork,
     SystemClock,
     backends_of,
     http_tls,
     new_rng,
     registry_of_backends,
-    transport_factory,
 )
 from node.startup.process import (
     exit_code_of,
@@ -136,16 +137,14 @@ async def _serve(
     died: asyncio.Future[None] = loop.create_future()
     stop_on_signals(settings, stop)
     backends = backends_of(settings, cluster)
-    transport = transport_factory(settings, cluster, new_rng())
+    network = MemberNetwork(settings, cluster, new_rng())
 
     def fatal(exc: BaseException) -> None:
         if not died.done():
             died.set_exception(exc)
 
-    renewal, tls = Renewal(), http_tls(settings)
-    if tls is not None:
-        files = [file for file in tls.files[:3] if file is not None]
-        renewal.add(Renewable("HTTPS", files, tls.renew), (tls.files.cert, tls.files.client_ca))
+    tls = http_tls(settings)
+    renewal = _renewal_of(network, tls)
 
     async with AsyncExitStack() as stack:
         if not await store_opened(
@@ -162,7 +161,7 @@ async def _serve(
             await stack.enter_async_context(backends.async_writes)
         disk = RealDisk(settings.data_dir / "raft")
         stack.callback(disk.close)
-        member = _member_of(settings, cluster, disk, transport, fatal)
+        member = _member_of(settings, cluster, disk, network, fatal)
         coordinator = _coordinator_of(settings, cluster, member, backends)
         await stack.enter_async_context(coordinator)
         server = _server_of(settings, descriptors, coordinator, backends, renewal)
@@ -183,6 +182,17 @@ async def _serve(
         signal.alarm(int(settings.drain_notice_s + settings.drain_timeout_s) + CLOSE_TIMEOUT_S)
         await _drain(settings, server, coordinator, hand_on=stop.result())
     _log.info("stopped")
+
+
+def _renewal_of(network: MemberNetwork, tls: HttpTls | None) -> Renewal:
+    """Return what takes changed certificates and secrets over while the node runs."""
+    renewal = Renewal()
+    if network.files:
+        renewal.add(Renewable("members", network.files, network.renew), network.certificates)
+    if tls is not None:
+        files = [file for file in tls.files[:3] if file is not None]
+        renewal.add(Renewable("HTTPS", files, tls.renew), (tls.files.cert, tls.files.client_ca))
+    return renewal
 
 
 def _member_of(

@@ -54,8 +54,8 @@ class SharedSettings(BaseSettings):
     )
     secret_file: Path | None = setting(
         None,
-        "shared secret that members prove to each other: they are authenticated, not encrypted "
-        "(docs/security.md)",
+        "shared secret that members prove to each other: they are authenticated, not encrypted; "
+        "further lines are accepted too, while it is exchanged (docs/security.md)",
         "path of a file",
     )
     tls_cert_file: Path | None = setting(

@@ -9,7 +9,8 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -82,15 +83,49 @@ def shared_cache(settings: NodeSettings) -> Cache:
     )
 
 
-def transport_factory(settings: NodeSettings, cluster: str, rng: random.Random) -> TransportFactory:
-    """Return a factory that creates the transport once the member knows its own node. Raises
-    BadRequest for unusable files.
+class MemberNetwork:
+    """What creates a member's transport once the member knows its own node, and renews what that
+    proves its identity by.
     """
-    security = _security(settings)
-    routes = {member.id: member.raft_address for member in settings.raft_routes}
-    return over_sockets(
-        cluster, settings.raft_bind, security, rng=rng, entropy=os.urandom, routes=routes
-    )
+
+    def __init__(self, settings: NodeSettings, cluster: str, rng: random.Random) -> None:
+        """Read the files of the settings. Raises BadRequest for unusable ones."""
+        self._settings = settings
+        routes = {member.id: member.raft_address for member in settings.raft_routes}
+        self._make: TransportFactory = over_sockets(
+            cluster,
+            settings.raft_bind,
+            _security(settings),
+            rng=rng,
+            entropy=os.urandom,
+            routes=routes,
+        )
+        self._made: Any = None
+
+    def __call__(self, *given: Any) -> Any:
+        """Return the transport of this member, as a TransportFactory does."""
+        self._made = self._make(*given)
+        return self._made
+
+    @property
+    def certificates(self) -> tuple[Path, ...]:
+        """Return the files of certificates."""
+        given = (self._settings.tls_cert_file, self._settings.tls_ca_file)
+        return tuple(file for file in given if file is not None)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that prove this member's identity."""
+        given = (self._settings.secret_file, self._settings.tls_key_file)
+        return (*self.certificates, *(file for file in given if file is not None))
+
+    def renew(self) -> None:
+        """Read the files again, and use them from now on. Raises BadRequest, and changes nothing,
+        for unusable ones.
+        """
+        security = _security(self._settings)
+        if self._made is not None:
+            self._made.renew(security)
 
 
 def _security(settings: NodeSettings) -> Security:

@@ -5,6 +5,7 @@ to clients.
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,51 @@ async def _renewals(url: str, directory: Path) -> float:
             return 0.0
     (value,) = re.findall(r'acordo_renewals_total\{files="HTTPS"\} (\S+)', text)
     return float(value)
+
+
+OLD, NEW = "the secret that all members had", "the secret that they will have"
+
+
+async def test_the_members_secret_is_exchanged_under_writes(
+    start: Start, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    files = {member: tmp_path / f"{member}.secret" for member in ("n1", "n2", "n3")}
+    for file in files.values():
+        file.touch(mode=0o600)
+        file.write_text(OLD)
+    own = {member: {"ACORDO_SECRET_FILE": str(file)} for member, file in files.items()}
+    async with start(overrides=own, secret_file=str(files["n1"])) as cluster:
+        nodes = cluster.nodes
+        urls = [node.url for node in nodes.values()]
+        async with Client(urls, timeout_s=30) as client:
+            written = 0
+
+            async def taken_over(member: str, times: int) -> bool:
+                nonlocal written
+                written += 1
+                await client.put(f"k{written}", str(written))
+                async with http.get(f"{nodes[member].url}/metrics") as response:
+                    text = await response.text()
+                (value,) = re.findall(r'acordo_renewals_total\{files="members"\} (\S+)', text)
+                return float(value) >= times
+
+            for times, lines in enumerate(((OLD, NEW), (NEW, OLD), (NEW,)), 1):
+                for member, file in files.items():
+                    file.write_text("\n".join(lines))
+                    cluster.kill(member, signal.SIGHUP)
+                    await until(lambda: taken_over(member, times), f"{member} takes it")  # noqa: B023
+            files["n3"].write_text(OLD)
+            cluster.kill("n3", signal.SIGHUP)
+
+            async def cut_off() -> bool:
+                async with http.get(f"{nodes['n3'].url}/readyz") as response:
+                    return response.status == 503
+
+            await until(cut_off, "whoever knows only the old secret is no member any more")
+            files["n3"].write_text(NEW)
+            cluster.kill("n3", signal.SIGHUP)
+            await cluster.wait_ready()
+            for at in range(1, written + 1):
+                found = await client.get(f"k{at}")
+                assert found is not None
+                assert found.value == str(at).encode()

@@ -28,7 +28,7 @@ class Dialer:
         self, loop: asyncio.AbstractEventLoop, timeout_s: float, tls: ssl.SSLContext | None = None
     ) -> None:
         """`timeout_s` is the time for a whole dial, divided equally among the addresses tried."""
-        self._loop, self._timeout_s, self._tls = loop, timeout_s, tls
+        self._loop, self._timeout_s, self.tls = loop, timeout_s, tls
         self._lookups: dict[str, asyncio.Future[Any]] = {}
 
     async def connect(
@@ -44,7 +44,7 @@ class Dialer:
         for numeric in found:
             try:
                 async with asyncio.timeout(share_s):
-                    return await self._loop.create_connection(factory, numeric, port, ssl=self._tls)
+                    return await self._loop.create_connection(factory, numeric, port, ssl=self.tls)
             except OSError as exc:  # a TimeoutError is one
                 refused = exc
         raise refused

@@ -94,11 +94,16 @@ class Session:
         *,
         mode: Mode,
         key: bytes = b"",
+        also: tuple[bytes, ...] = (),
         expect: str | None = None,
         facts: bytes = b"",
         frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
         """Prepare the hello; `facts` (at most FACTS_BYTES_MAX bytes) are sent with it.
+
+        A listener proves itself by `key`. A dialer takes the one of `key` and `also` that the
+        listener's proof was made with, and the whole connection rests on it: so members may change
+        from one to another at different times.
 
         Raises ValueError for a missing or unexpected key, or a nonce of the wrong length.
         """
@@ -106,7 +111,9 @@ class Session:
             raise ValueError("a key belongs to mode SECRET alone, and a nonce has 32 bytes")
         self._role: Role = role
         self._cluster, self._member, self._expect = cluster, member, expect
-        self._mode, self._key = mode, key
+        self._mode, self._also = mode, also
+        self.key = key
+        """The key that the connection rests on, once the peer has proved itself."""
         self._frame_bytes_max = frame_bytes_max
         self._nonce, self._hello = nonce, encode_hello(mode, cluster, member, nonce, facts)
         self._mac_bytes = MAC_BYTES if mode is Mode.SECRET else 0
@@ -236,8 +243,12 @@ class Session:
     def _on_hello(self, hello: bytes, proof: bytes) -> list[Event]:
         assert self.peer is not None
         if self._role == "dialer":
-            mine, theirs = self._derive(self._hello + hello)
-            if not hmac.compare_digest(proof, theirs):
+            for key in (self.key, *self._also):
+                self.key = key
+                mine, theirs = self._derive(self._hello + hello)
+                if hmac.compare_digest(proof, theirs):
+                    break
+            else:
                 raise FrameError("bad_proof", "it does not know the secret")
             self._state = "confirm"
             # The proof is sent even if we will refuse this listener, so that it learns who we are
@@ -276,7 +287,7 @@ class Session:
         """
         if not self._mac_bytes:
             return b"", b""
-        keys = derive_keys(self._key, transcript)
+        keys = derive_keys(self.key, transcript)
         to_listener, to_dialer = _keyed_hash(keys.to_listener), _keyed_hash(keys.to_dialer)
         if self._role == "dialer":
             self._send_mac, self._receive_mac = to_listener, to_dialer

@@ -44,12 +44,13 @@ class Inbound:
         self.handshakes: dict[Connection, asyncio.Task[None]] = {}
         """The tasks that turn accepted sockets into connections, including the TLS handshake."""
         self._listener: Listener | None = None
-        self._tls: ssl.SSLContext | None = None
+        self.tls: ssl.SSLContext | None = None
+        """The context of the next handshakes; None: connections are plain."""
         self._over = False
 
     async def open(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Start to listen. Raises OSError."""
-        self._tls = tls
+        self.tls = tls
         loop = asyncio.get_running_loop()
         sockets = await bind(loop, host, port)
         self._listener = Listener(
@@ -124,13 +125,13 @@ class Inbound:
     async def _shake_hands(self, connection: Connection, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            if self._tls is None:
+            if self.tls is None:
                 await loop.connect_accepted_socket(lambda: connection, accepted)
             else:
                 await loop.connect_accepted_socket(
                     lambda: connection,
                     accepted,
-                    ssl=self._tls,
+                    ssl=self.tls,
                     ssl_handshake_timeout=self._handshake_s,
                 )
         except OSError as exc:

@@ -51,6 +51,10 @@ class Lanes:
         self._over = False
         self._timer = self._loop.call_later(IDLE_S / 4, self._look)
 
+    def connections(self) -> list[Connection]:
+        """Return the connections that can be used."""
+        return list(self._ready.values())
+
     def send(self, peer: str, content: bytes, *, dialled: bool) -> bool:
         """Send a frame on the connection that this member dialled, or on the other one. Return
         False if there is none.

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from coordinator.raft.net.hello import Mode, key_of_secret
 from kv.addresses import host_of, is_loopback
 from kv.errors import BadRequest
+
+SECRETS_MAX: Final = 4
+"""Lines of a file of secrets."""
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -25,6 +28,8 @@ class SharedSecret(msgspec.Struct, frozen=True):
     """One secret that all members know. It proves that a peer is a member, but not which one."""
 
     secret: bytes
+    also: tuple[bytes, ...] = ()
+    """Further secrets that a peer may have, while the members change from one to another."""
 
     def __repr__(self) -> str:
         return "SharedSecret(…)"
@@ -49,9 +54,15 @@ class Credentials(NamedTuple):
     mode: Mode
     key: bytes = b""
     """The key in mode SECRET; otherwise empty."""
+    also: tuple[bytes, ...] = ()
+    """Further keys that a listener may prove itself with."""
     listener_tls: ssl.SSLContext | None = None
     dialer_tls: ssl.SSLContext | None = None
     """The TLS contexts in mode CERTIFICATE; otherwise None."""
+
+    def accepts(self, key: bytes) -> bool:
+        """Say whether a connection may rest on this key."""
+        return key == self.key or key in self.also
 
 
 def credentials_of(security: Security, address: str) -> Credentials:
@@ -69,15 +80,23 @@ def credentials_of(security: Security, address: str) -> Credentials:
                     allowed="a shared secret, certificates, or a loopback address",
                 )
             return Credentials(Mode.OPEN)
-        case SharedSecret(secret):
-            return Credentials(Mode.SECRET, check_secret(secret, "the members' secret"))
+        case SharedSecret(secret, also):
+            where = "the members' secret"
+            return Credentials(
+                Mode.SECRET,
+                check_secret(secret, where),
+                tuple(check_secret(each, where) for each in also),
+            )
         case Certificates():
-            return Credentials(Mode.CERTIFICATE, b"", *tls_contexts(security))
+            return Credentials(Mode.CERTIFICATE, b"", (), *tls_contexts(security))
 
 
 def read_secret(path: Path) -> SharedSecret:
-    """Read the secret from its file. Raises BadRequest if the file is missing, too short, or
-    readable by other users.
+    """Read the secrets from their file, one a line: we prove ourselves by the first, and a peer by
+    any of them. Raises BadRequest if the file is missing, readable by other users, or has a line
+    that is too short.
+
+    The whole text is accepted too: version 0.2.0 took several lines for one secret.
     """
     try:
         readable = path.stat().st_mode & 0o077
@@ -86,8 +105,13 @@ def read_secret(path: Path) -> SharedSecret:
         raise BadRequest("secret_unreadable", f"{path}: {exc.strerror}") from exc
     if readable:
         raise BadRequest("secret_exposed", f"{path} can be read by others", allowed="mode 0600")
-    check_secret(secret, str(path))
-    return SharedSecret(secret)
+    lines = [line.strip() for line in secret.split(b"\n")]
+    if len(lines) > SECRETS_MAX:
+        raise BadRequest("secret_too_long", f"{path} has {len(lines)} lines", allowed="up to 4")
+    for line in lines:
+        check_secret(line, str(path))
+    also = [*lines[1:], *([secret] if len(lines) > 1 else [])]
+    return SharedSecret(lines[0], tuple(also))
 
 
 def check_secret(secret: bytes, where: str) -> bytes:

@@ -68,7 +68,10 @@ async def test_members_prove_their_ids_to_each_other(authority: Path) -> None:
         for member in ("n1", "n2")
     ]
     dialler, listener = await meet(ends[0][0], ends[1][1], "")
-    assert (certified_names(dialler), certified_names(listener)) == ({"n2"}, {"n1"})
+    assert (certified_names(dialler), certified_names(listener)) == (
+        frozenset({"n2"}),
+        frozenset({"n1"}),
+    )
 
 
 async def test_a_node_and_a_client(authority: Path) -> None:

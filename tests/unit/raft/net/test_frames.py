@@ -359,6 +359,39 @@ def test_a_key_belongs_to_its_mode() -> None:
         Session("dialer", "c", "n1", b"short", mode=Mode.SECRET, key=KEY)
 
 
+OTHER = key_of_secret(b"another secret of some length")
+
+
+@pytest.mark.parametrize(
+    ("dials", "listens"),
+    [
+        ({"key": KEY, "also": (OTHER,)}, {"key": OTHER}),
+        ({"key": KEY, "also": (OTHER,)}, {"key": OTHER, "also": (KEY,)}),
+        ({"key": OTHER}, {"key": OTHER, "also": (KEY,)}),
+        ({"key": OTHER, "also": (KEY,)}, {"key": OTHER}),
+    ],
+)
+def test_a_connection_rests_on_the_key_that_the_listener_proves(
+    dials: dict[str, Any], listens: dict[str, Any]
+) -> None:
+    dialer, listener = session("dialer", "n1", **dials), session("listener", "n2", **listens)
+    shake(dialer, listener)
+    assert dialer.ready and listener.ready
+    assert dialer.key == listener.key == OTHER
+    for sender, receiver in ((dialer, listener), (listener, dialer)):
+        assert feed(receiver, b"".join(sender.frame(b"x"))) == [b"x"]
+
+
+def test_a_dialer_may_use_no_key_but_the_listeners_first() -> None:
+    """Whoever knows only what is about to be forgotten cannot begin a connection here."""
+    refused("bad_proof", session("dialer", "n1", key=OTHER), opening_of(key=KEY, also=(OTHER,)))
+
+
+def opening_of(**options: Any) -> bytes:
+    """Return what a listener says to the hello of n1."""
+    return replies(feed(session("listener", "n2", **options), session("dialer", "n1").start()))
+
+
 def test_nothing_is_given_on_before_the_peer_is_proved() -> None:
     """A dialer's frame before its proof is read as the proof, and is none."""
     listener = session("listener", "n2")

@@ -4,8 +4,10 @@ is so.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from coordinator.raft.net.frames import Session
@@ -18,17 +20,23 @@ PAGE = (ROOT / "docs" / "security.md").read_text()
 
 
 async def test_the_page_makes_certificates_that_members_take(tmp_path: Path) -> None:
-    commands = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)[0]
-    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, check=True, capture_output=True)
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    (commands,) = (block for block in blocks if "cert init members" in block)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-euc", commands], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    made = tmp_path / "members"
     where = addresses("n1", "n2")
     one, two = (
         Member(
             name,
             where,
             security=Certificates(
-                str(tmp_path / f"{name}.pem"),
-                str(tmp_path / f"{name}.key"),
-                str(tmp_path / "ca.pem"),
+                str(made / f"{name}.pem"),
+                str(made / f"{name}.key"),
+                str(made / "ca.pem"),
             ),
         )
         for name in ("n1", "n2")
