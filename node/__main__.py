@@ -91,6 +91,12 @@ def main(argv: list[str]) -> int:
     logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
     # aiormq's errors reach us as exceptions; its own log lines would report each of them twice.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+    if settings.exposed and settings.http_open:
+        _log.warning(
+            "HTTP is open to other machines, by ACORDO_HTTP_OPEN: what keeps strangers out stands "
+            "elsewhere, unless access is controlled",
+            host=settings.http_host, https=settings.http_tls_cert_file is not None,
+        )  # fmt: skip
     try:
         descriptors = raise_descriptors()
         listening = take_port(settings.http_host, settings.http_port)

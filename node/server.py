@@ -36,7 +36,7 @@ from node.http.bodies import Bodies
 from node.http.connections import HttpConnection, HttpConnections, refusal
 from node.http.handshakes import Handshakes
 from node.http.load import NodeLoad
-from node.http.origin import names_of
+from node.http.origin import names_of, of_this_machine
 from node.http.request_metrics import RequestMetrics
 from node.http.turns import Turns
 from node.http.whole import body_bytes
@@ -321,6 +321,8 @@ class Server:
         use. Raises BadRequest, among them NotSignedIn and NotAllowed, and NotApplied.
         """
         x.screen(reads=x.method in READING, always=route.always, conditions=route.conditions)
+        if self.services.settings.closed:
+            await self._refuse_stranger(x, route)
         if not self.services.access.guards:
             return
         if route.needs is not Need.NOTHING:
@@ -330,6 +332,26 @@ class Server:
         if route.needs is Need.ADMIN and x.method not in READING and x.services.grant is not None:
             who = x.services.grant.rights.principal
             log.info("admin action", principal=who, method=x.method, path=x.path[:200])
+
+    async def _refuse_stranger(self, x: Exchange, route: Route) -> None:
+        """Refuse a request of another machine while nobody has to sign in. Raises BadRequest,
+        NotApplied.
+        """
+        transport = x.request.transport
+        local = None if transport is None else transport.get_extra_info("sockname")
+        if route.needs is Need.NOTHING or of_this_machine(
+            x.request.remote or "", str(local[0]) if isinstance(local, tuple) else ""
+        ):
+            return
+        access = self.services.access
+        if access.guards:
+            await access.wait_known(x.left_s)
+        if access.policy is None or not access.policy.on:
+            raise BadRequest(
+                "not_open",
+                "access is not controlled here yet, and this comes from another machine",
+                allowed="tokens, certificates of clients, or ACORDO_HTTP_OPEN",
+            )
 
     def _enter(self, x: Exchange, route: Route) -> None:
         """Count a request against what its client may have. Raises RateLimited."""

@@ -23,6 +23,8 @@ class ServerSettings:
     "*" accepts every name.
     """
     version: str = "0.2.0"
+    closed: bool = False
+    """Whether requests of other machines are refused while access is not controlled."""
     etcd: bool = False
     """Whether clients of etcd's JSON gateway are served, on the same port."""
     rescue_token_hash: str = ""

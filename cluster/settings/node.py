@@ -79,7 +79,7 @@ class NodeSettings(SharedSettings):
                 f"Raft would listen on {self.raft_bind}: without secret_file or tls_…_file only "
                 "loopback is allowed"
             )
-        refuse_open(self.http_host, self.http_open)
+        refuse_open(self.http_host, self.http_open, https=self.http_tls_cert_file is not None)
         return self
 
     @property
@@ -88,6 +88,20 @@ class NodeSettings(SharedSettings):
         host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
         scheme = "http" if self.http_tls_cert_file is None else "https"
         return self.advertised_url or f"{scheme}://{host}:{self.http_port}"
+
+    @property
+    def exposed(self) -> bool:
+        """Return whether other machines reach HTTP."""
+        return not is_loopback(self.http_host.strip("[]"))
+
+    @property
+    def closed(self) -> bool:
+        """Return whether requests of other machines are refused while access is not controlled:
+        they reach HTTP, prove nothing, and nobody said that something else keeps strangers out.
+        """
+        required = self.http_tls_client_auth == "required"
+        proved = self.http_tls_client_ca_file is not None and required
+        return self.exposed and not self.http_open and not proved
 
     @property
     def raft_bind(self) -> str:

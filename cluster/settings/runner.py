@@ -64,7 +64,7 @@ class RunnerSettings(SharedSettings):
 
     @model_validator(mode="after")
     def _is_closed(self) -> Self:
-        refuse_open(self.host, self.http_open)
+        refuse_open(self.host, self.http_open, https=self.http_tls_cert_file is not None)
         return self
 
     @property

@@ -97,8 +97,8 @@ class SharedSettings(BaseSettings):
     )
     http_open: bool = setting(
         False,
-        "let HTTP listen beyond loopback: whoever reaches it may read and write, for clients prove "
-        "nothing",
+        "let HTTP listen beyond loopback without certificates and without controlled access: "
+        "whoever reaches it may read and write",
         "true, false",
     )
     election_timeout_s: float = seconds(

@@ -157,11 +157,13 @@ def count(default: int, text: str, low: int, high: int) -> Any:
     return setting(default, text, f"a whole number, {low} to {high}", ge=low, le=high)
 
 
-def refuse_open(host: str, is_open: bool) -> None:
-    """Raise ValueError for an address that other machines can reach, unless `is_open` is set."""
-    if not is_open and not is_loopback(host.strip("[]")):
+def refuse_open(host: str, is_open: bool, *, https: bool) -> None:
+    """Raise ValueError for an address that other machines can reach, unless HTTPS is served there
+    or `is_open` is set.
+    """
+    if not is_open and not https and not is_loopback(host.strip("[]")):
         raise ValueError(
-            f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever "
-            "reaches it may read and write. Say http_open=true if something else keeps strangers "
-            "out"
+            f"HTTP would listen on {host or 'every address'}, and whoever reaches it may read all "
+            "that is said. Give it a certificate (http_tls_cert_file), or say http_open=true if "
+            "something else keeps strangers out"
         )

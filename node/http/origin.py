@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
+from kv.addresses import is_loopback
+
 ANY: Final = "*"
 """As a host name: every name is accepted."""
 
@@ -24,6 +26,14 @@ def names_of(advertised_url: str, more: Iterable[str]) -> frozenset[str]:
         {name.lower().rstrip(".") for name in more}
         | ({host.lower().rstrip(".")} if host else set())
     )
+
+
+def of_this_machine(remote: str, local: str) -> bool:
+    """Return whether a connection comes from the machine that it leads to: from loopback, or from
+    the very address that it was made to.
+    """
+    remote, local = remote.removeprefix("::ffff:"), local.removeprefix("::ffff:")
+    return is_loopback(remote) or (remote == local != "")
 
 
 @lru_cache(maxsize=256)

@@ -67,6 +67,7 @@ def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
         advertised_url=settings.url,
         incarnation=secrets.token_hex(6),
         http_names=settings.http_names,
+        closed=settings.closed,
         etcd=settings.etcd,
         page_dir=PAGE if PAGE.is_dir() else None,
         request_timeout_s=settings.request_timeout_s,

@@ -101,6 +101,12 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "access_changed": ProblemKind(
         409, "Access was changed", "look again, and repeat; nothing was changed"
     ),
+    "not_open": ProblemKind(
+        403,
+        "Not open to other machines",
+        "at the node's own machine, make an admin's token and switch access control on; nothing "
+        "was changed",
+    ),
     "not_allowed": ProblemKind(
         403, "Not allowed", "ask an admin for a role that allows it; nothing was changed"
     ),
