@@ -144,6 +144,7 @@ class Connections:
                 broken = False
                 return found
             except _UNKNOWN as exc:
+                await self._distrust()
                 raise self._unknown(exc, writes=writes) from exc
             except ROLLED_BACK as exc:
                 broken = False
@@ -168,6 +169,15 @@ class Connections:
                 await pool.release(connection)  # type: ignore[union-attr]
             await asyncio.sleep(self._rng.random() * back_off_s)
             back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
+
+    async def _distrust(self) -> None:
+        """Let no other connection that is open be tried: where one got no answer the others get
+        none either, and each would take a caller's whole time. Where there are several hosts the
+        next connection compares them.
+        """
+        if self.hosts.several:
+            self.hosts.look_again()
+            await self.expire()
 
     async def _acquired(self, pool: Pool | None, timeout_s: float) -> Connection:
         if pool is None:

@@ -98,6 +98,12 @@ class Hosts:
                 if not self.several:
                     raise
                 self._used = None
+            except asyncio.CancelledError:
+                # Whoever asked has no more time. A host that hangs (a stopped machine, a cut
+                # network) takes CONNECT_TIMEOUT_S, which may be longer than every caller waits:
+                # were it kept, each of them would wait for it in vain, for ever.
+                self._used = None
+                raise
         dsn, connection = await self._survey(extra)
         self._used = dsn
         if self._was not in {None, dsn}:

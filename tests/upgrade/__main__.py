@@ -81,7 +81,7 @@ async def roll(
                 await asyncio.sleep(BETWEEN_S)
 
             async with loaded(
-                url, nodes.urls, folder / "run", own_stores=kind == "replicated"
+                [url], nodes.urls, folder / "run", once=True, own_stores=kind == "replicated"
             ) as seen:
                 await asyncio.sleep(BETWEEN_S)
                 for number, node in enumerate(await nodes.in_order()):

@@ -1,14 +1,13 @@
-"""Load a cluster through its balancer while its members are changed, and judge what was seen.
+"""Load a cluster while something is done to it, and judge what was seen.
 
-Clients repeat nothing: an answer that is no success, or none, is a failed request. It is kept in
-the files of a chaos run, so that `python -m chaos check FOLDER` judges it again.
+It is kept in the files of a chaos run, so that `python -m chaos check FOLDER` judges it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +45,7 @@ class Seen:
 
     requests: int = 0
     failed: list[str] = field(default_factory=list)
-    """Requests through the balancer that were not answered with what was asked for."""
+    """Requests that were not answered with what was asked for."""
     anomalies: list[str] = field(default_factory=list)
     judged: dict[str, int] = field(default_factory=dict)
     """Operations that each checker judged."""
@@ -64,14 +63,16 @@ def is_failed(done: ClientOperation) -> bool:
 class _Counting(Recorder):
     """A recorder that also keeps what failed."""
 
-    def __init__(self, path: Path, seen: Seen, seed: int) -> None:
+    def __init__(self, path: Path, seen: Seen, seed: int, written: Callable[[], None]) -> None:
         super().__init__(path, seed=seed)
-        self.seen = seen
+        self.seen, self.written = seen, written
 
     def add(self, record: object) -> None:
         super().add(record)  # type: ignore[arg-type]  # a Record, as its caller gives it
         if isinstance(record, ClientOperation) and record.workload in PLAIN:
             self.seen.requests += 1
+            if record.outcome == "ok" and record.op_id is not None:
+                self.written()
             if is_failed(record):
                 self.seen.failed.append(
                     f"{record.op} {record.key or ''} {record.outcome}: {record.error}"
@@ -80,15 +81,25 @@ class _Counting(Recorder):
 
 @contextlib.asynccontextmanager
 async def loaded(
-    url: str, direct: Sequence[str], folder: Path, *, seed: int = 7, own_stores: bool = True
+    urls: Sequence[str],
+    direct: Sequence[str],
+    folder: Path,
+    *,
+    once: bool,
+    own_stores: bool,
+    written: Callable[[], None] = lambda: None,
+    seed: int = 7,
 ) -> AsyncIterator[Seen]:
-    """Load the cluster behind `url` while the block runs; when it is left, collect what the
-    members say by themselves, and judge. `own_stores`: each member's copy is compared.
+    """Load the cluster at `urls` while the block runs; when it is left, collect what the members
+    say by themselves, at `direct`, and judge.
+
+    `once`: clients repeat nothing, so that every answer that is no success counts. `own_stores`:
+    each member's copy is compared. `written` is called when a write was acknowledged.
     """
     folder.mkdir(parents=True)
     seen = Seen()
-    settings = LoadSettings((url,), seed, "upgrade/", clients=CLIENTS, pause_s=PAUSE_S)
-    with _Counting(folder / HISTORY_FILE, seen, seed) as recorder:
+    settings = LoadSettings(tuple(urls), seed, "load/", clients=CLIENTS, pause_s=PAUSE_S)
+    with _Counting(folder / HISTORY_FILE, seen, seed, written) as recorder:
         workloads = [WORKLOADS[name](settings, recorder) for name in (*PLAIN, "watch")]
         stop, quiet = asyncio.Event(), asyncio.Event()
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
@@ -96,7 +107,7 @@ async def loaded(
             stack.callback(stop.set)
             tasks.create_task(observe(direct, recorder, quiet))
             for workload in workloads:
-                if workload.name in PLAIN:
+                if once and workload.name in PLAIN:
                     # Without keep-alive: when the list of nodes changes, nginx before 1.27.4
                     # closes idle connections, and a request that is just being sent is lost.
                     workload.client_options = {  # type: ignore[misc]  # of this one alone

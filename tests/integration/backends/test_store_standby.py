@@ -29,6 +29,8 @@ from tests.services import needs
 WRITERS: Final = 6
 BETWEEN: Final = 40
 """Writes that are acknowledged before the next thing happens."""
+CALLS_MAX: Final = 6
+"""Calls after which a host that hangs has been left: one of them finds it out."""
 
 
 def both(servers: Sequence[PostgresServer]) -> str:
@@ -100,6 +102,27 @@ async def test_a_promoted_standby_takes_over(tmp_path: Path) -> None:
 
 def _troubled(cluster: LocalCluster) -> bool:
     return _said(cluster, "store in trouble")
+
+
+@pytest.mark.timeout(120)
+async def test_a_primary_that_hangs_is_left_for_the_promoted_one() -> None:
+    """Its host takes connections and answers nothing, as a stopped machine: callers whose time is
+    shorter than that of a connection get to the other host all the same, within a few calls.
+    """
+    needs("postgresql")
+    with PostgresServer() as primary, PostgresStandby(primary) as standby:
+        async with PostgresStore(both([primary, standby])) as store:
+            assert (await store.head(timeout_s=5)).last == 0
+            primary.pause()
+            try:
+                standby.promote()
+                for _ in range(CALLS_MAX):
+                    with contextlib.suppress(BackendUnavailable, OutcomeUnknown):
+                        await store.head(timeout_s=1.0)
+                        break
+                assert store.connections.hosts.used == f"127.0.0.1:{standby.port}"
+            finally:
+                primary.resume()
 
 
 @pytest.mark.timeout(120)
