@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
 @coroutine
@@ -18,6 +20,59 @@ def in_task() -> Generator[None, None, None]:
     """Go on in a task: at once if the caller is in one, otherwise in a new one."""
     if asyncio.current_task() is None:
         yield None
+
+
+class Told(Generic[T]):
+    """A result that one coroutine waits for, as for a future. Steps that wait for it go on while it
+    is told, and not in a later pass of the event loop.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_future", "_go_on", "_over", "_result")
+
+    def __init__(self) -> None:
+        self._over = False
+        self._result: T
+        self._future: asyncio.Future[None] | None = None
+        """What a task waits for."""
+        self._go_on: Callable[[object], None] | None = None
+        """What steps wait with."""
+
+    def done(self) -> bool:
+        """Return whether the result is there, or is no longer waited for."""
+        return self._over or (self._future is not None and self._future.cancelled())
+
+    def set_result(self, result: T) -> None:
+        """Tell the result. It must not be there yet."""
+        assert not self._over
+        self._result, self._over = result, True
+        if self._future is not None:
+            if not self._future.done():
+                self._future.set_result(None)
+        elif self._go_on is not None:
+            if asyncio.current_task() is None:
+                self._go_on(self)
+            else:  # whose time-outs are not those of the steps
+                asyncio.get_running_loop().call_soon(self._go_on, self)
+
+    def cancel(self) -> None:
+        """Take back that the result is waited for."""
+        self._over = True
+
+    def add_done_callback(self, go_on: Callable[[object], None]) -> None:
+        """Call `go_on` when the result is told. Only `Steps` does this, once."""
+        assert self._go_on is None
+        self._go_on = go_on
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the result and return it."""
+        if not self._over:
+            if asyncio.current_task() is None:
+                yield self
+            else:
+                if self._future is None:
+                    self._future = asyncio.get_running_loop().create_future()
+                yield from self._future
+        return self._result
 
 
 class Steps:
@@ -36,7 +91,7 @@ class Steps:
         ended: Callable[[BaseException | None], None],
     ) -> None:
         self._loop, self._coroutine, self._ended = loop, work, ended
-        self._awaited: asyncio.Future[Any] | None = None
+        self._awaited: asyncio.Future[Any] | Told[Any] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,10 +103,12 @@ class Steps:
         if self._task is not None:
             self._task.cancel()
         elif self._awaited is not None:
-            self._awaited.remove_done_callback(self._step)
+            self._awaited = None
             self._step(None, asyncio.CancelledError())
 
-    def _step(self, _: object, error: BaseException | None = None) -> None:
+    def _step(self, done: object, error: BaseException | None = None) -> None:
+        if done is not self._awaited:
+            return  # it was cancelled meanwhile
         try:
             work = self._coroutine
             awaited = work.send(None) if error is None else work.throw(error)
@@ -65,8 +122,8 @@ class Steps:
                 self._task.add_done_callback(self._task_ended)
             else:
                 awaited._asyncio_future_blocking = False  # as a task does when it waits
-                awaited.add_done_callback(self._step)
                 self._awaited = awaited
+                awaited.add_done_callback(self._step)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._ended(asyncio.CancelledError() if task.cancelled() else task.exception())

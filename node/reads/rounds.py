@@ -12,7 +12,7 @@ from typing import Final
 
 from kv.errors import NotApplied
 from kv.ports import Clock, Consensus
-from node.http.steps import in_task
+from node.http.steps import Told, in_task
 from node.settings import ServerSettings
 
 ROUNDS_REMEMBERED: Final = 16
@@ -35,7 +35,7 @@ class ReadIndexRounds:
     ) -> None:
         self._consensus, self._clock, self._settings = consensus, clock, settings
         self._tasks = tasks
-        self._arrived: list[asyncio.Future[str | None]] = []
+        self._arrived: list[Told[str | None]] = []
         self._under_way = False
         self._closed = False
         self.confirmed_at: float | None = None
@@ -106,33 +106,33 @@ class ReadIndexRounds:
         left = deadline - 2 * self._settings.read_index_timeout_s
         return self._clock.monotonic() < min(ends, left)
 
-    def confirm(self) -> asyncio.Future[str | None]:
-        """Return a future that resolves to None once a round that began after this call succeeds,
-        or to the reason of its failure.
+    def confirm(self) -> Told[str | None]:
+        """Return what is told None once a round that began after this call succeeds, or the reason
+        of its failure.
 
         For `quorum_retry_s` after a failed round it resolves at once to that failure. Otherwise
         every read that the store can answer would first wait for an unreachable quorum.
         """
         if self._no_quorum_until and self._clock.monotonic() < self._no_quorum_until:
-            future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-            future.set_result(self._no_quorum_why)
-            return future
+            told: Told[str | None] = Told()
+            told.set_result(self._no_quorum_why)
+            return told
         return self.join()
 
-    def join(self) -> asyncio.Future[str | None]:
-        """Return a future for the next round. The round in progress cannot be shared: it may have
-        asked the quorum before this read arrived, and the read would miss a write acknowledged in
-        between.
+    def join(self) -> Told[str | None]:
+        """Return what is told how the next round ends. The round in progress cannot be shared: it
+        may have asked the quorum before this read arrived, and the read would miss a write
+        acknowledged in between.
         """
-        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        told: Told[str | None] = Told()
         if self._closed:
-            future.set_result("draining")
-            return future
-        self._arrived.append(future)
+            told.set_result("draining")
+            return told
+        self._arrived.append(told)
         if not self._under_way:
             self._under_way = True
             self._tasks.create_task(self._run())
-        return future
+        return told
 
     async def _run(self) -> None:
         """Run rounds until no read waits for one."""
@@ -140,9 +140,8 @@ class ReadIndexRounds:
             while self._arrived:
                 covered, self._arrived = self._arrived, []
                 failed = await self._round()
-                for future in covered:
-                    if not future.done():
-                        future.set_result(failed)
+                # Told from no task, each read goes on at once.
+                asyncio.get_running_loop().call_soon(tell, covered, failed)
         finally:
             self._under_way = False
 
@@ -165,3 +164,9 @@ class ReadIndexRounds:
             self._no_quorum_why = failed
             self._no_quorum_until = self._clock.monotonic() + self._settings.quorum_retry_s
         return failed
+
+
+def tell(covered: list[Told[str | None]], failed: str | None) -> None:
+    """Tell reads how the round ended that they waited for."""
+    for read in covered:
+        read.set_result(failed)

@@ -15,6 +15,7 @@ from kv.branches import ranges_in
 from kv.errors import KvError, NotApplied, OutcomeUnknown
 from kv.model import Answer, Cancel, Intent
 from kv.ports import Clock, Consensus
+from node.http.steps import Told
 
 SUBMITS_MAX: Final = 4
 """Submits in flight at a time, at most. While one is ordered and committed, the next one collects
@@ -200,8 +201,8 @@ class Deadlines:
 
 
 class QueuedIntent:
-    """An intent that waits for its outcome. Its `result` future never fails: it resolves to an
-    Answer or a KvError.
+    """An intent that waits for its outcome. Its `result` never fails: it is an Answer or a
+    KvError.
     """
 
     __slots__ = (
@@ -229,7 +230,7 @@ class QueuedIntent:
         self.intent, self.size = intent, size
         self.ranges = 0 if isinstance(intent, Cancel) else ranges_in(intent)
         self.deadline, self.lifetime_s = deadline, lifetime_s
-        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.result: Told[Result] = Told()
         self.handed = False
         self.submit: SubmitSlot | None = None
         self.queue: SubmitQueue | None = None
@@ -293,8 +294,8 @@ class QueuedIntent:
     def end(self, result: Result) -> None:
         """Resolve the result, unless it is already resolved."""
         if not self.result.done():
-            self.result.set_result(result)
             self._tick.pop(self, None)
+            self.result.set_result(result)
 
     def leave(self) -> None:
         """Stop waiting. An intent that is still queued is then never handed over."""

@@ -22,12 +22,13 @@ from coordinator.machine import evaluate as evaluation
 from coordinator.machine.window import Known, Window
 from kv.model import Again, Answer, AtRevision, Delete, Recorded, Version
 from kv.ports import Change, Read
+from node.http.steps import Told
 from node.reads import fetches as fetching
 from node.reads import reads as reading
 from node.reads.levels import Reading, ReadOptions
 from node.reads.memory import MemoryTier
 from node.reads.reads import Reads
-from node.reads.rounds import ReadIndexRounds
+from node.reads.rounds import ReadIndexRounds, tell
 from node.reads.store_reads import StoreReads
 from node.watching import ring as watching
 from node.watching.ring import ChangeRing, Portion
@@ -52,10 +53,10 @@ def bug(promise: str) -> Callable[[Callable[[], Patches]], PlantedFault]:
     return enter
 
 
-def _confirmed() -> asyncio.Future[str | None]:
-    future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
-    return future
+def _confirmed() -> Told[str | None]:
+    told: Told[str | None] = Told()
+    told.set_result(None)
+    return told
 
 
 # --------------------------------------------------------------------------------------------- time
@@ -94,7 +95,7 @@ def leader_trusts_itself() -> Patches:
     """A leader asks nobody whether it still leads."""
     asked = ReadIndexRounds.confirm
 
-    def confirm(self: ReadIndexRounds) -> asyncio.Future[str | None]:
+    def confirm(self: ReadIndexRounds) -> Told[str | None]:
         return _confirmed() if self._consensus.status().role == "leader" else asked(self)
 
     yield ReadIndexRounds, "confirm", confirm
@@ -103,16 +104,17 @@ def leader_trusts_itself() -> Patches:
 @bug("INV-1")
 def late_reads_join_a_round() -> Patches:
     """A read shares the round that is already under way when it arrives."""
-    joined = ReadIndexRounds.join
 
-    def join(self: ReadIndexRounds) -> asyncio.Future[str | None]:
-        under_way: asyncio.Future[str | None] | None = getattr(self, "_shared", None)
-        if under_way is None or under_way.done():
-            under_way = joined(self)
-            self._shared = under_way  # type: ignore[attr-defined]
-        return under_way
+    async def run(self: ReadIndexRounds) -> None:
+        try:
+            while self._arrived:
+                failed = await self._round()
+                covered, self._arrived = self._arrived, []
+                asyncio.get_running_loop().call_soon(tell, covered, failed)
+        finally:
+            self._under_way = False
 
-    yield ReadIndexRounds, "join", join
+    yield ReadIndexRounds, "_run", run
 
 
 @bug("INV-1")

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from node.http.direct import DirectConnection
-from node.http.steps import Steps, in_task
+from node.http.steps import Steps, Told, in_task
 from node.http.whole import WholeAnswer
 from tests.unit.node.conftest import Api, opened
 
@@ -438,3 +438,80 @@ async def test_steps_end_with_what_the_coroutine_ends_with(way: str) -> None:
     await _until(lambda: ended)
     kinds = {"raised": ValueError, "of a future": KeyError}
     assert [type(each) for each in ended] == [kinds.get(way, asyncio.CancelledError)]
+
+
+async def test_steps_go_on_while_a_result_is_told() -> None:
+    loop = asyncio.get_running_loop()
+    told: Told[int] = Told()
+    seen: list[Any] = []
+
+    async def work() -> None:
+        seen.append(await told)
+        seen.append(await told)
+
+    def tell() -> None:
+        told.set_result(7)
+        assert seen == [7, 7, None]
+
+    loop.call_soon(Steps(loop, work(), seen.append).start)
+    loop.call_soon(tell)
+    await _until(told.done)
+    assert seen == [7, 7, None]
+
+
+async def test_steps_never_go_on_in_a_task_of_others() -> None:
+    """Its time-outs would end what the steps do, and theirs would end it."""
+    loop = asyncio.get_running_loop()
+    told: Told[int] = Told()
+    seen: list[Any] = []
+
+    async def work() -> None:
+        await told
+        seen.append(asyncio.current_task())
+
+    loop.call_soon(Steps(loop, work(), seen.append).start)
+    await asyncio.sleep(0)
+    told.set_result(7)  # this test is a task
+    assert seen == []
+    await _until(lambda: seen)
+    assert seen == [None, None]
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_what_is_cancelled_is_told_nothing(late: bool) -> None:
+    loop = asyncio.get_running_loop()
+    told: Told[int] = Told()
+    ended: list[BaseException | None] = []
+
+    async def work() -> None:
+        await told
+
+    steps = Steps(loop, work(), ended.append)
+    loop.call_soon(steps.start)
+    await asyncio.sleep(0)
+    if late:
+        told.set_result(7)  # its steps go on in the next pass
+    steps.cancel()
+    assert [type(each) for each in ended] == [asyncio.CancelledError]
+    if not late:
+        told.set_result(7)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(ended) == 1
+
+
+async def test_tasks_wait_for_a_result_too() -> None:
+    told: Told[int] = Told()
+    lost: Told[int] = Told()
+
+    async def wait(what: Told[int]) -> int:
+        async with asyncio.timeout(0.001 if what is lost else 5):
+            return await what
+
+    first, second = asyncio.create_task(wait(told)), asyncio.create_task(wait(lost))
+    with pytest.raises(TimeoutError):
+        await second
+    assert lost.done()
+    told.set_result(7)
+    lost.set_result(8)
+    assert await first == await wait(told) == 7
