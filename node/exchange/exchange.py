@@ -272,6 +272,8 @@ class Exchange:
         headers = self.headers(revision)
         headers["Content-Type"] = content_type
         headers["Cache-Control"] = "no-store"
+        # A page of another origin may name any URL as its script: no answer is taken for one.
+        headers["X-Content-Type-Options"] = "nosniff"
         if more:
             headers.update(more)
         return WholeAnswer(status, body, headers)

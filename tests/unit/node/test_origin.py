@@ -128,6 +128,32 @@ async def test_a_foreign_name_leads_to_no_key(api: Api, method: str, path: str) 
     assert api.consensus.submits == []
 
 
+async def test_what_is_stored_is_no_page_and_no_script(api: Api) -> None:
+    """Whoever may write a value must not run it in the browser of whoever reads it."""
+    page = b"<script>fetch('/v1/kv/b', {method: 'DELETE'})</script>"
+    written = await api.ask("PUT", "/v1/kv/a", data=page, headers={"Content-Type": "text/html"})
+    assert written.status == 201
+    for path, kind in (
+        ("/v1/kv/a", "application/octet-stream"),
+        ("/kv?key=a", "application/json"),
+        ("/v1/kv?prefix=a", "application/json"),
+        ("/v1/kv/none<script>", "application/problem+json"),
+        ("/v1/cluster", "application/json"),
+    ):
+        for of_page in ({}, {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}):
+            reply = await api.ask("GET", path, headers=of_page)
+            assert reply.headers["Content-Type"].startswith(kind), path
+            assert reply.headers["X-Content-Type-Options"] == "nosniff", path
+            told = [name for name in reply.headers if name.lower().startswith("access-control")]
+            assert told == [], "no page of another origin is told an answer"
+    preflight = await api.ask(
+        "OPTIONS",
+        "/v1/kv/a",
+        headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"},
+    )
+    assert "Access-Control-Allow-Origin" not in preflight.headers
+
+
 async def test_this_nodes_own_page_and_clients_write(api: Api) -> None:
     host = f"127.0.0.1:{api.server.port}"
     for headers in (
