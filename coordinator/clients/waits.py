@@ -126,9 +126,15 @@ class Waits:
         if not self._waiting:
             return
         for revision, record in enumerate(records, first):
-            if record.op_id not in self._waiting:
+            op_id, attempt = record.op_id, (record.op_id, record.body_hash)
+            waiting = self._waiting.get(op_id)
+            if waiting is None:
                 continue
-            for wait in self._taken((record.op_id, record.body_hash)):
+            if len(waiting) == 1 and waiting[0].attempt == attempt:  # as most do
+                del self._waiting[op_id]
+            else:
+                waiting = self._taken(attempt)
+            for wait in waiting:
                 if not wait.answered.done():
                     wait.answered.set_result(
                         Answer(revision, _as_heard(wait, revision, record.outcome))
