@@ -22,7 +22,7 @@ from backends.replicated.schema import UnsoundFile
 from kv.errors import BackendUnavailable
 from kv.ports import Note, Step
 
-DELAY_S: Final = 0.1
+DELAY_S: Final = 0.25
 """How long Steps are gathered for one transaction, unless somebody waits for them. A transaction
 costs as much as dozens of rows, and pages that several Steps change are written once.
 """

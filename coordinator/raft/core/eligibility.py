@@ -43,6 +43,8 @@ class Eligibility:
     @property
     def votes(self) -> bool:
         """Say whether this member may stand for election and counts towards a quorum."""
+        if self.contested_until == NEVER:  # as nearly always
+            return self._roster.votes and not self.removed and not self.disk_lost
         return self._roster.votes and self.may_vote
 
     @property

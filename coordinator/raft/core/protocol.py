@@ -174,8 +174,9 @@ class Core:
             self.changes.maybe_note_moved()
             # Entries are sent before our own disk has them, so disk and network work in parallel.
             leader.send()
+        synced = self.log.synced_index
         self.log.maybe_sync(at_once=True)
-        if library.leads and leader.maybe_commit():
+        if library.leads and self.log.synced_index != synced and leader.maybe_commit():
             environment.wake()
         self.flush()
         self.applier.apply()

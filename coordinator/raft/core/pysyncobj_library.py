@@ -111,8 +111,8 @@ class Library(SyncObj):
     connected_nodes: set[Node]
     """The nodes that are connected now."""
 
-    state: int
-    """FOLLOWER, CANDIDATE or LEADER; see `set_state`."""
+    leads: bool
+    """Whether this member leads; it follows `state`."""
     term: int
     """The newest term that this member knows; see `store_term`."""
     voted_for: str | None
@@ -193,9 +193,13 @@ class Library(SyncObj):
     # -------------------------------------------------------------------------- role, term and vote
 
     @property
-    def leads(self) -> bool:
-        """Say whether this member leads."""
-        return self.state == LEADER
+    def state(self) -> int:
+        """FOLLOWER, CANDIDATE or LEADER; see `set_state`."""
+        return self._state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._state, self.leads = state, state == LEADER
 
     def set_state(self, state: int) -> None:
         """Change the role, and notify the library's listeners of role changes."""
@@ -311,7 +315,7 @@ def _other_name(plain: str) -> Any:
     before all of them are set.
     """
     return property(
-        lambda node: vars(node).get(plain), lambda node, value: setattr(node, plain, value)
+        lambda node: getattr(node, plain, None), lambda node, value: setattr(node, plain, value)
     )
 
 
