@@ -61,6 +61,10 @@ if TYPE_CHECKING:
     )
     from acordo._results import (
         Accepted,
+        AccessRole,
+        AccessRule,
+        AccessState,
+        AccessToken,
         Bookmark,
         Change,
         Cluster,
@@ -85,6 +89,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accepted",
+    "AccessRole",
+    "AccessRule",
+    "AccessState",
+    "AccessToken",
     "AcordoError",
     "BadRequest",
     "Bookmark",

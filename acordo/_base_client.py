@@ -20,6 +20,7 @@ from acordo._calls.transport import Transport
 from acordo._errors import BadRequest
 from acordo._messages import Reply, Request
 from acordo._tls import client_tls
+from acordo._tokens import client_token
 
 TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 4.0
@@ -51,6 +52,7 @@ class BaseClient:
         spread: bool = False,
         connections_max: int = CONNECTIONS_MAX,
         headers: Mapping[str, str] | None = None,
+        token: str | None = None,
         tls: ssl.SSLContext | None = None,
         op_ids: Callable[[], str] = new_op_id,
     ) -> None:
@@ -61,6 +63,8 @@ class BaseClient:
         connecting. `level`: the read level of reads that name none. `retries=False`: every call is
         a single attempt. `spread`: use the nodes in turn instead of staying with one (and with the
         leader for writes).
+        `token`: the bearer token sent with every request, else ACORDO_TOKEN, else what is in the
+        file ACORDO_TOKEN_FILE; "" sends none.
         `connections_max`: open connections at a time. `headers` are sent with every request. `tls`
         is used for https URLs; None: `client_tls()`, what ACORDO_CA, ACORDO_CERT and
         ACORDO_CERT_KEY name, else the system's authorities. `op_ids` returns the op_id of a write
@@ -82,7 +86,7 @@ class BaseClient:
         self._transport = Transport(
             connections_max=connections_max,
             connect_timeout_s=connect_timeout_s,
-            headers=headers or {},
+            headers=_signed(headers or {}, client_token(token)),
             tls=tls,
         )
         self._caller = Caller(
@@ -124,6 +128,12 @@ class BaseClient:
         self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None
     ) -> T:
         return (await self._caller.call(request, parse, timeout_s=timeout_s or self._timeout_s))[0]
+
+
+def _signed(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
+    if token is None or "Authorization" in headers:
+        return headers
+    return {**headers, "Authorization": f"Bearer {token}"}
 
 
 def check_level(level: str) -> None:

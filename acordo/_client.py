@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, overload
 import msgspec
 
 from acordo import _results as results
+from acordo._access_calls import AccessCalls
 from acordo._base_client import check_level
 from acordo._calls.batches import send_batch
 from acordo._calls.caller import OpIds
@@ -28,7 +29,7 @@ from acordo._wire import answers, requests
 W = TypeVar("W", results.Written, results.TransactionDone)
 
 
-class Client(ClusterCalls, LeaseCalls):
+class Client(ClusterCalls, LeaseCalls, AccessCalls):
     """A client of one cluster, used with `async with`.
 
     It keeps using the first node that answers until that node fails. `timeout_s` bounds every call

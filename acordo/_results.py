@@ -148,6 +148,44 @@ class Lease(_Result, frozen=True, kw_only=True):
     """The keys attached to it; None: not asked for."""
 
 
+class AccessState(_Result, frozen=True, kw_only=True):
+    """Whether access is controlled, and who asks."""
+
+    on: bool
+    principal: str | None
+    """None: access is not controlled."""
+    admin: bool
+
+
+class AccessToken(_Result, frozen=True, kw_only=True):
+    """A token of a principal."""
+
+    id: str
+    principal: str
+    roles: tuple[str, ...]
+    created_ms: int
+    expires_ms: int | None = None
+    token: str | None = None
+    """What its bearer sends. Only the call that creates it returns it."""
+
+
+class AccessRule(_Result, frozen=True, kw_only=True):
+    """What may be done to the keys under a prefix."""
+
+    prefix: bytes
+    read: bool = False
+    write: bool = False
+
+
+class AccessRole(_Result, frozen=True, kw_only=True):
+    """What those may do who have a role."""
+
+    name: str
+    rules: tuple[AccessRule, ...] = ()
+    admin: bool = False
+    metrics: bool = False
+
+
 class Item(_Result, frozen=True, kw_only=True):
     """The outcome of one operation of a batch. Only an `unknown` one may still take effect."""
 

@@ -33,6 +33,8 @@ _HOPELESS: Final = frozenset(
         "foreign_store",
         "lease_exists",
         "lease_full",
+        "no_admin",
+        "access_changed",
     }
 )
 """Codes of a 409 without a guard for which a retry gives the same answer."""

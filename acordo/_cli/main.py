@@ -11,6 +11,7 @@ from typing import Any, Final
 import typer
 
 from acordo._cli import (
+    access,
     backups,
     bulk,
     cert,
@@ -25,6 +26,9 @@ from acordo._cli import (
 from acordo._cli.shell import app, hoisted
 
 GROUPS: Final[dict[str, typer.Typer]] = {
+    "access": access.access_app,
+    "token": access.token_app,
+    "role": access.role_app,
     "cert": cert.cert_app,
     "lease": leases.lease_app,
     "ledger": ledger.ledger_app,

@@ -27,6 +27,7 @@ from acordo._cli.text import BASE64, printable
 from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest
 from acordo._tls import client_tls
+from acordo._tokens import client_token
 from acordo._wire import forms
 
 URLS_DEFAULT: Final = "http://127.0.0.1:8001 http://127.0.0.1:8002 http://127.0.0.1:8003"
@@ -66,6 +67,8 @@ class GlobalOptions(msgspec.Struct, frozen=True):
     ca: Path | None = None
     cert: Path | None = None
     cert_key: Path | None = None
+    token: str | None = None
+    token_file: Path | None = None
 
 
 def _show_version(asked: bool) -> None:
@@ -116,11 +119,23 @@ def take_global_options(
     cert_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its key. Else ACORDO_CERT_KEY.")
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN",
+            help="The token to show to nodes. Others on this machine may see it: rather "
+            "--token-file. Else ACORDO_TOKEN.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file that it is in. Else ACORDO_TOKEN_FILE."),
+    ] = None,
 ) -> None:
     """Take the options that stand before the command."""
     given = url or [os.environ.get("ACORDO_URLS", "") or URLS_DEFAULT]
     urls = tuple(each for text in given for each in re.split(r"[\s,]+", text) if each)
-    context.obj = GlobalOptions(urls, as_json, timeout, ca, cert, cert_key)
+    context.obj = GlobalOptions(urls, as_json, timeout, ca, cert, cert_key, token, token_file)
 
 
 def run(
@@ -149,6 +164,7 @@ def run(
             level=level,
             spread=spread,
             op_ids=op_id,
+            token=client_token(options.token, file=options.token_file) or "",
             tls=client_tls(ca=options.ca, cert=options.cert, cert_key=options.cert_key),
         )
         with interrupts.cancelling():

@@ -11,11 +11,12 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from acordo import _results as results
 from acordo._errors import BadRequest
 from acordo._intents import Intent
 from acordo._messages import Request
 from acordo._results import Level
-from acordo._wire.forms import intent_json
+from acordo._wire.forms import intent_json, to_json
 
 _DOTS: Final = {b".": "%2E", b"..": "%2E%2E"}
 """Path segments that URL libraries and proxies would resolve away."""
@@ -285,6 +286,49 @@ def remove_member_request(member: str) -> Request:
     return Request(
         method="DELETE", path=f"/v1/cluster/members/{quote(member, safe='')}", mutation=True
     )
+
+
+def access_switch_request(*, on: bool) -> Request:
+    """Return a request to control access, or not."""
+    return _post(f"/v1/access/{'enable' if on else 'disable'}", {})
+
+
+def token_request(principal: str, roles: Sequence[str], ttl_s: float | None) -> Request:
+    """Return a request to create a token."""
+    form: dict[str, object] = {"principal": principal, "roles": list(roles)}
+    return _post("/v1/access/tokens", form if ttl_s is None else form | {"ttl": ttl_s})
+
+
+def role_request(role: results.AccessRole) -> Request:
+    """Return a request to set a role."""
+    rules = [
+        {"prefix": to_json(rule.prefix), "read": rule.read, "write": rule.write}
+        for rule in role.rules
+    ]
+    return Request(
+        method="PUT",
+        path=f"/v1/access/roles/{quote(role.name, safe='')}",
+        headers={"Content-Type": "application/json"},
+        body=_encode({"rules": rules, "admin": role.admin, "metrics": role.metrics}),
+        mutation=True,
+    )
+
+
+def certificate_request(name: str, roles: Sequence[str]) -> Request:
+    """Return a request to give roles to those whose certificate has a name."""
+    return Request(
+        method="PUT",
+        path=f"/v1/access/certificates/{quote(name, safe='')}",
+        headers={"Content-Type": "application/json"},
+        body=_encode({"roles": list(roles)}),
+        mutation=True,
+    )
+
+
+def access_removal_request(kind: str, name: str) -> Request:
+    """Return a request to revoke a token, or to delete a role or the roles of a certificate."""
+    path = f"/v1/access/{kind}/{quote(name, safe='')}"
+    return Request(method="DELETE", path=path, mutation=True)
 
 
 def _post(path: str, body: object) -> Request:

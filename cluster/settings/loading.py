@@ -32,7 +32,9 @@ NOT_OURS: Final = (
 """Prefixes that a node or runner ignores: test switches, the settings file itself, and the settings
 of the client and the workers.
 """
-OF_CLIENTS: Final = frozenset({"ACORDO_CA", "ACORDO_CERT", "ACORDO_CERT_KEY"})
+OF_CLIENTS: Final = frozenset(
+    {"ACORDO_CA", "ACORDO_CERT", "ACORDO_CERT_KEY", "ACORDO_TOKEN", "ACORDO_TOKEN_FILE"}
+)
 """Settings of the client, whole names: as prefixes they would cover misspelt names of a node's."""
 
 _S = TypeVar("_S", bound="SharedSettings")

@@ -301,6 +301,9 @@ HELD: Final = {
     "members promote": ["n2"], "members remove": ["n2"], "ledger verify": [], "ledger list": [],
     "dead list": [], "dead replay": ["--all"], "webhook add": ["w", "http://h.example/"],
     "webhook list": [], "webhook remove": ["w"], "lease grant": ["9"], "lease list": [],
+    "access on": [], "access off": [], "access status": [], "token create": ["p", "-r", "admin"],
+    "token list": [], "token revoke": ["t"], "role set": ["r", "--admin"], "role list": [],
+    "role delete": ["r"], "role bind": ["c", "-r", "admin"],
     "lease keep-alive": ["1"], "lease show": ["1"], "lease revoke": ["1"],
 }  # fmt: skip
 """Arguments of every command that asks a node."""

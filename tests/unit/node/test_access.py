@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from acordo import AccessRule, BadRequest, Client
 from kv.access import ACCESS_PREFIX
 from tests.unit.node.conftest import Api, Open, Reply
 
@@ -261,3 +265,52 @@ async def test_an_anonymous_role_is_for_who_brings_nothing(door: Door) -> None:
     (await door.ask(None, "GET", "/v1/leader")).problem(401, "not_signed_in")
     headers = {"Authorization": "Bearer nothing"}
     (await door.api.ask("GET", "/v1/kv/a/1", headers=headers)).problem(401, "not_signed_in")
+
+
+async def test_the_client_and_its_command_line_manage_access(
+    open_api: Open, tmp_path: Path
+) -> None:
+    async with open_api() as api:
+
+        async def command(*words: str, token: Path | None = None) -> tuple[int | None, str]:
+            shown = () if token is None else ("--token-file", str(token))
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "acordo", "--url", api.url, *shown, *words),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await process.communicate()
+            return process.returncode, out.decode() + err.decode() * bool(process.returncode)
+
+        code, text_ = await command("token", "create", "root", "--role", "admin")
+        assert code == 0, text_
+        root = tmp_path / "root"
+        root.write_text(text_)
+        assert (await command("access", "on"))[0] == 0
+        assert (await command("role", "list"))[0] == 2
+        code, text_ = await command(
+            "role", "set", "app", "--read", "a/", "--write", "a/", "--read", "b/", token=root
+        )
+        assert code == 0, text_
+        async with Client(api.url, token=root.read_text()) as admin:
+            assert [each.name for each in await admin.roles()] == ["admin", "app", "metrics"]
+            rules = next(each for each in await admin.roles() if each.name == "app").rules
+            assert rules == (
+                AccessRule(prefix=b"a/", read=True, write=True),
+                AccessRule(prefix=b"b/", read=True),
+            )
+            made = await admin.create_token("app", ["app"], ttl_s=60)
+            assert made.token is not None
+            await admin.bind_certificate("node7", ["app"])
+            assert await admin.certificates() == (("node7", ("app",)),)
+            async with Client(api.url, token=made.token) as client:
+                await client.put("a/1", b"1")
+                with pytest.raises(BadRequest) as refused:
+                    await client.put("b/1", b"1")
+                assert refused.value.code == "not_allowed"
+                assert (await client.access()).principal == "app"
+                await admin.revoke_token(made.id)
+                with pytest.raises(BadRequest) as refused:
+                    await client.get("a/1")
+                assert refused.value.code == "not_signed_in"
+            assert [each.principal for each in await admin.tokens()] == ["root"]
