@@ -95,6 +95,12 @@ class SharedSettings(BaseSettings):
         "serve clients of etcd's JSON gateway on the HTTP port too (docs/etcd.md); `make run` does",
         "true, false",
     )
+    rescue_token_file: Path | None = setting(
+        None,
+        "a token that makes its bearer an admin at this node whatever the cluster says, for when "
+        "no admin has one any more; mode 0600 (docs/security.md)",
+        "path of a file of 32 characters or more",
+    )
     http_open: bool = setting(
         False,
         "let HTTP listen beyond loopback without certificates and without controlled access: "

@@ -129,6 +129,10 @@ def _converted(value: Any, hint: Any) -> Any:
         if not isinstance(value, bool):
             raise _mistyped(value, "bool")
         return value
+    if hint is str:
+        if not isinstance(value, str) or isinstance(value, _Number):
+            raise _mistyped(value, "string")
+        return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise _mistyped(value, "[]json.RawMessage")

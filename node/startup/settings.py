@@ -12,11 +12,14 @@ from coordinator.machine.limits import Limits
 from coordinator.raft.core.rules.membership import first_digest
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.settings import CoordinatorSettings
+from kv.access import hash_of
+from kv.errors import BadRequest
 from node.settings import ServerSettings
 
 PAGE: Final = Path(__file__).parents[1] / "page"
 
 
+RESCUE_CHARS_MIN: Final = 32
 KEEP_LOG_BYTES: Final = 128 << 20
 """Bytes of the log that stay behind a snapshot for an hour, so that a member that was away for less
 needs no copy of a store. A start reads them all.
@@ -58,6 +61,26 @@ def coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
     )
 
 
+def rescue_hash(path: Path | None) -> str:
+    """Return the hash of the token in a file; "": none is named. Raises BadRequest if the file is
+    missing, readable by other users, or too short.
+    """
+    if path is None:
+        return ""
+    try:
+        readable = path.stat().st_mode & 0o077
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as exc:
+        raise BadRequest("rescue_token_unreadable", f"{path}: {exc}") from exc
+    if readable:
+        raise BadRequest("rescue_token_exposed", f"{path} can be read by others", allowed="0600")
+    if len(token) < RESCUE_CHARS_MIN:
+        raise BadRequest(
+            "rescue_token_short", f"{path} is too short", allowed=f"{RESCUE_CHARS_MIN} characters"
+        )
+    return hash_of(token)
+
+
 def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
     """Return the settings of the HTTP server. `descriptors`: how many files and sockets this
     process may open.
@@ -69,6 +92,7 @@ def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
         http_names=settings.http_names,
         closed=settings.closed,
         etcd=settings.etcd,
+        rescue_token_hash=rescue_hash(settings.rescue_token_file),
         page_dir=PAGE if PAGE.is_dir() else None,
         request_timeout_s=settings.request_timeout_s,
         body_timeout_s=settings.body_timeout_s,

@@ -13,7 +13,9 @@ import msgspec
 import pytest
 
 from acordo import AccessRule, BadRequest, Client
+from kv import errors as kv_errors
 from kv.access import ACCESS_PREFIX
+from node.startup.settings import rescue_hash
 from tests.unit.node.conftest import Api, Open, Reply
 
 OWN, FOREIGN = "a/", "b/"
@@ -314,3 +316,86 @@ async def test_the_client_and_its_command_line_manage_access(
                     await client.get("a/1")
                 assert refused.value.code == "not_signed_in"
             assert [each.principal for each in await admin.tokens()] == ["root"]
+
+
+async def test_the_token_of_a_nodes_own_file_is_the_way_back(
+    open_api: Open, tmp_path: Path
+) -> None:
+    file = tmp_path / "rescue"
+    file.write_text("x" * 40)
+    with pytest.raises(kv_errors.BadRequest) as exposed:
+        rescue_hash(file)
+    assert exposed.value.code == "rescue_token_exposed"
+    file.chmod(0o600)
+    async with open_api(rescue_token_hash=rescue_hash(file)) as api:
+        door = await controlled(api)
+        lost = door.tokens.pop("admin")
+        door.tokens["admin"] = "x" * 40
+        assert (await door.ask("admin", "GET", "/v1/access")).json()["principal"] == "rescue"
+        assert await door.token("admin", "admin") != lost
+    file.write_text("short")
+    with pytest.raises(kv_errors.BadRequest) as short:
+        rescue_hash(file)
+    assert short.value.code == "rescue_token_short"
+
+
+async def test_a_watch_ends_with_the_right_to_it(door: Door) -> None:
+    headers = {"Authorization": f"Bearer {door.tokens['reader']}"}
+    url = f"{door.api.url}/v1/watch?prefix=a/"
+    async with door.api.session.get(url, headers=headers) as response:
+        assert response.status == 200
+        await door.ask("admin", "PUT", "/v1/kv/a/1", data=b"seen")
+        while b"event: put" not in await response.content.readline():
+            pass
+        await door.ask("admin", "DELETE", f"/v1/access/tokens/{door.ids['reader']}")
+        await door.ask("admin", "PUT", "/v1/kv/a/1", data=b"hidden")
+        rest = await response.content.read()
+    assert b"hidden" not in rest
+    assert b"not_signed_in" in rest
+
+
+async def test_a_watch_of_everything_shows_nothing_of_the_system(door: Door) -> None:
+    await door.role("all", {"prefix": "", "read": True})
+    await door.token("all", "all")
+    both = {"writes": [{"put": key, "value": "v"} for key in ("acordo/x", "c", "d")]}
+    seen: dict[str, list[str]] = {"all": [], "admin": []}
+    for who, keys in seen.items():
+        headers = {"Authorization": f"Bearer {door.tokens[who]}"}
+        async with door.api.session.get(f"{door.api.url}/v1/watch", headers=headers) as response:
+            await door.token("more", "own")
+            assert (await door.ask("admin", "POST", "/v1/txn", json=both)).status == 200
+            while not keys or keys[-1] != "d":
+                line = await response.content.readline()
+                if line.startswith(b"data:") and b"key" in line:
+                    keys.append(msgspec.json.decode(line[5:])["key"])
+    assert seen == {"all": ["c", "d"], "admin": ["acordo/x", "c", "d"]}
+
+
+async def test_clients_of_etcd_sign_in_with_a_token_as_their_password(door: Door) -> None:
+    form = {"name": "owner", "password": door.tokens["owner"]}
+    given = (await door.api.ask("POST", "/v3/auth/authenticate", json=form)).json()
+    assert "token" in given, given
+    headers = {"Authorization": given["token"]}
+    put = {"key": text("a/1"), "value": text("1")}
+    assert (await door.api.ask("POST", "/v3/kv/put", json=put, headers=headers)).status == 200
+    put = {"key": text("b/1"), "value": text("1")}
+    refused = await door.api.ask("POST", "/v3/kv/put", json=put, headers=headers)
+    assert (refused.status, refused.json()["code"]) == (403, 7)
+    assert refused.json()["message"] == "etcdserver: permission denied"
+    wrong = await door.api.ask("POST", "/v3/auth/authenticate", json=form | {"name": "reader"})
+    assert wrong.json()["code"] == 3
+    nobody = await door.api.ask("POST", "/v3/kv/put", json=put)
+    assert (nobody.status, nobody.json()["code"]) == (401, 16)
+
+
+async def test_a_name_in_a_certificate_gives_its_roles(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/v1/access/certificates/node7.example"
+    assert (await door.ask("admin", "PUT", path, json={"roles": ["reads"]})).status == 200
+    monkeypatch.setattr("node.server.certificate_names", lambda request: ("x", "node7.example"))
+    assert (await door.ask(None, "GET", "/v1/kv/a/1")).status == 200
+    assert (await door.ask(None, "GET", "/v1/access")).json()["principal"] == "node7.example"
+    (await door.ask(None, "PUT", "/v1/kv/a/1", data=b"")).problem(403, "not_allowed")
+    assert (await door.ask("admin", "DELETE", path)).status == 200
+    (await door.ask(None, "GET", "/v1/kv/a/1")).problem(401, "not_signed_in")
