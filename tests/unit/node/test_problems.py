@@ -25,7 +25,10 @@ SPEAKING = [
     ),
 ]
 RAISED = {"BadRequest", "NotApplied", "Ended", "problem"}
-AT_START = {"certificates_unusable", "port_in_use", "bad_address"}
+AT_START = {
+    "certificates_unusable", "port_in_use", "bad_address", "rescue_token_unreadable",
+    "rescue_token_exposed", "rescue_token_short",
+}  # fmt: skip
 """Ends a process; no client hears it."""
 
 
