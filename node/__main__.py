@@ -25,8 +25,10 @@ from cluster import logs
 from cluster.directory import claim_node, locked
 from cluster.settings.loading import load, redacted
 from cluster.settings.node import NodeSettings
+from cluster.settings.values import PREFIX
 from coordinator.consensus import Coordinator
 from coordinator.log import Log, Replica
+from coordinator.machine.book import LEVEL
 from coordinator.raft.member import Member
 from coordinator.raft.sockets import TransportFactory
 from coordinator.raft.storage.real_disk import RealDisk
@@ -176,10 +178,7 @@ async def _serve(
         stack.callback(tasks.create_task(renewal.run()).cancel)
         await server.start(sock=listening, tls=None if tls is None else lambda: tls.context)
         tune_interpreter()
-        shown = redacted(settings)["ACORDO_STORE"]
-        _log.info(
-            "serving", url=settings.url, kind=settings.kind, store=shown, fsync=settings.fsync
-        )
+        _log.info("serving", **_shown(settings, server.services.settings.version))
         await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
         if died.done():
             died.result()
@@ -199,6 +198,26 @@ def _renewal_of(network: MemberNetwork, tls: HttpTls | None) -> Renewal:
         files = [file for file in tls.files[:3] if file is not None]
         renewal.add(Renewable("HTTPS", files, tls.renew), (tls.files.cert, tls.files.client_ca))
     return renewal
+
+
+def _shown(settings: NodeSettings, version: str) -> dict[str, object]:
+    """Return what the line says with which a node begins to serve: its version, and every setting
+    that was given. Passwords are hidden.
+    """
+    shown = redacted(settings)
+    return {
+        "url": settings.url,
+        "version": version,
+        "feature_level": LEVEL,
+        "kind": settings.kind,
+        "store": shown["ACORDO_STORE"],
+        "fsync": settings.fsync,
+        "settings": {
+            name: value
+            for name, value in shown.items()
+            if name.removeprefix(PREFIX).lower() in settings.model_fields_set
+        },
+    }
 
 
 def _member_of(

@@ -102,7 +102,7 @@ def services_of(
         leases=leases,
         take_backs=TakeBacks(clock, settings, writes=writes, lookups=lookups, leases=leases),
         watches=Watches(consensus, store, settings, own=own),
-        metrics=RequestMetrics(registry),
+        metrics=RequestMetrics(registry, slow_s=settings.slow_request_s),
         readiness=NodeReadiness(consensus, probe, cache, broadcast, load, checks=checks),
         load=load,
         allowances=Allowances(settings),

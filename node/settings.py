@@ -38,6 +38,8 @@ class ServerSettings:
     """Longest time spent on a request that asks for no shorter one (`Acordo-Timeout`)."""
     body_timeout_s: float = 10.0
     """Longest time that a request's body may take to arrive (408)."""
+    slow_request_s: float = float("inf")
+    """Requests that take longer are logged, by route and never by key."""
     keepalive_timeout_s: float = 75.0
     """A connection that brings no complete request head for this long is closed. Keep it above the
     keep-alive time-out of a proxy in front.

@@ -113,6 +113,9 @@ class SharedSettings(BaseSettings):
         0.05,
         60,
     )
+    slow_request_s: float = seconds(
+        1, "requests that take longer are logged, by route and never by key", 0.001, 300
+    )
     request_timeout_s: float = seconds(
         10, "longest that a request is worked on, if it names no shorter time", 0.1, 300
     )

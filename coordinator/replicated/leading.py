@@ -204,7 +204,9 @@ class Leading:
         """
         spoken = self._level_spoken()
         if spoken > self._member.machine.book.level:
-            _log.info("feature level raised: no earlier version serves any more", level=spoken)
+            _log.info(
+                "feature level raised: no earlier version serves any more", feature_level=spoken
+            )
             await self._proposer.order(Level(spoken), term)
 
     def _level_spoken(self) -> int:

@@ -7,10 +7,12 @@ request costs two dictionary look-ups and a bisection.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -34,12 +36,51 @@ BUCKETS_S: Final = (
 )
 
 
+SLOW_LINES_MAX: Final = 20
+"""Most lines about slow requests in SLOW_WINDOW_S; those beyond are counted in the next one."""
+SLOW_WINDOW_S: Final = 10.0
+
+_log = structlog.get_logger("acordo.http")
+
+
+class SlowRequests:
+    """The log of requests that took longer than `over_s`: where they went, and for how long. Never
+    a key: keys may be personal data, and a log outlives them.
+    """
+
+    def __init__(self, over_s: float) -> None:
+        self.over_s = over_s
+        self._began = -SLOW_WINDOW_S
+        self._lines = self._left_out = 0
+
+    def note(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Log a request, unless there are too many of them."""
+        now = asyncio.get_running_loop().time()
+        if now - self._began >= SLOW_WINDOW_S:
+            self._began, self._lines = now, 0
+        if self._lines >= SLOW_LINES_MAX:
+            self._left_out += 1
+            return
+        self._lines += 1
+        left_out, self._left_out = self._left_out, 0
+        _log.warning(
+            "slow request",
+            method=method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 3),
+            not_logged_before=left_out,
+        )
+
+
 class Timing:
     """Counters of one route and method: answers by status, and how long they took."""
 
-    __slots__ = ("buckets", "statuses", "sum_s")
+    __slots__ = ("_method", "_route", "_slow", "_slow_s", "buckets", "statuses", "sum_s")
 
-    def __init__(self) -> None:
+    def __init__(self, route: str, method: str, slow: SlowRequests) -> None:
+        self._route, self._method = route, method
+        self._slow, self._slow_s = slow, slow.over_s
         self.statuses: dict[int, int] = {}
         self.buckets = [0] * (len(BUCKETS_S) + 1)
         self.sum_s = 0.0
@@ -51,13 +92,19 @@ class Timing:
             return
         self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
+        if seconds > self._slow_s:
+            self._slow.note(self._route, self._method, status, seconds)
 
 
 class RequestMetrics(Collector):
     """The request metrics of one node, and the further sources given to `add`."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, slow_s: float = float("inf")
+    ) -> None:
+        """`slow_s`: requests that take longer are logged."""
         self.registry = CollectorRegistry() if registry is None else registry
+        self._slow = SlowRequests(slow_s)
         self._timings: dict[tuple[str, str], Timing] = {}
         self._sources: list[Callable[[], Iterable[Metric]]] = []
         ProcessCollector(registry=self.registry)
@@ -69,7 +116,8 @@ class RequestMetrics(Collector):
         """Return the counters of a route and a method."""
         timing = self._timings.get((route, method))
         if timing is None:
-            timing = self._timings[route, method] = Timing()
+            timing = Timing(route, method, self._slow)
+            self._timings[route, method] = timing
         return timing
 
     def add(self, source: Callable[[], Iterable[Metric]]) -> None:

@@ -95,6 +95,7 @@ def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
         rescue_token_hash=rescue_hash(settings.rescue_token_file),
         page_dir=PAGE if PAGE.is_dir() else None,
         request_timeout_s=settings.request_timeout_s,
+        slow_request_s=settings.slow_request_s,
         body_timeout_s=settings.body_timeout_s,
         store_timeout_s=settings.store_timeout_s,
         requests_max=settings.requests_max,
