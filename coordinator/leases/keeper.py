@@ -40,8 +40,12 @@ _log = structlog.get_logger("acordo.leases")
 
 PAGE: Final = 500
 """Leases read from the store at a time."""
-ENDED_MAX: Final = 64
+ENDED_MAX: Final = 32
 """Leases that end by one command: one of them may have 10,000 keys."""
+REST_S_MAX: Final = 0.1
+"""After a command that ends leases none is ordered for as long as it took, at most so long: when
+many end at once, half of the time is left for what clients write.
+"""
 END_KEYS_MAX: Final = 2_000
 """Keys that end by one command, unless a single lease has more."""
 PAUSE_S_MAX: Final = 1.0
@@ -268,7 +272,9 @@ class LeaseKeeper:
             return
         for batch in await self._batches(due):
             if self._tenure is tenure:
+                began_s = self._clock.monotonic()
                 await self._end(tenure, {lease: due[lease] for lease in batch})
+                await asyncio.sleep(min(self._clock.monotonic() - began_s, REST_S_MAX))
 
     async def _batches(self, due: Iterable[int]) -> list[list[int]]:
         """Split leases so that not too many keys end by one command."""
