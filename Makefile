@@ -62,6 +62,10 @@ chaos-quick: $(READY)  ## the same for 90 seconds, as CI runs it; a weak run (ex
 	@run="$(PY) -m chaos run --workload register,append,watch --nemesis kill,partition,pause --time 90"; \
 	$$run || { [ $$? = 2 ] && $$run; }
 
+chaos-tooz: $(READY)  ## locks and groups of tooz, leases of etcd's gateway, under faults (ARGS=... for chaos run)
+	$(PY) -c "from tests.peers.suites import install; install()"
+	CHAOS_TOOZ_PYTHON=build/peers/bin/python $(PY) -m chaos run --workload etcd $(or $(ARGS),--nemesis kill,partition,pause,clock --time 120)
+
 chaos-soak: $(READY)  ## 200,000 operations under 200 faults, of every kind; takes 20 minutes and more
 	$(PY) -m chaos run --workload all --nemesis kill,pause,restart,partition,weather,clock,disk,members,power,own-file,own-disk \
 		--time 1200 --operations 200000 --faults 200 --clients 4 $(ARGS)
@@ -142,5 +146,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state bench-leases \
+.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state bench-leases \
 	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky chart cloud-costs images lock clean

@@ -8,6 +8,7 @@ with a lease for each member. Some holders oversleep on purpose, and some leases
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from typing_extensions import override
 from acordo import AcordoError
 from chaos.records.history import ClientOperation
 from chaos.records.recorder import Recorder
+from chaos.workloads import tooz_processes
 from chaos.workloads.base import LoadSettings, Observed, Worker, Workload, WorkloadFailed
 from chaos.workloads.gateway import Gateway, LeaseGone, b64, text_of
+from chaos.workloads.tooz_processes import ToozProcesses
 
 LOCKS: Final = 4
 """The first half are the gateway's own, the others tooz's."""
@@ -68,6 +71,17 @@ class Etcd(Workload):
                 pinned = worker.number // len(self.load.urls) % 2 == 0
                 gateway = Gateway(urls[:1] if pinned else urls, timeout_s=WAIT_S)
                 self.gateways[worker.name] = await stack.enter_async_context(gateway)
+
+    @override
+    async def run(self, stop: asyncio.Event) -> None:
+        python = os.environ.get(tooz_processes.VARIABLE)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(super().run(stop))
+            if python:
+                processes = ToozProcesses(
+                    self.recorder, self.name, prefix=self.prefix, seed=self.load.seed
+                )
+                tasks.create_task(processes.run(python, self.load.urls, stop))
 
     @override
     async def set_up(self, worker: Worker) -> None:

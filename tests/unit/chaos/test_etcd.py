@@ -4,6 +4,9 @@ client says by an error what an answer means.
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,9 @@ from acordo import AcordoError, BadRequest, NotApplied, OutcomeUnknown
 from chaos.checkers import etcd
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import ClientOperation
+from chaos.records.recorder import Recorder
+from chaos.records.saved import load_history
+from chaos.workloads import tooz_processes
 from chaos.workloads.gateway import Gateway, LeaseGone, b64, text_of
 
 S = 1_000_000_000
@@ -137,3 +143,38 @@ async def test_nobody_there_means_that_nothing_was_changed() -> None:
 
 def test_texts_are_written_as_the_gateway_has_them() -> None:
     assert (b64("foo"), text_of("YmFy")) == ("Zm9v", "bar")
+
+
+TELLS = """
+import json, sys
+assert sys.argv[2:] == ["p/", "7/0", "3"], sys.argv
+told = (0, "acquire", "ok"), (1, "grant", "ok"), (2, "keep", "info"), (3, "read", "ok")
+for n, op, outcome in told:
+    end = {} if outcome == "info" else {"end_ns": n + 1}
+    print(json.dumps({"op": op, "key": "k", "start_ns": n, "outcome": outcome} | end), flush=True)
+sys.stdin.read()
+print(json.dumps({"op": "read", "key": "last", "start_ns": 9, "end_ns": 10, "outcome": "ok"}))
+"""
+
+
+async def test_what_processes_tell_is_recorded_until_they_are_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "tells.py"
+    program.write_text(TELLS)
+    monkeypatch.setattr(tooz_processes, "PROGRAM", program)
+    stop = asyncio.Event()
+    with Recorder(tmp_path / "h.jsonl") as recorder:
+        processes = tooz_processes.ToozProcesses(recorder, "etcd", prefix="p/", seed=7)
+        running = asyncio.create_task(processes.run(sys.executable, ["http://x"], stop))
+        async with asyncio.timeout(30):
+            while recorder.count() < 4:
+                await asyncio.sleep(0.01)
+        stop.set()
+        await running
+    told = load_history(tmp_path / "h.jsonl").operations
+    assert [(o.client, o.op) for o in told] == [
+        ("tooz0.0", "acquire"), ("tooz0.0-leases", "grant"), ("tooz0.0", "keep"),
+        ("tooz0.1", "read"), ("tooz0.1", "read"),
+    ]  # fmt: skip
+    assert {o.workload for o in told} == {"etcd"}
