@@ -95,6 +95,9 @@ bench-backends: $(READY)  ## measure the real back ends
 bench-peers: $(READY)  ## measure a local cluster beside etcd's HTTP gateway
 	$(PY) -m bench.peers
 
+bench-door: $(READY)  ## measure a local cluster through its door for etcd's clients, beside etcd
+	$(PY) -m bench.door
+
 bench-way: $(READY)  ## show where one write's time goes, and the CPU of many
 	ACORDO_STORE=replicated $(PY) -m bench.way
 
@@ -146,5 +149,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-way bench-state bench-leases \
+.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-way bench-state bench-leases \
 	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky chart cloud-costs images lock clean

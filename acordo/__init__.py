@@ -12,8 +12,9 @@
             print(event.kind, event.key, event.value, event.revision)
 
 Everything in `__all__` is public: the client, the guards and writes of transactions and batches
-(put, delete, delete_range, delete_prefix, absent, exists, at_revision, equals, compare;
-intent_of_json reads them from the API's JSON), what calls return, and the errors that they raise.
+(put, touch, delete, delete_range, delete_prefix, nested, absent, exists, at_revision, equals,
+compare; intent_of_json reads them from the API's JSON), what calls return, and the errors that they
+raise.
 Modules that begin with an underscore are private and may change at any time.
 """
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         DeleteRange,
         Guard,
         Intent,
+        Nested,
         Put,
         Write,
         absent,
@@ -57,7 +59,9 @@ if TYPE_CHECKING:
         delete_range,
         equals,
         exists,
+        nested,
         put,
+        touch,
     )
     from acordo._results import (
         Accepted,
@@ -113,6 +117,7 @@ __all__ = [
     "Level",
     "Member",
     "Mismatch",
+    "Nested",
     "NotApplied",
     "Operation",
     "OutOfOrder",
@@ -143,8 +148,10 @@ __all__ = [
     "equals",
     "exists",
     "intent_of_json",
+    "nested",
     "new_op_id",
     "put",
+    "touch",
 ]
 
 _HOMES: Final = (

@@ -4,6 +4,7 @@ sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -96,22 +97,26 @@ def equals(key: Bytes, value: Bytes) -> Guard:
 
 def compare(
     key: Bytes,
-    what: Literal["create_revision", "revision", "version", "value"],
+    what: Literal["create_revision", "revision", "version", "lease", "value"],
     relation: Literal["=", "!=", "<", ">"],
     operand: int | Bytes,
     *,
     end: Bytes | None = None,
 ) -> Guard:
     r"""Return a guard that holds if and only if `what` the key has stands in this relation to the
-    operand: a number, or for a value the value. The numbers of an absent key are 0, and no value
-    compares with it.
+    operand: a number, for a value the value, for a lease its name (0: none). The numbers of an
+    absent key are 0, and no value compares with it.
 
     With `end` every present key from `key` on and before `end` has to hold (b"\\0": all keys from
     `key` on). Raises BadRequest.
     """
-    if (what == "value") is isinstance(operand, int):
+    number = isinstance(operand, int)
+    fits = {"value": not number, "lease": operand == 0 or not number}
+    if not fits.get(what, number):
         raise BadRequest(
-            f"{what} is not compared to that", code="bad_guard", allowed="a number, or a value"
+            f"{what} is not compared to that",
+            code="bad_guard",
+            allowed="a number; a value; a lease or 0",
         )
     return Guard(
         key=key_bytes(key),
@@ -130,6 +135,8 @@ class Put(msgspec.Struct, frozen=True, kw_only=True):
     value: bytes
     ttl_s: float | None = None
     lease: str | None = None
+    keep_value: bool = False
+    keep_lease: bool = False
 
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,16 +152,58 @@ class DeleteRange(msgspec.Struct, frozen=True, kw_only=True):
     end: bytes
 
 
-Write: TypeAlias = Put | Delete | DeleteRange
+class Nested(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction among the writes of another. Made by `nested`."""
+
+    guards: tuple[Guard, ...]
+    then: tuple[Write, ...]
+    otherwise: tuple[Write, ...]
 
 
-def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None, lease: str | None = None) -> Put:
+Write: TypeAlias = Put | Delete | DeleteRange | Nested
+
+
+def put(
+    key: Bytes,
+    value: Bytes,
+    *,
+    ttl_s: float | None = None,
+    lease: str | None = None,
+    keep_lease: bool = False,
+) -> Put:
     """Return a write that sets a key (1 to 1024 bytes) to a value (up to 1 MiB).
 
     `ttl_s`: seconds until the key is deleted, 0.001 to ten years (None: never). `lease`: the lease
-    that the key ends with. Raises BadRequest.
+    that the key ends with; with `keep_lease` it is the one that it has: the transaction is refused
+    (key_absent) if the key is absent. Raises BadRequest.
     """
-    return Put(key=key_bytes(key), value=as_bytes(value, "value"), ttl_s=ttl_s, lease=lease)
+    if keep_lease and lease is not None:
+        raise BadRequest("a lease, and keep_lease", code="bad_write", allowed="one of the two")
+    raw = as_bytes(value, "value")
+    return Put(key=key_bytes(key), value=raw, ttl_s=ttl_s, lease=lease, keep_lease=keep_lease)
+
+
+def touch(
+    key: Bytes,
+    *,
+    ttl_s: float | None = None,
+    lease: str | None = None,
+    keep_lease: bool = False,
+) -> Put:
+    """Return a write that puts a key again with the value that it has. Otherwise like `put`; the
+    transaction is refused (key_absent) if the key is absent.
+    """
+    made = put(key, b"", ttl_s=ttl_s, lease=lease, keep_lease=keep_lease)
+    return msgspec.structs.replace(made, keep_value=True)
+
+
+def nested(
+    guards: Sequence[Guard], then: Sequence[Write] = (), otherwise: Sequence[Write] = ()
+) -> Nested:
+    """Return a transaction among the writes of another: `then` if all guards hold, else
+    `otherwise`. The guards see the state before all writes. At most four are in one another.
+    """
+    return Nested(guards=tuple(guards), then=tuple(then), otherwise=tuple(otherwise))
 
 
 def delete(key: Bytes) -> Delete:

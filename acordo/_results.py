@@ -128,6 +128,10 @@ class TransactionDone(_Result, frozen=True, kw_only=True):
     """
     reads: tuple[Reading, ...]
     """The keys as the guards saw them, in the order asked for."""
+    taken: tuple[bool, ...] = ()
+    """Whether the guards of each `nested` transaction held, along the path that was taken; one that
+    is in another comes right behind it.
+    """
     served: Served
     again: bool = False
     """Whether an earlier attempt with the same op_id took effect; this is that attempt's
@@ -314,6 +318,8 @@ class Change(_Result, frozen=True, kw_only=True):
     create_revision: int = 0
     version: int = 0
     """As those of a `Reading`; 0 for a delete."""
+    lease: str | None = None
+    """The lease that the key ends with; None: there is none."""
     op_id: str | None = None
     last: bool
     """Whether this is the last change of its revision, after which a watch can resume."""

@@ -22,6 +22,11 @@ LEASE_KEYS_MAX: Final = 10_000
 """The maximal number of keys attached to a lease. Beyond it an intent is refused with the reason
 `lease_full`.
 """
+LEASES_MAX: Final = 100_000
+"""About how many leases there may be: a new leader reads all of them before it serves (half a
+second), keeps a deadline for each (40 MB), and 100,000 that are renewed three times in a ttl of
+30 s are 10,000 keep-alives a second.
+"""
 LEASE_TTL_MS_MIN: Final = 100
 NO_LEASE: Final = "lease_not_found"
 """Why an intent was refused that attaches a key to a lease that is not there."""

@@ -87,6 +87,7 @@ def parse_transaction(reply: Reply, op_id: str | None) -> results.TransactionDon
         revision=integer(answer.get("revision", who.position)),
         branch=branch,
         reads=tuple(_reading(form, who) for form in json_list(answer.get("reads", []))),
+        taken=tuple(bool(each) for each in json_list(answer.get("taken", []))),
         served=who,
         again=bool(answer.get("again")),
     )
@@ -134,6 +135,7 @@ def _version(form: object) -> results.Change:
         expires_ms=_expiry(form),
         create_revision=integer(form.get("create_revision", 0)),
         version=integer(form.get("version", 0)),
+        lease=_lease_named(form),
         last=True,
     )
 
@@ -271,6 +273,7 @@ def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
         expires_ms=_expiry(form),
         create_revision=integer(form.get("create_revision", 0)),
         version=integer(form.get("version", 0)),
+        lease=_lease_named(form),
         op_id=op_id if isinstance(op_id, str) else None,
         last=last,
     )
@@ -301,6 +304,11 @@ def _object(reply: Reply) -> dict[str, Any]:
     return json_object(reply.body)
 
 
+def _lease_named(form: dict[str, Any]) -> str | None:
+    lease = form.get("lease")
+    return lease if isinstance(lease, str) else None
+
+
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
@@ -320,7 +328,7 @@ def _reading(form: object, who: results.Served) -> results.Reading:
         expires_ms=_expiry(form),
         create_revision=integer(form.get("create_revision", 0)),
         version=integer(form.get("version", 0)),
-        lease=form.get("lease") if isinstance(form.get("lease"), str) else None,
+        lease=_lease_named(form),
         served=who,
     )
 

@@ -17,6 +17,7 @@ from acordo._intents import (
     DeleteRange,
     Guard,
     Intent,
+    Nested,
     Write,
     absent,
     at_revision,
@@ -26,7 +27,9 @@ from acordo._intents import (
     equals,
     exists,
     key_bytes,
+    nested,
     put,
+    touch,
 )
 
 
@@ -116,14 +119,23 @@ def _write_of(form: dict[str, Any]) -> Write:
         return delete(from_json(form["delete"]))
     if set(form) == {"delete", "end"}:
         return delete_range(from_json(form["delete"]), from_json(form["end"]))
-    if {"put", "value"} <= set(form) <= {"put", "value", "ttl", "lease"}:
-        return put(
-            from_json(form["put"]),
-            from_json(form["value"]),
-            ttl_s=form.get("ttl"),
-            lease=form.get("lease"),
+    names = set(form)
+    if names and names <= {"if", "then", "else"}:
+        return nested(
+            [_guard_of(each) for each in json_list(form.get("if", []))],
+            [_write_of(each) for each in json_list(form.get("then", []))],
+            [_write_of(each) for each in json_list(form.get("else", []))],
         )
-    raise Damaged("a write is put and value (and ttl, lease), or delete")
+    with_value, bare = {"put", "value"} <= names, {"put", "keep_value"} <= names
+    known = {"put", "value", "ttl", "lease", "keep_value", "keep_lease"}
+    if with_value is not bare and names <= known:
+        key, ttl_s, lease = from_json(form["put"]), form.get("ttl"), form.get("lease")
+        keeps = "keep_lease" in form
+        if bare:
+            return touch(key, ttl_s=ttl_s, lease=lease, keep_lease=keeps)
+        value = from_json(form["value"])
+        return put(key, value, ttl_s=ttl_s, lease=lease, keep_lease=keeps)
+    raise Damaged("a write is put and value (and ttl, lease), delete, or if, then and else")
 
 
 def intent_json(intent: Intent) -> dict[str, Any]:
@@ -164,11 +176,20 @@ def _guard_json(guard: Guard) -> dict[str, Any]:
 
 
 def _write_json(write: Write) -> dict[str, Any]:
+    if isinstance(write, Nested):
+        return {
+            "if": [_guard_json(guard) for guard in write.guards],
+            "then": [_write_json(each) for each in write.then],
+            "else": [_write_json(each) for each in write.otherwise],
+        }
     if isinstance(write, Delete):
         return {"delete": to_json(write.key)}
     if isinstance(write, DeleteRange):
         return {"delete": to_json(write.key), "end": to_json(write.end)}
-    body: dict[str, Any] = {"put": to_json(write.key), "value": to_json(write.value)}
+    body: dict[str, Any] = {"put": to_json(write.key)}
+    body |= {"keep_value": True} if write.keep_value else {"value": to_json(write.value)}
+    if write.keep_lease:
+        body["keep_lease"] = True
     if write.ttl_s is not None:
         body["ttl"] = write.ttl_s
     return body if write.lease is None else {**body, "lease": write.lease}

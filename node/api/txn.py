@@ -39,7 +39,8 @@ async def post(x: Exchange) -> web.Response:
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "refused")
     reads = await read_back(x, intent.reads, outcome.seen)
-    done = TransactionAnswer(revision, outcome.branch, reads, again, op_id)
+    taken = list(outcome.taken) or UNSET
+    done = TransactionAnswer(revision, outcome.branch, reads, again, op_id, taken)
     return x.json(done, revision=revision, more={"Acordo-Op-Id": op_id})
 
 

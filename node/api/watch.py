@@ -23,6 +23,7 @@ from node.watching.watches import WatchEnded, Watcher
 from node.wire.byte_forms import checked_prefix, json_form
 from node.wire.documents import encode
 from node.wire.kept_positions import KeptPosition, parse_position
+from node.wire.lease_forms import lease_id
 from node.wire.problems import problem_of
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
@@ -197,6 +198,8 @@ async def _events(x: Exchange, change: Change) -> bytes:
         if version.present:
             form["create_revision"] = version.create_revision
             form["version"] = version.version
+        if version.lease:
+            form["lease"] = lease_id(version.lease)
         form["op_id"] = plain_op_id(change.op_id)
         form["log_time_ms"] = change.log_time_ms
         if place == len(change.versions) - 1:

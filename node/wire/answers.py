@@ -65,6 +65,10 @@ class TransactionAnswer(Struct, frozen=True):
     reads: list[ReadAnswer]
     again: bool = False
     op_id: str | None = None
+    taken: list[bool] | UnsetType = UNSET
+    """Whether the guards of each transaction within it held, along the path that was taken; one
+    that is in another comes right behind it. Left out if there are none.
+    """
 
 
 class ItemAnswer(Struct, frozen=True, omit_defaults=True):
@@ -88,6 +92,8 @@ class ItemAnswer(Struct, frozen=True, omit_defaults=True):
     current: int | None = None
     seen: list[int] | None = None
     """Revisions of `reads` as the guards saw them."""
+    taken: list[bool] | None = None
+    """As that of a transaction's own answer."""
     code: str | None = None
     detail: str = ""
     advice: str | None = None
@@ -145,8 +151,11 @@ def item_of(op_id: str, answer: Answer) -> ItemAnswer:
     """Return the JSON form of an answer."""
     revision, outcome, again = first_outcome(answer)
     match outcome:
-        case Applied(branch, seen):
-            return ItemAnswer(op_id, "applied", revision, again, branch, seen=list(seen) or None)
+        case Applied(branch, seen, taken):
+            return ItemAnswer(
+                op_id, "applied", revision, again, branch,
+                seen=list(seen) or None, taken=list(taken) or None,
+            )  # fmt: skip
         case Refused(guard, current, seen, reason):
             return ItemAnswer(
                 op_id,

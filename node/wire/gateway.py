@@ -30,6 +30,7 @@ _WORDS: Final = {
     "timeout": (UNAVAILABLE, "request timed out"),
     "not_signed_in": (16, "invalid auth token"),
     "not_allowed": (7, "permission denied"),
+    "too_many_leases": (8, "too many leases"),
     "lease_not_found": (5, "requested lease not found"),
 }
 """The code of gRPC and etcd's words for problems that it has too."""

@@ -119,6 +119,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "bad_guard": ProblemKind(400, "Guard not as described"),
     "bad_write": ProblemKind(400, "Write not as described"),
     "duplicate_key": ProblemKind(400, "Key twice in one transaction"),
+    "too_deep": ProblemKind(400, "Transactions nested too deep"),
     "too_many_operations": ProblemKind(400, "Too many operations"),
     "empty_transaction": ProblemKind(400, "Nothing to do"),
     "bad_percent_encoding": ProblemKind(400, "Not percent-encoded"),
@@ -233,6 +234,11 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "overloaded": ProblemKind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": ProblemKind(503, "Node is stopping", "use another node; nothing was changed"),
+    "too_many_leases": ProblemKind(
+        503,
+        "Too many leases",
+        "revoke leases that nobody needs, or attach many keys to one; nothing was changed",
+    ),
     "lease_ending": ProblemKind(
         503,
         "Lease is about to end",

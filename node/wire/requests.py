@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from kv.branches import check
 from kv.errors import BadRequest
 from kv.model import (
+    NESTING_MAX,
     OPERATIONS_MAX,
     REVISION_MAX,
     Absent,
@@ -24,6 +25,7 @@ from kv.model import (
     Exists,
     Guard,
     Intent,
+    Nested,
     Put,
     PutWith,
     value_hash,
@@ -33,12 +35,14 @@ from node.wire.conditions import REVISIONS_MAX
 from node.wire.lease_forms import checked_lease
 from node.wire.text_fields import TTL_S_MAX, ttl_ms_of
 
-_TARGETS: Final[dict[str, Literal["create", "mod", "version", "value"]]] = {
+_TARGETS: Final[dict[str, Literal["create", "mod", "version", "lease", "value"]]] = {
     "create_revision": "create",
     "revision": "mod",
     "version": "version",
+    "lease": "lease",
     "value": "value",
 }
+FormWrite: TypeAlias = Put | PutWith | Delete | DeleteRange | Nested
 BATCH_PARTS_MAX: Final = 1024
 """Most guards, writes, otherwise and reads in all operations of one batch together."""
 RevisionForm: TypeAlias = Annotated[int, Meta(ge=0, le=REVISION_MAX)]
@@ -59,22 +63,25 @@ class GuardForm(
     """The key's newest version has this revision, or one of these; 0 alone means absent."""
     value: Bytes | UnsetType = UNSET
     """The key is present with this value."""
-    compare: Literal["create_revision", "revision", "version", "value"] | UnsetType = UNSET
+    compare: Literal["create_revision", "revision", "version", "lease", "value"] | UnsetType = UNSET
     """What `is` and `to` say something of. The numbers of an absent key are 0; no value compares
     with it.
     """
     is_: Literal["=", "!=", "<", ">"] | UnsetType = UNSET
     to: RevisionForm | Bytes | UnsetType = UNSET
-    """A number, or the value."""
+    """A number, or the value; for a lease its name, or 0 for none."""
     end: Bytes | UnsetType = UNSET
     """With `compare`: every present key from `key` on, and before this one, has to hold; a zero
     byte means all keys from `key` on.
     """
 
 
-class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """`{"put": key, "value": …, "ttl": seconds, "lease": id}`, `{"delete": key}`, or
-    `{"delete": key, "end": key}` for a range.
+class WriteForm(
+    Struct, frozen=True, forbid_unknown_fields=True, rename={"if_": "if", "else_": "else"}
+):
+    """`{"put": key, "value": …, "ttl": seconds, "lease": id}`, `{"put": key, "keep_value": true}`,
+    `{"delete": key}`, `{"delete": key, "end": key}` for a range, or
+    `{"if": [guard…], "then": [write…], "else": [write…]}`, a transaction within this one.
     """
 
     put: Bytes | UnsetType = UNSET
@@ -87,6 +94,15 @@ class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
     """With `delete`: all keys from that one on, and before this one, RANGE_KEYS_MAX at most; a zero
     byte means all keys from `delete` on.
     """
+    keep_value: Literal[True] | UnsetType = UNSET
+    """With `put`: the key keeps its value; refused (`key_absent`) where it is absent."""
+    keep_lease: Literal[True] | UnsetType = UNSET
+    """With `put`: the key keeps its lease; likewise."""
+    if_: list[GuardForm] | UnsetType = UNSET
+    """Guards that see what those of the whole transaction see: the state before all writes."""
+    then: list[WriteForm] | UnsetType = UNSET
+    """The writes if all of them hold. At most four transactions are in one another."""
+    else_: list[WriteForm] | UnsetType = UNSET
 
 
 class TransactionForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,8 +167,32 @@ class NothingForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parts_of(form: TransactionForm) -> int:
-    """Return the number of guards, writes and reads in a transaction."""
-    return len(form.guards) + len(form.writes) + len(form.otherwise or ()) + len(form.reads)
+    """Return the number of guards, writes and reads in a transaction, at every depth."""
+    return len(form.guards) + len(form.reads) + _parts(form.writes) + _parts(form.otherwise or ())
+
+
+def _parts(forms: Iterable[WriteForm], depth: int = NESTING_MAX) -> int:
+    if not depth:
+        raise _too_deep()
+    count = 0
+    for form in forms:
+        if _is_nested(form):
+            count += len(form.if_ or ()) + _parts(form.then or (), depth - 1)
+            count += _parts(form.else_ or (), depth - 1)
+        else:
+            count += 1
+    return count
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest(
+        "too_deep", "a transaction is nested too deep", allowed=f"depth {NESTING_MAX}"
+    )
+
+
+def _is_nested(form: WriteForm) -> bool:
+    parts = (form.if_, form.then, form.else_)
+    return not all(isinstance(each, UnsetType) for each in parts)
 
 
 def intent_of(form: TransactionForm, op_id: str) -> Intent:
@@ -171,7 +211,8 @@ def intent_of(form: TransactionForm, op_id: str) -> Intent:
         otherwise=None if form.otherwise is None else _writes(form.otherwise, "otherwise"),
         reads=tuple(key_from(key) for key in form.reads),
     )
-    if any(isinstance(w, DeleteRange) for w in intent.writes + (intent.otherwise or ())):
+    writes = intent.writes + (intent.otherwise or ())
+    if any(isinstance(write, DeleteRange | Nested) for write in writes):
         check(intent)
     return intent
 
@@ -218,43 +259,80 @@ def _guard(form: GuardForm) -> Guard:
 def _compare(form: GuardForm, key: bytes, what: str) -> Compare:
     if isinstance(form.is_, UnsetType) or isinstance(form.to, UnsetType):
         raise BadRequest("bad_guard", "compare without is and to", allowed="compare, is, to")
-    if isinstance(form.to, int) is (what == "value"):
+    fits = {
+        "value": not isinstance(form.to, int),
+        "lease": form.to == 0 or isinstance(form.to, str),
+    }
+    if not fits.get(what, isinstance(form.to, int)):
         raise BadRequest(
-            "bad_guard", f"{what} is not compared to that", allowed="a number, or for value a value"
+            "bad_guard",
+            f"{what} is not compared to that",
+            allowed="a number; for value a value, for lease a lease or 0",
         )
     target = _TARGETS[what]
-    operand = form.to if isinstance(form.to, int) else checked_value(bytes_from(form.to, "to"))
+    if isinstance(form.to, int):
+        operand: int | bytes = form.to
+    elif what == "lease":
+        operand = checked_lease(str(form.to))
+    else:
+        operand = checked_value(bytes_from(form.to, "to"))
     end = b"" if isinstance(form.end, UnsetType) else key_from(form.end)
     return Compare(key, end, target, form.is_, operand)
 
 
-def _writes(
-    forms: Iterable[WriteForm], where: str
-) -> tuple[Put | PutWith | Delete | DeleteRange, ...]:
+def _writes(forms: Iterable[WriteForm], where: str) -> tuple[FormWrite, ...]:
     writes = tuple(_write(form) for form in forms)
-    if len({w.key for w in writes}) < len(writes):
+    keys = [write.key for write in writes if not isinstance(write, Nested)]
+    if len(set(keys)) < len(keys):
         raise BadRequest("duplicate_key", f"a key stands twice in {where}", allowed="each key once")
     return writes
 
 
-def _write(form: WriteForm) -> Put | PutWith | Delete | DeleteRange:
+def _write(form: WriteForm) -> FormWrite:
+    if _is_nested(form):
+        return _nested(form)
     if isinstance(form.delete, UnsetType):
-        if not isinstance(form.end, UnsetType):
-            raise BadRequest("bad_write", "end goes with delete", allowed="delete and end")
-        if isinstance(form.put, UnsetType) or isinstance(form.value, UnsetType):
-            raise BadRequest(
-                "bad_write",
-                "neither a put with a value nor a delete",
-                allowed="put and value, or delete",
-            )
-        ttl = None if isinstance(form.ttl, UnsetType) else ttl_ms_of(form.ttl)
-        lease = 0 if isinstance(form.lease, UnsetType) else checked_lease(form.lease)
-        return put_of(
-            key_from(form.put), checked_value(bytes_from(form.value, "value")), ttl, lease
-        )
-    others = (form.put, form.value, form.ttl, form.lease)
+        return _put(form)
+    others = (form.put, form.value, form.ttl, form.lease, form.keep_value, form.keep_lease)
     if not all(isinstance(other, UnsetType) for other in others):
         raise BadRequest("bad_write", "a delete has nothing else", allowed='{"delete": key}')
     if isinstance(form.end, UnsetType):
         return Delete(key_from(form.delete))
     return DeleteRange(key_from(form.delete), key_from(form.end))
+
+
+def _put(form: WriteForm) -> Put | PutWith:
+    if not isinstance(form.end, UnsetType):
+        raise BadRequest("bad_write", "end goes with delete", allowed="delete and end")
+    keeps_value, keeps_lease = form.keep_value is True, form.keep_lease is True
+    if isinstance(form.put, UnsetType) or isinstance(form.value, UnsetType) is not keeps_value:
+        raise BadRequest(
+            "bad_write",
+            "neither a put with a value nor a delete",
+            allowed="put and value, put and keep_value, or delete",
+        )
+    if keeps_lease and not isinstance(form.lease, UnsetType):
+        raise BadRequest("bad_write", "a lease, and keep_lease", allowed="one of the two")
+    key = key_from(form.put)
+    value = (
+        b"" if isinstance(form.value, UnsetType) else checked_value(bytes_from(form.value, "value"))
+    )
+    ttl = None if isinstance(form.ttl, UnsetType) else ttl_ms_of(form.ttl)
+    lease = 0 if isinstance(form.lease, UnsetType) else checked_lease(form.lease)
+    if keeps_value or keeps_lease:
+        return PutWith(key, value, ttl, lease, keeps_value, keeps_lease)
+    return put_of(key, value, ttl, lease)
+
+
+def _nested(form: WriteForm) -> Nested:
+    others = (
+        *(form.put, form.value, form.ttl, form.lease, form.keep_value, form.keep_lease),
+        *(form.delete, form.end),
+    )
+    if not all(isinstance(other, UnsetType) for other in others):
+        raise BadRequest("bad_write", "a transaction has nothing else", allowed="if, then and else")
+    return Nested(
+        tuple(_guard(each) for each in form.if_ or ()),
+        _writes(form.then or (), "then"),
+        _writes(form.else_ or (), "else"),
+    )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from kv.errors import BackendUnavailable, NotApplied
 from kv.leases import (
     LEASE_KEYS_MAX,
+    LEASES_MAX,
     LEASES_PREFIX,
     lease_for,
     lease_key,
@@ -31,6 +33,11 @@ TIME_S_MIN: Final = 0.001
 ENDING_WAIT_S: Final = 1.0
 """How long it is waited until a lease whose end is ordered has ended."""
 ENDING_PAUSE_S: Final = 0.05
+COUNT_AGAIN_S: Final = 10.0
+COUNT_SELDOM_S: Final = 60.0
+"""How long a count of all leases is used: near the bound, and far from it."""
+COUNTED: Final = 1_000
+"""Leases counted in one read."""
 
 T = TypeVar("T")
 
@@ -50,6 +57,8 @@ class Leases:
     ) -> None:
         self._consensus, self._store, self._clock = consensus, store, clock
         self._settings, self._reads, self._writes = settings, reads, writes
+        self._count, self._count_at = 0, 0.0
+        """About how many leases there are, and when to count them again."""
 
     @staticmethod
     def new_id(op_id: str) -> int:
@@ -60,11 +69,42 @@ class Leases:
         self, lease: int, ttl_ms: int, op_id: str, *, deadline: float, lifetime_s: float = 0.0
     ) -> Answer:
         """Grant a lease. It is refused (by its only guard) if the id is in use. Raises NotApplied,
-        OutcomeUnknown.
+        also when there are LEASES_MAX of them, and OutcomeUnknown.
         """
+        await self._admit(deadline)
         key = lease_key(lease)
         intent = Intent(op_id, 0, (Absent(key),), (Put(key, ttl_value(ttl_ms)),))
         return await self._writes.one(intent, deadline=deadline, lifetime_s=lifetime_s, system=True)
+
+    async def _admit(self, deadline: float) -> None:
+        """Raise NotApplied when there are too many leases already, as far as this node knows: it
+        counts them now and then, and what it grants meanwhile.
+        """
+        now = self._clock.monotonic()
+        if now >= self._count_at:
+            near = self._count > LEASES_MAX // 2
+            self._count_at = now + (COUNT_AGAIN_S if near else COUNT_SELDOM_S)
+            with suppress(BackendUnavailable, NotApplied):
+                self._count = await self._counted(deadline)
+        if self._count >= LEASES_MAX:
+            self._count_at = min(self._count_at, now + COUNT_AGAIN_S)
+            raise NotApplied("too_many_leases", f"there are {LEASES_MAX} leases or more")
+        self._count += 1
+
+    async def _counted(self, deadline: float) -> int:
+        count, after, more = 0, b"", True
+        while more and count < LEASES_MAX:
+            start = after
+            listing: Listing = await self._in_time(
+                lambda left_s, start=start: self._store.list(  # type: ignore[misc]  # its own start
+                    LEASES_PREFIX, after=start, limit=COUNTED, keys_only=True, timeout_s=left_s
+                ),
+                deadline,
+            )
+            count += len(listing.versions)
+            more = listing.more and bool(listing.versions)
+            after = listing.versions[-1].key if listing.versions else b""
+        return count
 
     async def revoke(
         self, lease: int, op_id: str, *, deadline: float, lifetime_s: float = 0.0

@@ -6,7 +6,17 @@ from __future__ import annotations
 
 import pytest
 
-from acordo import Client, compare, delete_prefix, put
+from acordo import (
+    Client,
+    NotApplied,
+    absent,
+    compare,
+    delete_prefix,
+    exists,
+    nested,
+    put,
+    touch,
+)
 from acordo._results import Change
 from tests.e2e.conftest import Start
 
@@ -59,3 +69,26 @@ async def test_ranges_and_numbers(start: Start) -> None:
             assert [(each.kind, each.key, each.version) for each in seen] == [
                 ("delete", b"r/a", 0), ("delete", b"r/b", 0), ("put", b"r/a", 1),
             ]  # fmt: skip
+            lease = (await client.grant_lease(60)).id
+            await client.txn(writes=[put("n/a", "1", lease=lease), put("n/b", "2")])
+            done = await client.txn(
+                writes=[
+                    touch("n/a", keep_lease=True),
+                    nested(
+                        [compare("n/a", "lease", "=", lease), absent("n/c")],
+                        [put("n/c", "3"), nested([exists("n/c")], [], [touch("n/b", lease=lease)])],
+                    ),
+                ]
+            )
+            assert done.taken == (True, False)
+            kept = [each async for each in client.list("n/")]
+            shown = [(each.key, each.value, each.version, each.lease) for each in kept]
+            assert shown == [
+                (b"n/a", b"1", 2, lease), (b"n/b", b"2", 2, lease), (b"n/c", b"3", 1, None),
+            ]  # fmt: skip
+            async for event in client.watch("n/b", after=done.revision - 1):
+                assert isinstance(event, Change)
+                assert (event.value, event.lease) == (b"2", lease)
+                break
+            with pytest.raises(NotApplied):
+                await client.txn(writes=[touch("n/never")])

@@ -58,6 +58,21 @@ async def test_a_repeated_grant_is_the_same_lease(api: Api) -> None:
     assert (first["again"], second["again"]) == (False, True)
 
 
+async def test_one_lease_more_than_there_may_be_is_refused_by_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASES_MAX", 5)
+    monkeypatch.setattr(leases, "COUNTED", 2)
+    some = [await grant(api, 30) for _ in range(5)]
+    one_more = await api.ask("POST", "/v1/leases", json={"ttl": 30})
+    one_more.problem(503, "too_many_leases")
+    monkeypatch.setattr(leases, "COUNT_AGAIN_S", 0.0)
+    api.server.services.leases._count_at = 0.0
+    (await api.ask("POST", "/v1/leases", json={"ttl": 30})).problem(503, "too_many_leases")
+    await api.ask("DELETE", f"/v1/leases/{some[0]}")
+    await grant(api, 30)
+
+
 async def test_leases_are_listed_by_id(api: Api) -> None:
     for n in range(1, 6):
         await grant(api, n, id=f"{n:x}")

@@ -252,6 +252,7 @@ async def test_a_guard_compares_what_its_key_or_every_key_of_a_range_has(api: Ap
         {"key": "a", "compare": "version", "is": "=", "to": "1"},
         {"key": "a", "compare": "value", "is": "=", "to": 1},
         {"key": "a", "compare": "version", "is": "="},
+        {"key": "a", "compare": "lease", "is": "=", "to": 7},
         {"key": "a", "exists": True, "end": "b"},
         {"key": "a", "compare": "version", "is": "=", "to": 1, "exists": True},
     ):

@@ -20,18 +20,22 @@ from kv.errors import (
     StoreDamaged,
 )
 from kv.model import (
+    NESTING_MAX,
     Absent,
     Again,
     Answer,
     Applied,
     AtRevision,
+    Compare,
     Delete,
     Equals,
     Exists,
     Expired,
     Intent,
     Mismatch,
+    Nested,
     Put,
+    PutWith,
     Refused,
     value_hash,
 )
@@ -117,6 +121,63 @@ def test_intents_are_what_the_json_says(
     }
     form = decode(encode(body), TransactionForm)
     assert intent_of(form, "o") == Intent("o", 0, wanted, then, otherwise, tuple(reads))
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"if": [], "then": [nested(depth - 1)] if depth > 1 else [{"delete": "k"}]}
+
+
+def test_writes_that_keep_something_and_nested_transactions() -> None:
+    body = {
+        "guards": [
+            {"key": "g", "compare": "lease", "is": "=", "to": "ab"},
+            {"key": "g", "compare": "lease", "is": "!=", "to": 0},
+        ],
+        "writes": [
+            {"put": "a", "keep_value": True, "lease": "ab"},
+            {"put": "b", "value": "v", "keep_lease": True, "ttl": 5},
+            {
+                "if": [{"key": "g", "exists": True}],
+                "then": [{"put": "c", "value": "1"}, {"if": [], "else": [{"delete": "d"}]}],
+                "else": [{"put": "c", "value": "2"}],
+            },
+        ],
+    }
+    inner = Nested((), (), (Delete(b"d"),))
+    assert intent_of(decode(encode(body), TransactionForm), "o") == Intent(
+        "o",
+        0,
+        (Compare(b"g", b"", "lease", "=", 0xAB), Compare(b"g", b"", "lease", "!=", 0)),
+        (
+            PutWith(b"a", b"", None, 0xAB, True),
+            PutWith(b"b", b"v", 5000, 0, False, True),
+            Nested((Exists(b"g"),), (Put(b"c", b"1"), inner), (Put(b"c", b"2"),)),
+        ),
+    )
+    intent_of(decode(encode({"writes": [nested(3)]}), TransactionForm), "o")
+
+
+@pytest.mark.parametrize(
+    ("writes", "code"),
+    [
+        ([nested(NESTING_MAX)], "too_deep"),
+        ([nested(200)], "too_deep"),
+        ([{"if": [{"key": "k", "exists": True}] * 200}], "too_many_operations"),
+        ([{"if": [], "put": "k", "value": ""}], "bad_write"),
+        ([{"if": [], "delete": "k"}], "bad_write"),
+        ([{"put": "k", "value": "", "keep_value": True}], "bad_write"),
+        ([{"put": "k", "value": "", "lease": "1", "keep_lease": True}], "bad_write"),
+        ([{"put": "k"}], "bad_write"),
+        ([{"delete": "k", "keep_value": True}], "bad_write"),
+        ([{"put": "k", "value": ""}, {"then": [{"delete": "k"}]}], "duplicate_key"),
+        ([{"put": "k", "keep_value": False}], "invalid_body"),
+        ([{}], "bad_write"),
+    ],
+)
+def test_what_is_no_write_is_refused(writes: list[Any], code: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        intent_of(decode(encode({"writes": writes}), TransactionForm), "o")
+    assert refused.value.code == code
 
 
 @settings(deadline=None)
