@@ -21,7 +21,14 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
+from kv.errors import (
+    BadRequest,
+    InvariantViolated,
+    KvError,
+    NotApplied,
+    NotSignedIn,
+    OutcomeUnknown,
+)
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store
 from node.access.access import Access, Need
 from node.access.changes import Changes
@@ -292,8 +299,7 @@ class Server:
         try:
             if not route.always and not self._turns.taken():
                 await self._turns.wait()
-            await self._screen(x, route)
-            self._enter(x, route)
+            await self._admit(x, route)
             return await route.handler(x.method)(x)
         except KvError as exc:
             return self._failed(x, exc)
@@ -315,6 +321,17 @@ class Server:
                 load.requests -= 1
                 if load.requests == 0:
                     self._idle.set()
+
+    async def _admit(self, x: Exchange, route: Route) -> None:
+        """Screen a request and count it against what its client may have. Whoever tries to sign in
+        and fails is counted too, by address. Raises BadRequest, NotApplied.
+        """
+        try:
+            await self._screen(x, route)
+        except NotSignedIn:
+            self._enter(x, route)
+            raise
+        self._enter(x, route)
 
     async def _screen(self, x: Exchange, route: Route) -> None:
         """Refuse what must not be worked on, and give the request the services that its caller may

@@ -197,6 +197,13 @@ def _connections(connections: HttpConnections) -> Iterator[Metric]:
         yield counter(
             "acordo_http_accepts_short", "Times without a descriptor for a connection.", short
         )
+        if (handshakes := connections.acceptor.handshakes) is not None:
+            yield gauge("acordo_http_tls_handshakes", "TLS handshakes under way.", len(handshakes))
+            yield counter(
+                "acordo_http_tls_handshakes_failed",
+                "TLS handshakes that failed, those of plain and of silent clients among them.",
+                handshakes.failed_total,
+            )
     yield counter(
         "acordo_http_answers_stalled",
         "Answers cut: nobody read them.",

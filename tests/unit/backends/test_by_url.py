@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -13,6 +14,7 @@ from backends import by_url
 from backends.local.broadcast import LocalBroadcast
 from backends.local.cache import MemoryCache
 from backends.memory.store import MemoryStore
+from backends.postgres.hosts import dsn_per_host
 from kv.errors import BadRequest
 
 ROOT = Path(__file__).parents[3]
@@ -62,3 +64,13 @@ def test_no_client_library_is_imported_before_it_is_named() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_how_a_server_is_verified_goes_to_each_of_its_hosts() -> None:
+    made = dsn_per_host("postgresql://u@h1,h2:9/d?sslmode=verify-full&sslrootcert=/a%20b/ca.pem")
+    assert [urlsplit(dsn).netloc for dsn in made] == ["u@h1:5432", "u@h2:9"]
+    for dsn in made:
+        assert dict(parse_qsl(urlsplit(dsn).query)) == {
+            "sslmode": "verify-full",
+            "sslrootcert": "/a b/ca.pem",
+        }

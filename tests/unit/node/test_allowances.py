@@ -132,3 +132,27 @@ async def test_connections_of_one_address_are_bounded(open_api: Open) -> None:
         async with aiohttp.ClientSession() as http, http.get(f"{api.url}/metrics") as response:
             assert 'limit="connections"} 1.0' in await response.text()
         kept[1][1].close()
+
+
+async def test_a_principal_has_a_share_of_its_own_and_who_fails_to_sign_in_its_addresss(
+    open_api: Open,
+) -> None:
+    async with open_api(client_rate_max=0.001, client_rate_burst=6) as api:
+        tokens: dict[str, str] = {}
+        for name in ("root", "ada"):
+            form = {"principal": name, "roles": ["admin"]}
+            headers = {"Authorization": f"Bearer {tokens['root']}"} if tokens else {}
+            made = await api.ask("POST", "/v1/access/tokens", json=form, headers=headers)
+            tokens[name] = made.json()["token"]
+        as_root = {"Authorization": f"Bearer {tokens['root']}"}
+        assert (await api.ask("POST", "/v1/access/enable", headers=as_root)).status == 200
+        wrong = {"Authorization": f"Bearer {tokens['root'][:-4]}0000"}
+
+        async def statuses(headers: dict[str, str]) -> list[int]:
+            return [(await api.ask("GET", "/v1/kv", headers=headers)).status for _ in range(8)]
+
+        tried = await statuses(wrong)
+        assert set(tried) == {401, 429}
+        assert tried[-1] == 429
+        assert await statuses({"Authorization": f"Bearer {tokens['ada']}"}) == [200] * 6 + [429] * 2
+        assert (await api.ask("GET", "/v1/kv", headers=as_root)).status == 200

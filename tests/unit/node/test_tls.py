@@ -250,6 +250,8 @@ async def test_a_client_that_speaks_plain_http_is_told_so(tmp_path: Path) -> Non
         async with asyncio.timeout(5):
             while shaking.failed_total < 3 or len(shaking):
                 await asyncio.sleep(0.01)
+        text = "".join(str(m.samples) for m in api.server.services.metrics.collect())
+        assert "name='acordo_http_tls_handshakes_failed_total', labels={}, value=3," in text
         assert await ask(port, trusting()) == 200
 
 
