@@ -40,6 +40,11 @@ _LEASE_BITS: Final = 63 - OWNER_BITS
 OP_ID_TAG: Final = "\x1f"
 """What stands in a recorded op_id before its principal. No client's op_id contains it."""
 
+BROUGHT: Final = ";principal="
+"""What stands there in the op_id of an asynchronous write while it is with the broker and a worker,
+in whose requests only printable op_ids travel.
+"""
+
 Action: TypeAlias = Literal["read", "write"]
 _Kind = TypeVar("_Kind", "Token", "Role", "Binding")
 
@@ -229,6 +234,14 @@ def end_of(prefix: bytes) -> bytes | None:
 def plain_op_id(op_id: str) -> str:
     """Return an op_id as its client knows it."""
     return op_id.partition(OP_ID_TAG)[0]
+
+
+def brought(op_id: str) -> str | None:
+    """Return an op_id as it is recorded, if a worker brought it for a principal; None: it did
+    not.
+    """
+    own, mark, principal = op_id.rpartition(BROUGHT)
+    return f"{own}{OP_ID_TAG}{principal}" if mark and NAME.fullmatch(principal) else None
 
 
 def principal_of(op_id: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -10,10 +11,11 @@ from acordo._bulk.progress import Progress
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.ledger_digests import Chain, Flaw
 from acordo._cli.output import Output
-from acordo._cli.shell import run
+from acordo._cli.shell import key_of, run
 from acordo._cli.text import shown
 from acordo._client import Client
 from acordo._results import Cluster
+from acordo._wire import forms
 
 ledger_app = typer.Typer(
     help="The ledger: the store's chain of committed groups.", no_args_is_help=True
@@ -70,12 +72,30 @@ def ledger_list(
     context: typer.Context,
     start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Stop after so many rows.")] = 100,
+    key: Annotated[
+        str | None, typer.Option(help="Print what changed this key instead, and who did.")
+    ] = None,
+    principal: Annotated[
+        str | None, typer.Option(help="Print what this principal did instead.")
+    ] = None,
 ) -> None:
-    """Print rows of the ledger."""
+    """Print rows of the ledger, or what was done to a key or by a principal."""
+    wanted = None if key is None else forms.to_json(key_of(key))
+    filtered = key is not None or principal is not None
 
     async def work(client: Client, output: Output) -> None:
         count = 0
-        async for row in client.ledger(start, limit=min(limit, 500)):
+        async for row in client.ledger(start, limit=500 if filtered else min(limit, 500)):
+            if filtered:
+                for each in row.body:
+                    if (wanted is None or wanted in _keys(each)) and (
+                        principal is None or each.get("principal") == principal
+                    ):
+                        _tell(output, row.log_time_ms, each)
+                        count += 1
+                if count >= limit:
+                    return
+                continue
             if output.as_json:
                 output.json(row)
             else:
@@ -91,6 +111,24 @@ def ledger_list(
                 return
 
     run(context, work)
+
+
+def _keys(intent: dict[str, object]) -> list[object]:
+    keys = intent.get("keys")
+    return keys if isinstance(keys, list) else []
+
+
+def _tell(output: Output, log_time_ms: int, intent: dict[str, object]) -> None:
+    """Print one intent with its time and its principal."""
+    if output.as_json:
+        output.json(intent | {"log_time_ms": log_time_ms})
+        return
+    when = datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    who, op_id = str(intent.get("principal", "-")), str(intent.get("op_id")).partition("\x1f")[0]
+    output.say(
+        f"{intent.get('revision'):>10}  {when}  {shown(who)}  {intent.get('outcome')}  "
+        f"{shown(op_id)}"
+    )
 
 
 def _differing(chain: Chain, seen: Cluster) -> list[str]:

@@ -13,12 +13,13 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from kv.access import OP_ID_TAG, end_of
-from kv.errors import KvError, NotAllowed, NotApplied, OutcomeUnknown
+from kv.access import BROUGHT, brought, end_of
+from kv.errors import BadRequest, KvError, NotAllowed, NotApplied, OutcomeUnknown
 from kv.leases import lease_for
 from kv.model import (
     FROM_KEY,
     NODE_OP_ID_PREFIX,
+    OP_ID_CHARS_MAX,
     Answer,
     Intent,
     Version,
@@ -279,8 +280,9 @@ class GrantedWrites:
         same operation still; one that a worker brings has its principal already.
         """
         rights = self._grant.rights
-        brought = lifetime_s > 0 and rights.admin and OP_ID_TAG in op_id
-        if brought or self._consensus.recorded(op_id) is not None:
+        if lifetime_s > 0 and rights.admin and (of := brought(op_id)) is not None:
+            return of
+        if self._consensus.recorded(op_id) is not None:
             return op_id
         return rights.tagged(op_id)
 
@@ -456,6 +458,10 @@ class GrantedAsyncWrites:
         rights = self._grant.rights
         form = decode(transaction, TransactionForm)
         check_intent(rights, intent_of(form, op_id))
-        tagged = rights.tagged(op_id)
-        given = msgspec.json.decode(transaction) | {"op_id": tagged}
-        await self._writes.accept(tagged, encode(given), timeout_s=timeout_s)
+        if rights.principal is not None:
+            op_id = f"{op_id}{BROUGHT}{rights.principal}"
+            if len(op_id) > OP_ID_CHARS_MAX:
+                most = OP_ID_CHARS_MAX - len(BROUGHT) - len(rights.principal)
+                raise BadRequest("bad_op_id", "the op_id is too long", allowed=f"up to {most}")
+            transaction = encode(msgspec.json.decode(transaction) | {"op_id": op_id})
+        await self._writes.accept(op_id, transaction, timeout_s=timeout_s)

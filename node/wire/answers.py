@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from kv.access import principal_of
 from kv.model import (
     Again,
     Answer,
@@ -190,9 +191,11 @@ def ledger_row(row: LedgerRow) -> dict[str, Any]:
 
 
 def _recorded(record: Recorded, revision: int) -> dict[str, Any]:
+    principal = principal_of(record.op_id)
     return {
         "revision": revision,
         "op_id": record.op_id,
+        **({} if principal is None else {"principal": principal}),
         "body_hash": record.body_hash.hex(),
         **outcome_form(record.outcome),
         "keys": [json_form(key) for key in record.keys],

@@ -258,6 +258,7 @@ async def test_what_wrote_a_revision_stands_in_the_ledger(door: Door) -> None:
     rows = (await door.ask("admin", "GET", "/v1/ledger")).json()["rows"]
     recorded = [each["op_id"] for row in rows for each in row["body"]]
     assert "audited\x1fowner" in recorded
+    assert {each.get("principal") for row in rows for each in row["body"]} >= {"owner", "admin"}
 
 
 async def test_an_anonymous_role_is_for_who_brings_nothing(door: Door) -> None:
@@ -316,6 +317,10 @@ async def test_the_client_and_its_command_line_manage_access(
                     await client.get("a/1")
                 assert refused.value.code == "not_signed_in"
             assert [each.principal for each in await admin.tokens()] == ["root"]
+        code, text_ = await command("ledger", "list", "--key", "a/1", token=root)
+        assert (code, " app  applied " in text_) == (0, True)
+        code, text_ = await command("ledger", "list", "--principal", "nobody", token=root)
+        assert (code, text_) == (0, "")
 
 
 async def test_the_token_of_a_nodes_own_file_is_the_way_back(
@@ -399,3 +404,32 @@ async def test_a_name_in_a_certificate_gives_its_roles(
     (await door.ask(None, "PUT", "/v1/kv/a/1", data=b"")).problem(403, "not_allowed")
     assert (await door.ask("admin", "DELETE", path)).status == 200
     (await door.ask(None, "GET", "/v1/kv/a/1")).problem(401, "not_signed_in")
+
+
+class Broker:
+    """A broker that keeps what it accepts."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
+        self.messages.append(msgspec.json.decode(transaction))
+        assert self.messages[-1]["op_id"] == op_id
+
+
+async def test_an_asynchronous_write_keeps_its_principal(open_api: Open) -> None:
+    broker = Broker()
+    async with open_api(async_writes=broker) as api:
+        door = await controlled(api)
+        form = {"writes": [{"put": "b/1", "value": ""}]}
+        (await door.ask("owner", "POST", "/v1/async", json=form)).problem(403, "not_allowed")
+        mine: dict[str, object] = {"writes": [{"put": "a/1", "value": ""}], "op_id": "mine"}
+        assert (await door.ask("owner", "POST", "/v1/async", json=mine)).json()["op_id"] == "mine"
+        (message,) = broker.messages
+        headers = {"Acordo-Lifetime": "60", "Idempotency-Key": f'"{message.pop("op_id")}"'}
+        stolen = await door.ask("owner", "POST", "/v1/txn", json=message, headers=headers)
+        assert stolen.status == 200
+        done = await door.ask("admin", "POST", "/v1/txn", json=message, headers=headers)
+        assert (done.status, done.json()["again"]) == (200, False)
+        found = (await door.ask("owner", "GET", "/v1/operations/mine")).json()
+        assert (found["outcome"], found["revision"]) == ("applied", done.json()["revision"])
