@@ -98,6 +98,9 @@ bench-peers: $(READY)  ## measure a local cluster beside etcd's HTTP gateway
 bench-door: $(READY)  ## measure a local cluster through its door for etcd's clients, beside etcd
 	$(PY) -m bench.door
 
+bench-regress: $(READY)  ## measure CPU for each request beside an earlier commit (AGAINST=v0.2.0; the last tag)
+	$(PY) -m bench.regress $(if $(AGAINST),--against $(AGAINST))
+
 bench-way: $(READY)  ## show where one write's time goes, and the CPU of many
 	ACORDO_STORE=replicated $(PY) -m bench.way
 
@@ -149,5 +152,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-way bench-state bench-leases \
+.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
 	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky chart cloud-costs images lock clean

@@ -14,12 +14,16 @@ from pathlib import Path
 
 
 @contextmanager
-def cluster(base_port: int, data: str) -> Iterator[list[str]]:
-    """Run a cluster until the block ends; yield the nodes' URLs."""
+def cluster(base_port: int, data: str, *, tree: Path | None = None) -> Iterator[list[str]]:
+    """Run a cluster until the block ends; yield the nodes' URLs. `tree`: the directory whose code
+    is run; None: the present one.
+    """
     command = [sys.executable, "-m", "cluster", "up", "--nodes", "3", "--base-port", str(base_port)]
     command += ["--data", str(Path(data) / "cluster")]
     with open(Path(data) / "bench.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=tree, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
         urls = [f"http://127.0.0.1:{base_port + n}" for n in range(3)]
         try:
             deadline = time.monotonic() + 60

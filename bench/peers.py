@@ -69,14 +69,14 @@ async def _outage(store: Store, number: int) -> float:
     return max(b - a for a, b in pairwise(at))
 
 
-async def _fill(store: Store) -> None:
+async def fill(store: Store) -> None:
     """Write every key once, so that each read finds one."""
     keys = iter(range(KEYS))
 
     def put(connection: int, number: int) -> bytes:
         return store.put(f"k{next(keys)}")
 
-    _good(await load(store.urls, put, connections=CONNECTIONS, seconds=60, count=KEYS))
+    good(await load(store.urls, put, connections=CONNECTIONS, seconds=60, count=KEYS))
 
 
 async def _round(store: Store, options: Any) -> dict[str, float]:
@@ -90,10 +90,10 @@ async def _round(store: Store, options: Any) -> dict[str, float]:
         return store.get(f"k{(number * 7919 + connection * 104729) % KEYS}")
 
     async def rate(make: Any, urls: list[str], connections: int) -> LoadResult:
-        return _good(await load(urls, make, connections=connections, seconds=seconds))
+        return good(await load(urls, make, connections=connections, seconds=seconds))
 
     async def one(make: Any, url: str) -> float:
-        run = _good(await load([url], make, connections=1, seconds=seconds / 2))
+        run = good(await load([url], make, connections=1, seconds=seconds / 2))
         return run.percentile_ms(0.5)
 
     for connections in (CONNECTIONS, MANY):
@@ -115,7 +115,8 @@ async def _round(store: Store, options: Any) -> dict[str, float]:
     return found
 
 
-def _good(run: LoadResult) -> LoadResult:
+def good(run: LoadResult) -> LoadResult:
+    """Return a run in which every request was answered with 2xx; any other ends the program."""
     if run.refused:
         raise SystemExit(
             f"{run.refused} requests were not answered with 2xx: the figures would mean nothing"
@@ -141,7 +142,7 @@ NAMES: Final = {
 async def _measure(stores: list[Store], options: Any) -> list[dict[str, tuple[float, float]]]:
     found = []
     for store in stores:
-        await _fill(store)
+        await fill(store)
     for number in range(options.rounds):
         pair = [
             await _round(store, options) for store in (stores if number % 2 == 0 else stores[::-1])
