@@ -18,6 +18,8 @@ from acordo._wire import answers, requests
 IDLE_S: Final = 60.0
 """Seconds without a byte of a backup after which it is given up."""
 
+LINES: Final = "application/x-ndjson"
+
 
 class ClusterCalls(BaseClient):
     """A client with the calls about members, leadership, retentions and the ledger.
@@ -75,6 +77,30 @@ class ClusterCalls(BaseClient):
             self._caller.nodes.avoid(at)
         assert why is not None
         raise error_of(request, why, [classify(why.observed)])
+
+    async def inspect(
+        self, url: str, revision: int, *, idle_s: float = IDLE_S
+    ) -> AsyncIterator[results.Inspected]:
+        """Let the node at `url` check all of its store now, and iterate over how far it is; the
+        last one is `done`. Raises ReadFailed, Unreachable, BadRequest.
+        """
+        request = requests.plain_get(f"/v1/verify?revision={revision}")
+        async with self._transport.stream(
+            url, request, head_timeout_s=self._timeout_s, idle_s=idle_s, media=LINES
+        ) as got:
+            if isinstance(got, Reply):
+                raise error_of(request, got, [classify(got.observed)])
+            found: results.Inspected | None = None
+            try:
+                async for line in got.content:
+                    found = answers.parse_inspected(line)
+                    yield found
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
+                raise ReadFailed(
+                    f"{url}: the check broke off: {exc or type(exc).__name__}", reason="verify_cut"
+                ) from exc
+            if found is None or not found.done:
+                raise ReadFailed(f"{url}: the check ended early", reason="verify_cut")
 
     async def transfer(self, to: str | None = None, *, timeout_s: float | None = None) -> str:
         """Transfer the leadership to a member (None: the most advanced one); return the new

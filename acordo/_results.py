@@ -266,6 +266,24 @@ class Member(_Result, frozen=True, kw_only=True):
     """Seconds since the answering node last had contact with it."""
 
 
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a node has come with checking all of its store, and what it has found."""
+
+    node: str
+    revision: int
+    """The revision as of which the keys are digested."""
+    versions: int = 0
+    """Versions whose values are what was written."""
+    rows: int = 0
+    """The newest row of the member's own ledger that was recomputed."""
+    keys: int = 0
+    digest: str = ""
+    """Over every present key: the same on every member. Empty until the end."""
+    flaws: tuple[str, ...] = ()
+    flaws_total: int = 0
+    done: bool = False
+
+
 class Leader(_Result, frozen=True, kw_only=True):
     """The leader of the cluster."""
 

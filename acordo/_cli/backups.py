@@ -11,9 +11,11 @@ import typer
 from acordo._bulk.backup import backup as write_backup
 from acordo._bulk.backup import backup_to, check_cluster, verify_file
 from acordo._bulk.backup_file import BackupSummary
+from acordo._cli.exit_codes import OK
 from acordo._cli.output import Output
 from acordo._cli.shell import opened, run
 from acordo._cli.text import shown
+from acordo._cli.verifying import verify_cluster
 from acordo._client import Client
 from acordo._errors import BadRequest
 
@@ -49,22 +51,31 @@ def backup(
 
 def verify(
     context: typer.Context,
-    source: FileArgument,
+    source: Annotated[
+        str, typer.Argument(help="A backup's file, - for standard input; else the cluster.")
+    ] = "",
     cluster_id: Annotated[
         str, typer.Option(help="Refuse a backup that is not of the cluster with this id.")
     ] = "",
 ) -> None:
     """Check a backup: every chunk, the order of its ledger, its totals. Leaves with 2 and the
     reason if it is not whole and unaltered.
+
+    Without a file it checks the running cluster: every version, row and index of every member, the
+    ledger's chain, and all members against each other. Leaves with 1 if anything is not sound, or a
+    member could not be asked.
     """
 
-    async def work(client: Client, output: Output) -> None:
+    async def work(client: Client, output: Output) -> int:
+        if not source:
+            return await verify_cluster(client, output)
         path = None if source == "-" else Path(source)
         with opened(path) as file, output.progress("verify", None) as progress:
             found = verify_file(file, on_progress=progress)
         if cluster_id:
             check_cluster(found, cluster_id)
         _show(output, found)
+        return OK
 
     run(context, work)
 

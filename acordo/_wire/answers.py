@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from acordo import _results as results
-from acordo._errors import Pruned, Undone
+from acordo._errors import Pruned, ReadFailed, Undone
 from acordo._intents import Intent
 from acordo._messages import Reply
 from acordo._wire.forms import Damaged, from_json, integer, json_list, json_object
@@ -352,3 +352,13 @@ def _converted(form: object, kind: type[_T]) -> _T:
         return msgspec.convert(form, kind, strict=True)
     except msgspec.ValidationError as exc:
         raise Damaged(str(exc)) from exc
+
+
+def parse_inspected(line: bytes) -> results.Inspected:
+    """Return one line of a check. Raises ReadFailed if it is the reason why that ended early."""
+    try:
+        return msgspec.json.decode(line, type=results.Inspected)
+    except msgspec.ValidationError as exc:
+        ended = msgspec.json.decode(line, type=dict[str, dict[str, str]]).get("ended", {})
+        detail = ended.get("detail") or str(exc)
+        raise ReadFailed(f"the check ended early: {detail}", reason="verify_cut") from exc

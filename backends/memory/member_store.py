@@ -239,6 +239,9 @@ class MemoryMemberStore:
             raise BackendUnavailable("memory", "prune: not written in time") from exc
         return pruning
 
+    async def broken_pages(self) -> tuple[str, ...]:
+        return ()
+
     async def damaged_rows(self, after: int, *, timeout_s: float) -> tuple[int, tuple[int, ...]]:
         return await self._read("damaged_rows", lambda t: t.damaged_rows(after), timeout_s)
 

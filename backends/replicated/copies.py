@@ -18,8 +18,16 @@ from kv.errors import BackendUnavailable, BadRequest
 from kv.ports import StateCopy
 
 CHUNK_BYTES: Final = 1024 * 1024
+FLAWS_MAX: Final = 10
 COPIED_PAGES: Final = -1
 """All pages in one step: more steps would begin anew whenever the file changes in between."""
+
+_NOT_DUE: Final = """SELECT (SELECT count(*) FROM due AS d LEFT JOIN versions AS v ON v.id = d.id
+        WHERE v.id IS NULL OR v.key <> d.key OR v.expires IS NOT d.expires)
+    + (SELECT count(*) FROM versions AS v WHERE v.expires IS NOT NULL AND v.kind > 0 AND v.id = (
+            SELECT id FROM versions WHERE key = v.key ORDER BY id DESC LIMIT 1)
+        AND NOT EXISTS (SELECT 1 FROM due WHERE due.key = v.key AND due.id = v.id))"""
+"""What of the table `due`, which is derived, does not follow from the versions."""
 
 
 class FileCopy:
@@ -112,3 +120,24 @@ def check(path: str) -> None:
         if opening.is_damage(exc):
             raise UnsoundFile(str(exc)) from exc
         raise files.unavailable(path, exc) from exc
+
+
+def broken_pages(path: str) -> tuple[str, ...]:
+    """Return a few flaws of the pages of a file that may be open, and of its indexes, for people to
+    read. Raises BackendUnavailable.
+    """
+    try:
+        connection = schema.connect(path, cache_kib=1024, mode="ro")
+        try:
+            found = connection.execute(f"PRAGMA integrity_check({FLAWS_MAX})").fetchall()
+            missing = schema.one(connection, _NOT_DUE)
+        finally:
+            connection.close()
+    except sqlite3.Error as exc:
+        if opening.is_damage(exc):
+            return (str(exc),)
+        raise files.unavailable(path, exc) from exc
+    flaws = [row[0].decode(errors="replace") for row in found if row[0] != b"ok"]
+    if missing:
+        flaws.append(f"{missing} versions and the search for what expires do not agree")
+    return tuple(flaws)

@@ -233,6 +233,10 @@ class SqliteMemberStore:
     async def prune(self, retention: LocalRetention, *, timeout_s: float) -> Pruning:
         return await self._sound().prune(retention, timeout_s)
 
+    async def broken_pages(self) -> tuple[str, ...]:
+        self._sound()
+        return await asyncio.to_thread(copies.broken_pages, self.path)
+
     async def damaged_rows(self, after: int, *, timeout_s: float) -> tuple[int, tuple[int, ...]]:
         return await self._sound().read(
             lambda connection: reads.damaged_rows(connection, after), timeout_s

@@ -41,6 +41,8 @@ class RowScrub:
             await asyncio.sleep(self._settings.scrub_interval_s)
             try:
                 more = await self.step()
+                if not more:
+                    await self.check_pages()
             except (BackendUnavailable, TimeoutError) as exc:
                 _log.info("scrub of rows waits", error=str(exc) or type(exc).__name__)
                 continue
@@ -60,6 +62,12 @@ class RowScrub:
                 self.damaged.add(seq)
                 self.found(f"row {seq} of the ledger is not what was written")
         return self._reached > 0
+
+    async def check_pages(self) -> None:
+        """Check pages and indexes of the file: a key that an index lacks would look absent."""
+        flaws = await self._own.broken_pages()
+        if flaws and self._condition.refusal is None:
+            self.found(flaws[0])
 
     def found(self, what: str) -> None:
         """Act on damage in the file: the state of another member replaces it, if there is one. The

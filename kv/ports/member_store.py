@@ -228,6 +228,12 @@ class MemberStore(StoreReader, Protocol):
         """
         ...
 
+    async def broken_pages(self) -> tuple[str, ...]:
+        """Return what is wrong with the pages of the file, and between its indexes and its tables:
+        a few of the flaws, for people to read. It may take long, and keeps nobody from reading.
+        """
+        ...
+
     async def damaged_rows(self, after: int, *, timeout_s: float) -> tuple[int, tuple[int, ...]]:
         """Recompute the content digests of the next ledger rows after `after` (a seq), as far as
         all that they made is still kept. Return the seq reached (0: the end) and the damaged ones.

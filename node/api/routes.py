@@ -31,7 +31,7 @@ from node.api import (
     watch,
 )
 from node.api.openapi import document as openapi
-from node.api.operating import access, ledger
+from node.api.operating import access, ledger, verify
 from node.etcd.call import Identity
 from node.etcd.cluster import version as etcd_version
 from node.etcd.routes import PREFIXES as ETCD_PREFIXES
@@ -113,6 +113,7 @@ WHOLE: Final = (
     Route("/v1/keep-alive", {"POST": leases.keep_many_alive}, Need.KEYS),
     Route("/v1/leader", {"GET": cluster.leader}, Need.SIGNED_IN, always=True),
     Route("/v1/ledger", {"GET": ledger.get}, Need.ADMIN),
+    Route("/v1/verify", {"GET": verify.get}, Need.ADMIN, long=True),
     Route("/v1/backup", {"GET": backup.get}, Need.ADMIN, long=True),
     Route("/v1/cluster", {"GET": cluster.get}, Need.SIGNED_IN, always=True),
     Route("/v1/cluster/transfer", {"POST": cluster.transfer}, Need.ADMIN, always=True),

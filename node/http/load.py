@@ -37,6 +37,8 @@ class NodeLoad:
         default_factory=lambda: asyncio.Semaphore(LARGE_ANSWERS_MAX)
     )
     """Limits how many answers of up to 64 MiB are made at a time for clients of etcd."""
+    inspections: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while all of the store is checked: one at a time."""
     connections: HttpConnections | None = None
     """The connections, once the server is entered."""
 

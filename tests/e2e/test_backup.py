@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ def commands(heading: str) -> list[str]:
     return [line for line in found if line and not line.startswith("#")]
 
 
-async def carried_out(line: str, directory: Path, urls: list[str]) -> str:
+async def carried_out(line: str, directory: Path, urls: list[str], *, code: int = 0) -> str:
     """Run a command of the page in a directory of its own; return what it printed. One that starts
     a cluster is stopped once that is ready.
     """
@@ -59,7 +60,7 @@ async def carried_out(line: str, directory: Path, urls: list[str]) -> str:
                 out += piece
         process.send_signal(signal.SIGINT)
     out += (await process.communicate())[0]
-    assert process.returncode == 0, (line, out.decode())
+    assert process.returncode == code, (line, out.decode())
     return out.decode()
 
 
@@ -84,6 +85,9 @@ async def test_a_backup_is_taken_and_verified_as_the_page_says(
     (line,) = commands("Restore one")
     said = [await carried_out(line, tmp_path, [])]
     assert "n3: 2 keys as of revision 2" in said[0]
+
+
+(VERIFY,) = commands("Verify a cluster")
 
 
 class Told(NamedTuple):
@@ -184,5 +188,25 @@ async def test_a_new_cluster_goes_on_from_a_backup_and_nothing_of_the_old_life_d
         await cluster.wait_ready()
         again = await backup(client, tmp_path / "again")
         assert again.floor > 2**32 and again.keys == 10
-        seen = await client.cluster()
-        assert {member.digest for member in seen.members} == {seen.members[0].digest}
+        sound = await carried_out(VERIFY, tmp_path, urls_of(cluster))
+        assert sound.count(": sound; 10 keys") == 3 or cluster.settings.store
+        assert "nothing was found" in sound
+        if not cluster.settings.store:
+            await check_that_a_flipped_bit_is_found(cluster, tmp_path)
+
+
+async def check_that_a_flipped_bit_is_found(cluster: LocalCluster, directory: Path) -> None:
+    """Let one member's file say another expiry, which no row of its ledger names any more."""
+    follower = next(node for node in cluster.nodes if node != "n1")
+    await cluster.stop_node(follower)
+    file = cluster.nodes[follower].data_dir / "store.sqlite"
+    database = sqlite3.connect(file)
+    with database:
+        for table in ("versions", "due"):
+            sql = f"UPDATE {table} SET expires = expires + 4096 WHERE expires > 0"  # noqa: S608 (of constants)
+            assert database.execute(sql).rowcount == 1
+    database.close()
+    cluster.start_node(follower)
+    await cluster.wait_ready()
+    found = await carried_out(VERIFY, directory, urls_of(cluster), code=1)
+    assert f"{follower} has other keys" in found and found.count("has other keys") == 1

@@ -319,6 +319,13 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         AdoptForm,
         False,
     ),
+    ("/v1/verify", "GET"): Endpoint(
+        "Check every version, every row and the indexes of this node's store now: a line of JSON "
+        "a step, the last with `done`.",
+        {200: ("The steps.", "application/x-ndjson", bytes)},
+        (400, 503),
+        (Parameter("revision", "query", REVISION, "As of which keys are digested."),),
+    ),
     ("/v1/backup", "GET"): Endpoint(
         "Everything that the store holds up to one revision, as the file that `acordo restore` "
         "takes; its end says whether it is whole.",

@@ -70,6 +70,18 @@ class Reply:
         return form
 
 
+class OwnMemoryStore(MemoryStore):
+    """A store that stands for a member's own, as far as a node asks for it."""
+
+    newest = None
+
+    async def damaged_rows(self, after: int, *, timeout_s: float) -> tuple[int, tuple[int, ...]]:
+        return 0, ()
+
+    async def broken_pages(self) -> tuple[str, ...]:
+        return ()
+
+
 Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 
 
@@ -82,7 +94,7 @@ async def opened(
     checks: Any = (),
     **settings: Any,
 ) -> AsyncIterator[Api]:
-    store = store or MemoryStore(MemoryDatabase())
+    store = store or (OwnMemoryStore if kind == "replicated" else MemoryStore)(MemoryDatabase())
     database = store.database
     consensus = FakeConsensus(database)
     chosen = ServerSettings(

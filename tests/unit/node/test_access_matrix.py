@@ -131,6 +131,7 @@ NATIVE: Final[dict[tuple[str, str], list[Row]]] = {
     ("/v1/cluster/adopt", "POST"): [Row(ADMIN, plain("/v1/cluster/adopt"))],
     ("/v1/ledger", "GET"): [Row(ADMIN, plain("/v1/ledger"))],
     ("/v1/backup", "GET"): [Row(ADMIN, plain("/v1/backup"))],
+    ("/v1/verify", "GET"): [Row(ADMIN, plain("/v1/verify"))],
     ("/v1/access/enable", "POST"): [Row(ADMIN, plain("/v1/access/enable"))],
     ("/v1/access/disable", "POST"): [Row(ADMIN, plain("/v1/access/disable"))],
     ("/v1/access/tokens", "GET"): [Row(ADMIN, plain("/v1/access/tokens"))],

@@ -13,6 +13,7 @@ import pytest
 
 from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
+from kv.access import ACCESS_PREFIX
 from kv.backup import (
     BackupDecoder,
     BackupRecord,
@@ -29,6 +30,7 @@ from node.reads import export
 from node.startup.restoring.state import StateAt
 from tests.contract.groups import Step, commit, delete, put
 from tests.unit.node.conftest import Api, Open, Reply, opened
+from tests.unit.node.test_access import controlled
 
 
 def decoded(file: bytes) -> tuple[BackupDecoder, list[BackupRecord]]:
@@ -190,3 +192,21 @@ async def test_what_is_taken_while_pruning_goes_on_is_whole_from_its_floor_on(
         with StateAt(tmp_path) as state_at:
             state_at.read(io.BytesIO(file), at)
             assert {v.key: (v.revision, v.value) for v in state_at.versions()} == states[at], at
+
+
+REFUSED: dict[str | None, tuple[int, str]] = {
+    None: (401, "not_signed_in"),
+    "owner": (403, "not_allowed"),
+}
+
+
+async def test_an_admins_backup_has_what_is_hidden_from_everybody(open_api: Open) -> None:
+    async with open_api() as api:
+        door = await controlled(api)
+        for who, (status, code) in REFUSED.items():
+            (await door.ask(who, "GET", "/v1/backup")).problem(status, code)
+        _, found = decoded((await door.ask("admin", "GET", "/v1/backup")).body)
+        assert any(version.key.startswith(ACCESS_PREFIX) for version in versions_of(found))
+        checked = await door.ask("admin", "GET", "/v1/verify")
+        last = msgspec.json.decode(checked.body.splitlines()[-1])
+        assert last["done"] and last["keys"] > 3 and not last["flaws"]
