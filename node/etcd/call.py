@@ -28,6 +28,7 @@ from node.etcd.refusals import (
 from node.exchange.exchange import Exchange
 from node.exchange.headers import JSON
 from node.http.load import NodeLoad
+from node.http.steps import in_task
 from node.services import NodeServices
 from node.wire.documents import encode
 
@@ -90,6 +91,7 @@ class Budget:
                 RESOURCE_EXHAUSTED,
                 f"the answer has more than {ANSWER_BYTES_MAX} bytes: ask with a limit",
             )
+        await in_task()
         try:
             async with asyncio.timeout(left_s):
                 await self._load.large_answers.acquire()

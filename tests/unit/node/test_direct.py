@@ -4,10 +4,12 @@ header for header, and what is counted comes out right however it ends.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -77,6 +79,7 @@ DIRECT: dict[str, list[bytes]] = {
         etcd(b"range", b"no json"),
     ],
     "whole head, then body": [put(b"a")[:-1] + b"1", get(b"a")],
+    "etcd, a large value": [put(b"a", b"v" * 600_000), etcd(b"range", b'{"key":"YQ=="}')],
     "large value": [put(b"a", b"v" * 600_000), get(b"a")],
 }  # fmt: skip
 """Requests of one connection, each sent once the one before is answered; some are served directly.
@@ -515,3 +518,50 @@ async def test_tasks_wait_for_a_result_too() -> None:
     told.set_result(7)
     lost.set_result(8)
     assert await first == await wait(told) == 7
+
+
+NEVER_IN_STEPS = {
+    "api/backup.py", "api/listing.py", "api/watch.py", "etcd/streams.py", "etcd/watch.py",
+    "access/access.py Access.load", "server.py Server.drain", "watching/watches.py",
+    "writes/leases.py", "writes/lookups.py", "readiness/store_probe.py", "http/bodies.py",
+    "http/handshakes.py",
+    "startup/renewal.py", "__main__.py",
+}  # fmt: skip
+"""What sets time-outs, and no request that is served in steps gets to: other routes' handlers, the
+body that is not there as a whole, and work of the node's own.
+"""
+
+
+def test_what_sets_a_time_out_is_in_a_task() -> None:
+    """Without a task there is no time-out: the request would end as an error inside."""
+    found = {}
+    for path in sorted(NODE.rglob("*.py")):
+        name = path.relative_to(NODE).as_posix()
+        for where, function in _coroutines(ast.parse(path.read_text())):
+            calls = [
+                (each.lineno, ast.unparse(each.func))
+                for each in ast.walk(function)
+                if isinstance(each, ast.Call)
+            ]
+            first = min((line for line, call in calls if call in TIMED), default=None)
+            if first is not None and not any(c == "in_task" and n < first for n, c in calls):
+                found[f"{name} {where}"] = name
+    kept = {each for each in found if each in NEVER_IN_STEPS or found[each] in NEVER_IN_STEPS}
+    assert set(found) - kept == set()
+    assert {each.partition(" ")[0] for each in kept} == {
+        each.partition(" ")[0] for each in NEVER_IN_STEPS
+    }
+
+
+NODE = Path(__file__).parents[3] / "node"
+TIMED = {"asyncio.timeout", "asyncio.timeout_at", "asyncio.TaskGroup", "asyncio.wait_for"}
+
+
+def _coroutines(module: ast.Module) -> Iterator[tuple[str, ast.AsyncFunctionDef]]:
+    for each in module.body:
+        if isinstance(each, ast.AsyncFunctionDef):
+            yield each.name, each
+        elif isinstance(each, ast.ClassDef):
+            for inner in each.body:
+                if isinstance(inner, ast.AsyncFunctionDef):
+                    yield f"{each.name}.{inner.name}", inner
