@@ -18,6 +18,7 @@ from backends.memory.member_file import MemoryFile
 from coordinator.background.publisher import CURSOR
 from coordinator.consensus import Coordinator
 from coordinator.log import Position
+from coordinator.machine.book import LEVEL
 from coordinator.machine.commands import Amend, Cursor, Floor, Level, Submit, encode
 from coordinator.machine.limits import Limits
 from coordinator.machine.needs import Needs
@@ -693,7 +694,7 @@ async def level_that_nobody_speaks() -> set[str]:
     async with own_cluster("a") as c:
         a = await c.lead("a")
         try:
-            a.apply(Position(99, 1), 0, encode(Level(2)))
+            a.apply(Position(99, 1), 0, encode(Level(LEVEL + 1)))
         except NewerCommand:
             return set()
         return {"R1"}
