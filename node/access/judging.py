@@ -56,8 +56,15 @@ def check_intent(rights: Rights, intent: Intent) -> None:
                 check(rights, "write", write.key, write.end)
             case _:
                 check(rights, "write", write.key)
-        if isinstance(write, PutWith) and write.lease and not rights.owns(write.lease):
-            raise NotAllowed("the lease is another's")
+        if isinstance(write, PutWith):
+            _check_with(rights, write)
+
+
+def _check_with(rights: Rights, write: PutWith) -> None:
+    if write.keep_value or write.keep_lease:
+        check(rights, "read", write.key)  # whether the key is there is told
+    if write.lease and not rights.owns(write.lease):
+        raise NotAllowed("the lease is another's")
 
 
 def sparing(intent: Intent, hidden: bytes) -> Intent:

@@ -68,7 +68,7 @@ KINDS: Final[dict[str, Kind]] = {
         "what people have works by changing a URL", (("put on the older path", 2),)
     ),
     "users and roles are not spoken": Kind(
-        "access is controlled before a node (docs/security.md)", (("authentication", 1),)
+        "access is managed by /v1/access (docs/security.md)", (("authentication", 1),)
     ),
 }
 

@@ -376,6 +376,19 @@ async def test_a_watch_of_everything_shows_nothing_of_the_system(door: Door) -> 
     assert seen == {"all": ["c", "d"], "admin": ["acordo/x", "c", "d"]}
 
 
+async def test_a_watch_of_etcd_ends_with_the_right_to_it(door: Door) -> None:
+    form = {"create_request": {"key": text("a/"), "range_end": text("a0")}}
+    headers = {"Authorization": door.tokens["reader"]}
+    url = f"{door.api.url}/v3/watch"
+    async with door.api.session.post(url, json=form, headers=headers) as response:
+        assert b"created" in await response.content.readline()
+        await door.ask("admin", "DELETE", f"/v1/access/tokens/{door.ids['reader']}")
+        await door.ask("admin", "PUT", "/v1/kv/a/1", data=b"hidden")
+        rest = await response.content.read()
+    assert b"invalid auth token" in rest
+    assert text("hidden").encode() not in rest
+
+
 async def test_clients_of_etcd_sign_in_with_a_token_as_their_password(door: Door) -> None:
     form = {"name": "owner", "password": door.tokens["owner"]}
     given = (await door.api.ask("POST", "/v3/auth/authenticate", json=form)).json()

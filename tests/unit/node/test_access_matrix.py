@@ -283,6 +283,29 @@ def test_a_route_asks_what_its_rows_say_at_least() -> None:
         assert all(order.index(spoken.needs) <= order.index(row.needs) for row in rows), path
 
 
+@pytest.mark.parametrize("where", ["node.access.granted.check", "node.access.granted.check_intent"])
+async def test_a_service_that_does_not_judge_is_found(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, lambda *rights: None)
+    path, method = ("/v1/kv/{key}", "GET" if where.endswith("check") else "PUT")
+    async with guarded() as door:
+        for row in NATIVE[path, method]:
+            assert not await denied(door, "foreign", method, row.asks("a/1", "a/1", "foreign"))
+
+
+async def test_a_route_that_asks_too_little_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.access.access.Grant.require", lambda self, need: None)
+    async with guarded() as door:
+        assert not await denied(door, "reader", "GET", Ask("/metrics"))
+        # what stands behind the services is judged all the same
+        assert await denied(door, "reader", "GET", Ask("/v1/ledger"))
+        assert await denied(door, "reader", "GET", Ask("/v1/backup"))
+        assert await denied(door, "reader", "POST", Ask("/v1/cluster/transfer"))
+        assert await denied(door, "reader", "GET", Ask("/v1/access/tokens"))
+        assert await denied(door, "reader", "POST", Ask("/v1/access/disable"))
+
+
 class Accepting:
     """A broker that takes everything."""
 

@@ -56,6 +56,14 @@ def test_an_intent_is_judged_on_each_of_its_paths(asked: Intent) -> None:
         check_intent(OWN, asked)
 
 
+def test_a_put_that_keeps_what_is_there_reads_it() -> None:
+    writer = Rights("me", (Role("w", (Rule(b"a/", write=True),)),))
+    check_intent(writer, intent(MINE))
+    for kept in ({"keep_value": True}, {"keep_lease": True}):
+        with pytest.raises(NotAllowed):
+            check_intent(writer, intent(PutWith(b"a/1", b"", **kept)))
+
+
 def test_what_may_be_done_is_not_refused() -> None:
     guards = (Compare(b"a/", b"a0", "mod", ">", 0), Absent(b"a/2"))
     writes = (Nested((Exists(b"a/1"),), (MINE,), (Delete(b"a/2"),)), DeleteRange(b"a/", b"a0"))
