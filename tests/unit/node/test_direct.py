@@ -520,13 +520,11 @@ async def test_tasks_wait_for_a_result_too() -> None:
     assert await first == await wait(told) == 7
 
 
-NEVER_IN_STEPS = {
-    "api/backup.py", "api/listing.py", "api/watch.py", "etcd/streams.py", "etcd/watch.py",
-    "access/access.py Access.load", "server.py Server.drain", "watching/watches.py",
-    "writes/leases.py", "writes/lookups.py", "readiness/store_probe.py", "http/bodies.py",
-    "http/handshakes.py",
-    "startup/renewal.py", "__main__.py",
-}  # fmt: skip
+NEVER_IN_STEPS = (
+    "api/", "startup/", "watching/", "readiness/", "__main__.py",
+    "etcd/streams.py", "etcd/watch.py", "access/access.py Access.load", "server.py Server.drain",
+    "writes/leases.py", "writes/lookups.py", "http/bodies.py", "http/handshakes.py",
+)  # fmt: skip
 """What sets time-outs, and no request that is served in steps gets to: other routes' handlers, the
 body that is not there as a whole, and work of the node's own.
 """
@@ -534,7 +532,7 @@ body that is not there as a whole, and work of the node's own.
 
 def test_what_sets_a_time_out_is_in_a_task() -> None:
     """Without a task there is no time-out: the request would end as an error inside."""
-    found = {}
+    found = []
     for path in sorted(NODE.rglob("*.py")):
         name = path.relative_to(NODE).as_posix()
         for where, function in _coroutines(ast.parse(path.read_text())):
@@ -545,12 +543,13 @@ def test_what_sets_a_time_out_is_in_a_task() -> None:
             ]
             first = min((line for line, call in calls if call in TIMED), default=None)
             if first is not None and not any(c == "in_task" and n < first for n, c in calls):
-                found[f"{name} {where}"] = name
-    kept = {each for each in found if each in NEVER_IN_STEPS or found[each] in NEVER_IN_STEPS}
-    assert set(found) - kept == set()
-    assert {each.partition(" ")[0] for each in kept} == {
-        each.partition(" ")[0] for each in NEVER_IN_STEPS
-    }
+                found.append(f"{name} {where}")
+    assert len(found) > 10
+    assert [
+        each
+        for each in found
+        if not each.startswith(NEVER_IN_STEPS) or each.startswith("api/keys.py")
+    ] == []
 
 
 NODE = Path(__file__).parents[3] / "node"
