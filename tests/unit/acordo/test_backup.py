@@ -12,6 +12,8 @@ import pytest
 from acordo import BadRequest, Client, ReadFailed
 from acordo._bulk.backup import backup_to
 from acordo._bulk.backup_file import BackupCheck
+from acordo._cli.verifying import Verdict, differing
+from acordo._results import Inspected
 from kv import backup as written
 from tests.unit.acordo.scripted import Play, Scripted, http
 from tests.unit.acordo.test_cli import Shell
@@ -125,3 +127,27 @@ def test_a_total_that_is_not_what_is_there_is_found() -> None:
         with pytest.raises(BadRequest) as caught:
             check(wrong)
         assert caught.value.code == "backup_altered"
+
+
+def test_who_differs_from_most_is_named_and_all_are_where_there_are_no_most() -> None:
+    def members(**digests: str | None) -> dict[str, Inspected | str]:
+        return {
+            id: "away" if digest is None else Inspected(node=id, revision=1, digest=digest)
+            for id, digest in digests.items()
+        }
+
+    assert differing(members(a="x", b="x", c="x")) == []
+    assert differing(members(a="x", b="y", c="x")) == ["b"]
+    assert differing(members(a="x", b="y", c=None)) == ["a", "b"]
+    assert differing(members(a="x", b="y", c="z")) == ["a", "b", "c"]
+    assert differing(members(a=None)) == differing({}) == []
+    sound = Verdict(revision=1, members=members(a="x"), differing=[], rows=1, flaws=[])
+    away = Verdict(revision=1, members=members(a="x", b=None), differing=[], rows=1, flaws=[])
+    assert sound.sound and not away.sound
+
+
+async def test_verify_leaves_with_1_when_a_member_cannot_be_asked(api: Api) -> None:
+    verified = await Shell([api.url])("verify")  # its advertised URL is that of no host
+    assert verified.code == 1 and b"could not be verified" in verified.out
+    refused = await Shell([api.url])("verify", "--json")
+    assert refused.json["sound"] is False and refused.json["flaws"] == []
