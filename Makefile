@@ -128,6 +128,9 @@ test-peers: $(READY)  ## run the suites that others wrote for etcd (KINDS=shared
 test-patroni: $(READY)  ## run PostgreSQL under Patroni with its lock in Acordo, and in etcd (QUICK=1: Acordo alone, 3 minutes)
 	$(PY) -m tests.patroni $(if $(QUICK),--stores acordo --patroni debian --short)
 
+test-failover: $(READY)  ## fail the primary of a shared store under Patroni over, again and again (QUICK=1: two of the ways; LOCK=etcd)
+	$(PY) -m tests.failover $(if $(LOCK),--lock $(LOCK)) $(if $(QUICK),--short --patroni debian)
+
 test-upgrade: $(READY)  ## roll a cluster of the released version to this one under load, and back (QUICK=1: the replicated store alone, 90 seconds)
 	$(PY) -m tests.upgrade $(if $(QUICK),--kinds replicated --short)
 
@@ -153,4 +156,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
-	evidence test-stack test-hosts test-bare test-peers test-patroni test-upgrade flaky chart cloud-costs images lock clean
+	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade flaky chart cloud-costs images lock clean

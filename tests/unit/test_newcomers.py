@@ -47,8 +47,10 @@ def test_the_kit_is_whole(name: str) -> None:
 
 
 def test_what_is_yaml_parses() -> None:
+    templates = ROOT / "deploy" / "helm" / "acordo" / "templates"  # YAML once they are rendered
     for path in (*files(".yml", ".yaml"), ROOT / ".pre-commit-config.yaml", *FORMS):
-        assert parsed(path) is not None, path
+        if not path.is_relative_to(templates):
+            assert None not in list(yaml.safe_load_all(path.read_text())), path
 
 
 def test_every_command_in_a_fence_is_there() -> None:
