@@ -37,6 +37,7 @@ from kv.names import UNNAMED
 from node.http.tls import HttpTls
 from node.readiness.readiness import ReadinessCheck
 from node.server import Server
+from node.startup import verifying
 from node.startup.backends import (
     Backends,
     MemberNetwork,
@@ -77,6 +78,8 @@ def main(argv: list[str]) -> int:
     """Run a node until it is asked to stop; return its exit code."""
     if restoring.asked(argv):
         return restored(argv)
+    if verifying.OPTION in argv:
+        return verified(argv)
     shown = "--print-config" in argv
     try:
         settings = load(
@@ -119,6 +122,16 @@ def main(argv: list[str]) -> int:
     except Exception as exc:  # noqa: BLE001 - the last place: whatever it is ends the process, with its name
         return exit_code_of(exc, settings)
     return 0
+
+
+def verified(argv: list[str]) -> int:
+    """Check this node's directory at rest; return 1 if it is not sound."""
+    try:
+        return 0 if asyncio.run(verifying.verify(argv)) else 1
+    except BadRequest as exc:
+        return refuse_to_start(exc)
+    except KvError as exc:
+        return refuse_to_start(BadRequest("bad_store", str(exc)))
 
 
 def restored(argv: list[str]) -> int:

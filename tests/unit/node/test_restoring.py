@@ -283,3 +283,33 @@ def test_what_is_drawn_for_a_history_is_never_drawn_twice() -> None:
     draw = history._Drawn(b"seed")
     drawn = [draw(16) for _ in range(9)]
     assert len(set(drawn)) == 9 and drawn[0] == history._Drawn(b"seed")(16)
+
+
+def verified(tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int) -> str:
+    assert main([*OPTIONS, "--data-dir", str(tmp_path / "n1"), "--verify"]) == code
+    said = capsys.readouterr()
+    return said.out + said.err
+
+
+def test_a_directory_at_rest_is_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is not there" in verified(tmp_path, capsys, 78)
+    restored(tmp_path, FILE, "--of-cluster", "c", capsys=capsys)
+    said = verified(tmp_path, capsys, 0)
+    assert "no flaws; 3 keys" in said and "a dump at the log index 2" in said
+    assert verified(tmp_path, capsys, 0) == said
+    file, dump = tmp_path / "n1" / "store.sqlite", tmp_path / "n1" / "raft" / "snapshot"
+    for path, of, code, says in (
+        (file, b"500", 1, "is damaged"),  # the value of a lease
+        (file, b"acordo/leases/", 1, "in the file"),
+        (file, b"SQLite format", 1, "the file is damaged"),
+        (dump, b"ACORDOSN", 78, "does not begin as one of ours"),
+    ):
+        sound = path.read_bytes()
+        place = sound.rindex(of)
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        found = verified(tmp_path, capsys, code)
+        assert says in found, found
+        path.write_bytes(sound)
+    assert verified(tmp_path, capsys, 0) == said
