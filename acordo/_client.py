@@ -23,6 +23,7 @@ from acordo._errors import TransactionRefused
 from acordo._intents import Bytes, Guard, Intent, Write, as_bytes, key_bytes
 from acordo._lease_calls import LeaseCalls
 from acordo._messages import Reply, Request
+from acordo._results import ListOrder
 from acordo._watch import watch_events
 from acordo._wire import answers, requests
 
@@ -99,6 +100,8 @@ class Client(ClusterCalls, LeaseCalls, AccessCalls):
         min_revision: int | None = None,
         revision: int | None = None,
         end: Bytes | None = None,
+        sort: ListOrder | None = None,
+        descending: bool = False,
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Found]:
@@ -108,9 +111,10 @@ class Client(ClusterCalls, LeaseCalls, AccessCalls):
         `limit` is the page size, 1 to 1000 keys; `timeout_s` bounds each page. `min_revision` is
         the revision that the listing has to reflect at least; `revision` lists the keys as they
         were then. With an `end`, the keys from `prefix` on and before `end` are listed (a zero
-        byte: all of them). `token` continues after an earlier page. Raises Pruned when the
-        listing's revision is no longer kept before the end is reached, ReadFailed, Unreachable,
-        BadRequest.
+        byte: all of them). `sort` puts them in another order, `descending` the other way round:
+        then 100,000 keys at most, all of which are looked at for each page. `token` continues after
+        an earlier page. Raises Pruned when the listing's revision is no longer kept before the end
+        is reached, ReadFailed, Unreachable, BadRequest.
         """
         async for page in self.pages(
             prefix,
@@ -118,6 +122,8 @@ class Client(ClusterCalls, LeaseCalls, AccessCalls):
             min_revision=min_revision,
             revision=revision,
             end=end,
+            sort=sort,
+            descending=descending,
             token=token,
             timeout_s=timeout_s,
         ):
@@ -132,6 +138,8 @@ class Client(ClusterCalls, LeaseCalls, AccessCalls):
         min_revision: int | None = None,
         revision: int | None = None,
         end: Bytes | None = None,
+        sort: ListOrder | None = None,
+        descending: bool = False,
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Page]:
@@ -147,12 +155,31 @@ class Client(ClusterCalls, LeaseCalls, AccessCalls):
                 min_revision=min_revision,
                 revision=revision,
                 end=behind,
+                sort=sort,
+                descending=descending,
             )
             page = await self._call(request, answers.parse_page, timeout_s)
             yield page
             token = page.token
             if token is None:
                 return
+
+    async def count(
+        self,
+        prefix: Bytes = b"",
+        *,
+        revision: int | None = None,
+        end: Bytes | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Return how many keys there are under a prefix, or in a range, as `list` names them.
+        Raises Pruned, ReadFailed, Unreachable, BadRequest.
+        """
+        raw, behind = as_bytes(prefix, "prefix"), None if end is None else as_bytes(end, "end")
+        request = requests.list_request(
+            raw, limit=1, revision=revision, end=behind, count_only=True
+        )
+        return await self._call(request, answers.parse_count, timeout_s)
 
     async def keys(
         self, prefix: Bytes = b"", *, limit: int = 1000, timeout_s: float | None = None

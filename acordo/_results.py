@@ -80,6 +80,10 @@ class Found(Reading, frozen=True, kw_only=True):
         return self.value.decode()
 
 
+ListOrder: TypeAlias = Literal["key", "revision", "create_revision", "version"]
+"""By what a listing is put in order."""
+
+
 class Page(_Result, frozen=True, kw_only=True):
     """One page of a listing."""
 

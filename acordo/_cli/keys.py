@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar, cast, get_args
 
 import typer
 
@@ -17,6 +18,8 @@ from acordo._cli.text import moment, reading_form, shown, shown_key
 from acordo._client import Client
 from acordo._errors import BadRequest
 from acordo._wire import forms
+
+T = TypeVar("T")
 
 KeyArgument = Annotated[
     str,
@@ -165,6 +168,17 @@ def delete(
     run(context, work)
 
 
+def order_of(text: str | None) -> results.ListOrder | None:
+    """Return the order that --sort names. Raises BadRequest."""
+    for known in get_args(results.ListOrder):
+        if text == known:
+            return cast(results.ListOrder, known)
+    if text is None:
+        return None
+    allowed = ", ".join(get_args(results.ListOrder))
+    raise BadRequest(f"--sort {text}", code="bad_order", allowed=allowed)
+
+
 def list_(
     context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
@@ -179,35 +193,61 @@ def list_(
     end: Annotated[
         str | None, typer.Option(help="All keys from PREFIX on and before this one.")
     ] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="key, revision, create_revision or version.")
+    ] = None,
+    descending: Annotated[bool, typer.Option("--desc", help="From the last on.")] = False,
+    counted: Annotated[bool, typer.Option("--count", help="Print nothing but how many.")] = False,
 ) -> None:
     """List the keys under a prefix, all as of one revision."""
+    by, behind = order_of(sort), None if end is None else key_of(end)
+    plain = revision is None and end is None and by is None and not descending
 
     async def work(client: Client, output: Output) -> None:
-        page, count = min(limit or 500, 500), 0
-        if keys_only and revision is None and end is None:
-            async for key, at in client.keys(key_of(prefix), limit=page):
+        page = min(limit or 500, 500)
+        if counted:
+            many = await client.count(key_of(prefix), revision=revision, end=behind)
+            output.json({"count": many}) if output.as_json else output.say(str(many))
+        elif keys_only and plain:
+            keys = client.keys(key_of(prefix), limit=page)
+            async for key, at in _first(keys, limit):
                 if output.as_json:
                     output.json({"key": forms.to_json(key), "revision": at})
                 else:
                     output.say(shown_key(key))
-                count += 1
-                if count == limit:
-                    return
-            return
-        behind = None if end is None else key_of(end)
-        async for found in client.list(key_of(prefix), limit=page, revision=revision, end=behind):
-            if output.as_json:
-                output.json(reading_form(found, value=not keys_only))
-            elif keys_only:
-                output.say(shown_key(found.key))
-            else:
-                value = f"[dim]{shown(found.value)}[/dim]{_until(found.expires_ms)}"
-                output.say(f"{found.revision:>10}  {shown_key(found.key)}  {value}")
-            count += 1
-            if count == limit:
-                return
+        else:
+            listed = client.list(
+                key_of(prefix),
+                limit=page,
+                revision=revision,
+                end=behind,
+                sort=by,
+                descending=descending,
+            )
+            async for found in _first(listed, limit):
+                _print_found(output, found, keys_only=keys_only)
 
     run(context, work)
+
+
+async def _first(found: AsyncIterator[T], limit: int | None) -> AsyncIterator[T]:
+    """Yield as many as there is room for; None: all."""
+    count = 0
+    async for each in found:
+        yield each
+        count += 1
+        if count == limit:
+            return
+
+
+def _print_found(output: Output, found: results.Found, *, keys_only: bool) -> None:
+    if output.as_json:
+        output.json(reading_form(found, value=not keys_only))
+    elif keys_only:
+        output.say(shown_key(found.key))
+    else:
+        value = f"[dim]{shown(found.value)}[/dim]{_until(found.expires_ms)}"
+        output.say(f"{found.revision:>10}  {shown_key(found.key)}  {value}")
 
 
 def watch(

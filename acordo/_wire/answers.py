@@ -153,6 +153,12 @@ def parse_page(reply: Reply) -> results.Page:
     return results.Page(found=tuple(found), token=_token(answer), revision=revision, served=who)
 
 
+def parse_count(reply: Reply) -> int:
+    """Return how many keys a listing has. Raises Damaged."""
+    served(reply)
+    return integer(_object(reply).get("count"))
+
+
 def _token(answer: dict[str, Any]) -> str | None:
     token = answer.get("continue")
     if token is not None and not isinstance(token, str):

@@ -162,6 +162,9 @@ def list_request(
     revision: int | None = None,
     end: bytes | None = None,
     keys_only: bool = False,
+    sort: str | None = None,
+    descending: bool = False,
+    count_only: bool = False,
 ) -> Request:
     """Return a request for a page of a listing; `token` continues after the page before. With an
     `end`, the keys from `prefix` on and before it are listed.
@@ -175,6 +178,9 @@ def list_request(
         min_revision=min_revision,
         revision=revision if token is None else None,
         keys_only="true" if keys_only else None,
+        sort=sort,
+        order="desc" if descending else None,
+        count_only="true" if count_only else None,
     )
     return Request(method="GET", path=path)
 

@@ -19,6 +19,7 @@ from node.exchange.parameters import parse_level
 from node.judging.positions import check_given, check_in_force
 from node.judging.store_identity import check_store_identity
 from node.reads.levels import Level
+from node.reads.orders import PARAMETERS, Order, check_count, kept, offset_of, order_of
 from node.reads.store_reads import check_snapshot
 from node.wire.answers import version_answer
 from node.wire.byte_forms import checked_key, checked_prefix
@@ -48,7 +49,7 @@ async def get(x: Exchange) -> web.Response:
     """Return one page."""
     params = x.params(
         "prefix", "start", "end", "limit", "continue", "keys_only", "consistency", "min_revision",
-        "revision",
+        "revision", *PARAMETERS,
     )  # fmt: skip
     texts = {
         name: value.decode("utf-8", "replace")
@@ -58,10 +59,10 @@ async def get(x: Exchange) -> web.Response:
     span = _span(params)
     limit = parse_count(texts["limit"], "limit", LIMIT_MAX) if "limit" in texts else LIMIT_DEFAULT
     keys_only = "keys_only" in texts and parse_flag(texts["keys_only"], "keys_only")
+    order = order_of(texts)
+    binding = span.token + order.token
     place = (
-        place_of(texts["continue"], span.token, keys_only=keys_only)
-        if "continue" in texts
-        else None
+        place_of(texts["continue"], binding, keys_only=keys_only) if "continue" in texts else None
     )
     if "revision" in texts:
         if place is not None:
@@ -73,7 +74,11 @@ async def get(x: Exchange) -> web.Response:
     # for. A member's own one needs a quorum to confirm that it is the newest.
     level = parse_level(texts.get("consistency", "linearizable"))
     least = parse_revision(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
-    page = _Page(x, span, level, keys_only=keys_only, place=place)
+    page: _Page
+    if order.token:
+        page = _OrderedPage(x, span, level, order, keys_only=keys_only, place=place)
+    else:
+        page = _Page(x, span, level, keys_only=keys_only, place=place)
     async with x.services.load.pages:
         connections = x.services.load.connections
         if connections is not None and not connections.has_room(PAGE_BYTES):
@@ -114,6 +119,7 @@ class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "con
     revision: int
     items: list[Raw]
     continue_: str | None = None
+    count: int | None = None
 
 
 class _Page:
@@ -141,6 +147,9 @@ class _Page:
         self._bytes = 0
         self._more = True
         self._head = 0
+        self._binding = span.token
+        self._count: int | None = None
+        """Of all keys, if it was asked for."""
 
     async def gather(self, limit: int, least: int) -> None:
         """Add keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
@@ -150,23 +159,27 @@ class _Page:
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)
             listing = await self._step(left if self._keys_only else min(left, self._step_keys()))
-            self._head = max(self._head, listing.head.last)
-            if self._head < least:
-                raise NotApplied(
-                    "behind", f"nothing above revision {self._head} is known, not {least}"
-                )
-            if self._at is None:
-                self._at = listing.head.last
-                self._term = listing.head.term if self._own else 0
-            elif self._own:
-                kept = KeptPosition(self._at, self._term)
-                check_in_force(kept, self._x.services.consensus.holds_to(*kept))
-            self._more = listing.more
+            self._note(listing, least)
             for place, version in enumerate(listing.versions):
                 await self._take(version)
                 if self._bytes >= PAGE_BYTES:
                     self._more = self._more or place < len(listing.versions) - 1
                     break
+
+    def _note(self, listing: Listing, least: int) -> None:
+        """Take the revision of the first step, and see that the next ones still show it. Raises
+        NotApplied, Undone.
+        """
+        self._head = max(self._head, listing.head.last)
+        if self._head < least:
+            raise NotApplied("behind", f"nothing above revision {self._head} is known, not {least}")
+        if self._at is None:
+            self._at = listing.head.last
+            self._term = listing.head.term if self._own else 0
+        elif self._own:
+            kept = KeptPosition(self._at, self._term)
+            check_in_force(kept, self._x.services.consensus.holds_to(*kept))
+        self._more = listing.more
 
     async def _reach(self, least: int) -> None:
         """Wait until this node has settled what the page has to show. Raises NotApplied,
@@ -243,6 +256,68 @@ class _Page:
         token = None
         if self._more and self._items:
             place = PagePosition(at, self._after, term=self._term)
-            token = token_of(place, self._span.token, keys_only=self._keys_only)
+            token = token_of(place, self._binding, keys_only=self._keys_only)
         more: dict[str, str] = {"Acordo-Level": self._level, "Acordo-Source": "store"}
-        return self._x.json(_Answer(at, self._items, token), revision=at, more=more)
+        return self._x.json(_Answer(at, self._items, token, self._count), revision=at, more=more)
+
+
+class _OrderedPage(_Page):
+    """A page of a listing in an order, or within bounds; or only the number of its keys."""
+
+    def __init__(
+        self,
+        x: Exchange,
+        span: _Span,
+        level: Level,
+        order: Order,
+        *,
+        keys_only: bool,
+        place: PagePosition | None,
+    ) -> None:
+        super().__init__(x, span, level, keys_only=keys_only, place=place)
+        self._order = order
+        self._binding = span.token + order.token
+        self._start, self._after = offset_of(self._after), b""
+
+    async def gather(self, limit: int, least: int) -> None:
+        """Look at all keys, and read those of the page. Raises as that of other pages."""
+        wanted = await self._found(least)
+        self._more = False
+        if self._order.count_only:
+            return
+        page = await self._order.put_in(wanted, self._start, limit)
+        for first in range(0, len(page), OWN_STEP_KEYS):
+            for version in await self._whole(page[first : first + OWN_STEP_KEYS]):
+                if self._bytes < PAGE_BYTES:
+                    await self._take(version)
+            if self._bytes >= PAGE_BYTES:
+                break
+        reached = self._start + len(self._items)
+        self._more = reached < (self._count or 0)
+        self._after = b"%d" % reached
+
+    async def _found(self, least: int) -> list[Version]:
+        """Return all keys within the bounds, without values, and count them."""
+        await self._reach(least)
+        found: list[Version] = []
+        count, asked, self._keys_only = 0, self._keys_only, True
+        while self._more:
+            listing = await self._step(LIMIT_MAX)
+            self._note(listing, least)
+            kept_ = [each for each in listing.versions if self._order.wants(each)]
+            count += len(kept_)
+            if not self._order.count_only:
+                check_count(count)
+                found += kept_
+            self._after = listing.versions[-1].key if listing.versions else b""
+            self._more = self._more and bool(listing.versions)
+        self._count, self._keys_only = count, asked
+        return found
+
+    async def _whole(self, versions: list[Version]) -> list[Version]:
+        if self._keys_only:
+            return versions
+        timeout_s = min(self._x.left_s, self._x.services.settings.store_timeout_s)
+        places = [(version.key, version.revision) for version in versions]
+        found = await self._x.services.store.versions(places, timeout_s=timeout_s)
+        return [kept(version) for version in found]

@@ -113,6 +113,10 @@ class ListingAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_"
     items: list[ReadAnswer]
     continue_: str | None = None
     """Token of the next page; left out on the last."""
+    count: int | None = None
+    """How many keys there are within the bounds. Left out of a listing without any, in the order of
+    keys.
+    """
 
 
 class HistoryAnswer(Struct, frozen=True, omit_defaults=True):

@@ -119,6 +119,8 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "bad_guard": ProblemKind(400, "Guard not as described"),
     "bad_write": ProblemKind(400, "Write not as described"),
     "duplicate_key": ProblemKind(400, "Key twice in one transaction"),
+    "bad_order": ProblemKind(400, "Not an order of keys"),
+    "listing_too_large": ProblemKind(400, "Too many keys to put in order"),
     "too_deep": ProblemKind(400, "Transactions nested too deep"),
     "too_many_operations": ProblemKind(400, "Too many operations"),
     "empty_transaction": ProblemKind(400, "Nothing to do"),

@@ -86,6 +86,9 @@ async def test_ranges_and_numbers(start: Start) -> None:
             assert shown == [
                 (b"n/a", b"1", 2, lease), (b"n/b", b"2", 2, lease), (b"n/c", b"3", 1, None),
             ]  # fmt: skip
+            assert await client.count("n/") == await client.count("n/a", end="n/d") == 3
+            by_count = client.list("n/", sort="version", descending=True, limit=2)
+            assert [each.key async for each in by_count] == [b"n/a", b"n/b", b"n/c"]
             async for event in client.watch("n/b", after=done.revision - 1):
                 assert isinstance(event, Change)
                 assert (event.value, event.lease) == (b"2", lease)

@@ -142,7 +142,7 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         ),
     ),
     ("/v1/kv", "GET"): Endpoint(
-        "List keys in byte order; all pages show one revision.",
+        "List keys, in byte order unless another is asked for; all pages show one revision.",
         {200: ("A page.", JSON, ListingAnswer)},
         (400, 410, 503),
         (
@@ -173,6 +173,19 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
             ),
             Parameter("continue", "query", {"type": "string"}, "Token of the page before."),
             Parameter("keys_only", "query", FLAG, "Leave the values out."),
+            Parameter(
+                "sort",
+                "query",
+                {"enum": ["key", "revision", "create_revision", "version"]},
+                "By what the keys are put in order; all of them are looked at for each page.",
+            ),
+            Parameter("order", "query", {"enum": ["asc", "desc"]}, "Its direction."),
+            Parameter("count_only", "query", FLAG, "Only tell how many keys there are."),
+            *(
+                Parameter(f"{which}_{what}_revision", "query", REVISION, f"{words} {which}imum.")
+                for which in ("min", "max")
+                for what, words in (("mod", "Its revision's"), ("create", "create_revision's"))
+            ),
             Parameter("consistency", "query", LEVEL, "Accepted; listings are always linearizable."),
             Parameter(
                 "min_revision", "query", REVISION, "Answer from a state at or above this revision."

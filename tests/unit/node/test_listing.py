@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from kv.errors import BadRequest
 from kv.ports import Retention
+from node.api import listing
 from node.api.listing import TURN_BYTES
 from node.http.load import PAGES_MAX
+from node.reads import orders
 from node.wire.documents import encode
 from node.wire.page_tokens import PagePosition, place_of, token_of
 from tests.unit.node.conftest import Api
@@ -193,3 +195,45 @@ async def test_a_range_and_a_past_revision(api: Api) -> None:
     (await api.ask("GET", f"/v1/kv?start=a&revision=3&continue={token}")).problem(
         400, "conflicting_parameters"
     )
+
+
+async def test_keys_are_put_in_order_within_bounds_and_counted(api: Api) -> None:
+    for key in ("c", "a", "b", "a", "d"):
+        await api.ask("PUT", f"/v1/kv/{key}", data=key.encode())
+
+    async def keys(query: str) -> list[str]:
+        found = await pages(api, f"prefix=&limit=2&{query}")
+        assert len({page["revision"] for page in found}) == 1
+        assert {page["count"] for page in found} == {sum(len(page["items"]) for page in found)}
+        return [item["key"] for page in found for item in page["items"]]
+
+    assert await keys("sort=revision") == ["c", "b", "a", "d"]
+    assert await keys("sort=revision&order=desc&keys_only=true") == ["d", "a", "b", "c"]
+    assert await keys("sort=create_revision") == ["c", "a", "b", "d"]
+    assert await keys("sort=version&order=desc") == ["a", "b", "c", "d"]
+    assert await keys("order=desc") == ["d", "c", "b", "a"]
+    assert await keys("min_mod_revision=3&max_mod_revision=4") == ["a", "b"]
+    assert await keys("max_create_revision=2") == ["a", "c"]
+    assert await keys("min_create_revision=3&sort=key") == ["b", "d"]
+    past = (await api.ask("GET", "/v1/kv?sort=revision&revision=3")).json()
+    assert [item["key"] for item in past["items"]] == ["c", "a", "b"]
+    counted = (await api.ask("GET", "/v1/kv?start=b&end=d&count_only=true")).json()
+    assert counted == {"revision": 5, "items": [], "count": 2}
+    first = (await api.ask("GET", "/v1/kv?prefix=&limit=2&sort=revision")).json()
+    other = f"/v1/kv?prefix=&limit=2&sort=version&continue={quote(first['continue'])}"
+    assert (await api.ask("GET", other)).status == 400
+    for wrong in ("sort=value", "order=up"):
+        (await api.ask("GET", f"/v1/kv?{wrong}")).problem(400, "bad_order")
+
+
+async def test_too_many_keys_are_not_put_in_order(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "KEYS_MAX", 2)
+    for key in "abc":
+        await api.ask("PUT", f"/v1/kv/{key}", data=b"v" * 1000)
+    (await api.ask("GET", "/v1/kv?sort=revision")).problem(400, "listing_too_large")
+    assert (await api.ask("GET", "/v1/kv?count_only=true")).json()["count"] == 3
+    monkeypatch.setattr(orders, "KEYS_MAX", 3)
+    monkeypatch.setattr(listing, "PAGE_BYTES", 1500)
+    assert [len(page["items"]) for page in await pages(api, "sort=revision")] == [2, 1]
