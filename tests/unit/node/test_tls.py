@@ -23,6 +23,7 @@ from node.http import handshakes
 from node.http.connections import HttpConnection
 from node.http.tls import HttpTls, TlsFiles
 from node.startup.renewal import Renewable, Renewal, ends_at
+from node.startup.unready_listener import UnreadyListener
 from tests.unit.node.conftest import Api, opened
 
 AUTHORITY, STRANGER = trustme.CA(), trustme.CA()
@@ -302,3 +303,15 @@ async def test_a_handshake_has_its_time(
         connections = api.server.services.load.connections
         assert connections is not None
         assert len(connections) == 0
+
+
+@on_uvloop
+async def test_a_node_that_waits_for_its_store_speaks_tls_too(tmp_path: Path) -> None:
+    tls = HttpTls(write(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        taken.setblocking(False)
+        async with UnreadyListener("n1", tls.context) as listener:
+            await listener.listen(taken)
+            port = taken.getsockname()[1]
+            assert await ask(port, trusting()) == 200
+            assert await ask(port, trusting(), "/readyz") == 503
