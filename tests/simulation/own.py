@@ -158,6 +158,9 @@ def compare(node: SimNode, *, whole: bool) -> None:
     store, world = node.own, node.world
     if store is None or store.condition != "sound" or node.file.hurt == "diverged":
         return
+    member = node.coordinator.own
+    if member is not None and member.condition.spoilt is not None:
+        return  # it serves nothing of this file, and is about to set it aside
     note, reference = store.note, world.reference
     made = reference.at(note.index, note.term)
     world.counts["stores compared"] += 1
