@@ -27,6 +27,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import Position
+from coordinator.raft.core.commands import applier
 from coordinator.raft.core.protocol import Core as HardenedCore
 from coordinator.raft.core.pysyncobj_library import REGULAR, Library
 from coordinator.raft.storage.journal import Journal
@@ -111,6 +112,10 @@ class _Published:
         await self._incoming.install()
         self._publish()
 
+
+# The scripts tick by hand, at once: the rest after a command that takes long (the report of one
+# that raises does) would last longer than all their ticks.
+setattr(applier, "LONG_S", float("inf"))  # noqa: B010 it is final for the product
 
 _loop = asyncio.new_event_loop()
 _disks: WeakKeyDictionary[Any, dict[str, MemoryLog]] = WeakKeyDictionary()
