@@ -244,7 +244,8 @@ async def _leased(
     for statement, asked in ((sql.ALL_ATTACHED, listed), (sql.COUNT_ATTACHED, counted)):
         rows: list[Any] = []
         if asked:
-            rows = await connection.fetch(statement, asked, LEASE_KEYS_MAX, timeout=left_s)
+            names = [str(lease) for lease in asked]
+            rows = await connection.fetch(statement, names, LEASE_KEYS_MAX, timeout=left_s)
         for row in rows:
             if asked is listed:
                 keys[row["lease"]].append(row["key"])

@@ -273,7 +273,7 @@ _ATTACHED: Final = """SELECT v.key FROM acordo_versions v
     WHERE v.lease = {lease} AND v.lease <> 0::int8 AND v.kind > 0::int8 AND NOT EXISTS (
         SELECT 1 FROM acordo_versions n WHERE n.key = v.key AND n.revision > v.revision)
     ORDER BY v.key LIMIT $2::int8"""
-_EACH: Final = f"""unnest($1::int8[]) AS l(lease)
+_EACH: Final = f"""(SELECT u.x::int8 AS lease FROM unnest($1::text[]) AS u(x)) AS l
     CROSS JOIN LATERAL ({_ATTACHED.format(lease="l.lease")}) AS a"""
 ATTACHED: Final = _ATTACHED.format(lease="$1::int8")
 """Selects the keys that are attached to a lease, at the newest state."""

@@ -240,7 +240,7 @@ class PostgresStore:
         self, leases: Sequence[int], *, limit: int, timeout_s: float
     ) -> Mapping[int, int]:
         rows = await self.connections.fetch(
-            sql.COUNT_ATTACHED, list(leases), limit, timeout_s=timeout_s
+            sql.COUNT_ATTACHED, [str(lease) for lease in leases], limit, timeout_s=timeout_s
         )
         return {row["lease"]: row["total"] for row in rows}
 
