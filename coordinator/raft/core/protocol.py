@@ -168,13 +168,13 @@ class Core:
         for step in (leader.check_quorum, leader.check_disk, leader.maybe_commit):
             if library.leads:
                 step()
+        synced = self.log.synced_index  # where no sync is promised, what is appended counts at once
         self.commands.drain()
         if library.leads:
             self.changes.maybe_note_joined()
             self.changes.maybe_note_moved()
             # Entries are sent before our own disk has them, so disk and network work in parallel.
             leader.send()
-        synced = self.log.synced_index
         self.log.maybe_sync(at_once=True)
         if library.leads and self.log.synced_index != synced and leader.maybe_commit():
             environment.wake()

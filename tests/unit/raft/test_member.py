@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from coordinator.log import Position
 from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from coordinator.raft.storage.journal import Journal
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
-from tests.unit.raft.cluster import Cluster, Tape, eventually, virtual
+from tests.unit.raft.cluster import FAST, Cluster, Tape, eventually, virtual
 
 
 @virtual
@@ -32,6 +33,17 @@ async def test_one_member_alone_works_the_same() -> None:
         position = await member.propose(b"x")
         member.open_reads(member.status().term)
         assert await member.read_index(timeout_s=5) >= position
+
+
+@virtual
+async def test_where_no_sync_is_promised_one_member_alone_waits_for_no_timer() -> None:
+    for fsync in ("interval", "off"):
+        async with Cluster("A", msgspec.structs.replace(FAST, fsync=fsync)) as cluster:
+            member = await cluster.leader()
+            await member.propose(b"first")
+            began = asyncio.get_running_loop().time()
+            await member.propose(b"second")
+            assert asyncio.get_running_loop().time() == began
 
 
 @virtual
