@@ -69,6 +69,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now_s
 
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass in which the loop does nothing else."""
+        self._jumping.now_s += seconds
+
 
 class VirtualClock:
     """The clock of a machine on a VirtualLoop; its wall clock can be set off."""

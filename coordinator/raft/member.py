@@ -166,6 +166,7 @@ class Member:
             snapshots=SnapshotStore(self._disk, cluster=self._cluster),
             spawn=self._spawn,
             wake=self.wake,
+            wake_in=lambda seconds: self._loop.call_later(seconds, self.wake),
             on_fault=self._fail,
             configuration=bootstrap(self._members),
             first=first_digest(self._members, self.id),

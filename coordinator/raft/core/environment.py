@@ -37,6 +37,7 @@ class Environment:
         snapshots: SnapshotStore,
         spawn: Spawn,
         wake: Callable[[], None],
+        wake_in: Callable[[float], object],
     ) -> None:
         self.member = member
         self.now = clock.monotonic
@@ -46,6 +47,8 @@ class Environment:
         self.spawn = spawn
         self.wake = wake
         """Asks for a tick soon."""
+        self.wake_in = wake_in
+        """Asks for a tick after so many seconds."""
         self.counts: dict[str, int] = {}
         """How often each notable event happened, by name (elections, truncations, ...)."""
 

@@ -57,6 +57,7 @@ class Core:
         snapshots: SnapshotStore,
         spawn: Spawn,
         wake: Callable[[], None] = lambda: None,
+        wake_in: Callable[[float], object] = lambda seconds: None,
         on_fault: Callable[[BaseException], None] | None = None,
         configuration: Configuration | None = None,
         first: bytes = b"",
@@ -67,8 +68,9 @@ class Core:
         """Make the parts and load the state from the disk. `configuration` holds the members that
         the cluster began with, `first` the digest of that list (rules.membership.first_digest).
 
-        `wake` asks for a tick soon. `on_fault` receives an exception that a message handler raises
-        (a bug of ours); without it, the exception goes to the caller of `on_message`.
+        `wake` asks for a tick soon, `wake_in` for one after so many seconds. `on_fault` receives an
+        exception that a message handler raises (a bug of ours); without it, the exception goes to
+        the caller of `on_message`.
         """
         self.pysyncobj, self._on_fault = library, on_fault
         environment = self.environment = Environment(
@@ -79,6 +81,7 @@ class Core:
             snapshots=snapshots,
             spawn=spawn,
             wake=wake,
+            wake_in=wake_in,
         )
         self.flush: Callable[[], None] = lambda: None
         """Called when nothing more will be sent in this turn of the loop."""

@@ -12,6 +12,7 @@ from coordinator.raft.core.pysyncobj_library import MEMBERSHIP
 from coordinator.raft.storage.journal import Journal
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import FAST, Cluster, Tape, eventually, virtual
+from tests.virtual import VirtualLoop
 
 
 @virtual
@@ -44,6 +45,37 @@ async def test_where_no_sync_is_promised_one_member_alone_waits_for_no_timer() -
             began = asyncio.get_running_loop().time()
             await member.propose(b"second")
             assert asyncio.get_running_loop().time() == began
+
+
+class HeavyTape(Tape):
+    """A replica on which each command takes 0.2 s."""
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        super().apply(position, stamp_ms, command)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.pass_time(0.2)
+
+
+@virtual
+async def test_a_rest_after_a_heavy_command_is_spent_without_ticks() -> None:
+    async with Cluster("A", tape=HeavyTape) as cluster:
+        member = await cluster.leader()
+        core, ticks = member._core, 0
+        tick = core.tick
+
+        def counted() -> None:
+            nonlocal ticks
+            ticks += 1
+            assert ticks < 1000, "one tick asks for the next"
+            tick()
+
+        core.tick = counted  # type: ignore[method-assign]
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(member.propose(b"%d" % i) for i in range(5)))
+        took = asyncio.get_running_loop().time() - began
+        assert cluster.tapes["A"].commands == [b"%d" % i for i in range(5)]
+        assert 5 * 0.2 + 4 * 0.2 <= took < 5 * 0.2 + 4 * 0.21, "as long as the commands"
 
 
 @virtual

@@ -29,6 +29,8 @@ LONG_S: Final = 0.05
 process does gets its turns between several of them.
 """
 REST_S_MAX: Final = 0.3
+EARLY_S_MAX: Final = 0.002
+"""By so much a timer of the event loop may be early."""
 
 
 class CommandFailed(Exception):
@@ -59,8 +61,7 @@ class EntryApplier:
             return
         began = now()
         if began < self._rests_until:
-            self._environment.wake()
-            return
+            return  # a tick was asked for at its end: ticks until then would take up turns
         enough = began + APPLY_S_MAX
         for command, index, term in self._log.entries(applied + 1, count, APPLY_BYTES_MAX):
             self._apply_entry(command, Position(index, term))
@@ -70,8 +71,10 @@ class EntryApplier:
                 break
         took = now() - began
         if took > LONG_S:
-            self._rests_until = began + took + min(took, REST_S_MAX)
-        if library.commit_index > library.applied_index:
+            rest = min(took, REST_S_MAX)
+            self._rests_until = began + took + rest
+            self._environment.wake_in(rest + EARLY_S_MAX)
+        elif library.commit_index > library.applied_index:
             self._environment.wake()
 
     def _apply_entry(self, command: bytes, position: Position) -> None:
