@@ -57,8 +57,8 @@ class Leases:
     ) -> None:
         self._consensus, self._store, self._clock = consensus, store, clock
         self._settings, self._reads, self._writes = settings, reads, writes
-        self._count, self._count_at = 0, 0.0
-        """About how many leases there are, and when to count them again."""
+        self._count, self._counted_at = 0, float("-inf")
+        """About how many leases there are, and when they were counted last."""
 
     @staticmethod
     def new_id(op_id: str) -> int:
@@ -78,16 +78,16 @@ class Leases:
 
     async def _admit(self, deadline: float) -> None:
         """Raise NotApplied when there are too many leases already, as far as this node knows: it
-        counts them now and then, and what it grants meanwhile.
+        counts them now and then, and what it grants meanwhile. Those that end are not counted off,
+        so they are counted again soon once there seem to be many.
         """
         now = self._clock.monotonic()
-        if now >= self._count_at:
-            near = self._count > LEASES_MAX // 2
-            self._count_at = now + (COUNT_AGAIN_S if near else COUNT_SELDOM_S)
+        near = self._count > LEASES_MAX // 2
+        if now >= self._counted_at + (COUNT_AGAIN_S if near else COUNT_SELDOM_S):
+            self._counted_at = now
             with suppress(BackendUnavailable, NotApplied):
                 self._count = await self._counted(deadline)
         if self._count >= LEASES_MAX:
-            self._count_at = min(self._count_at, now + COUNT_AGAIN_S)
             raise NotApplied("too_many_leases", f"there are {LEASES_MAX} leases or more")
         self._count += 1
 

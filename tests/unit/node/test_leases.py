@@ -67,10 +67,18 @@ async def test_one_lease_more_than_there_may_be_is_refused_by_name(
     one_more = await api.ask("POST", "/v1/leases", json={"ttl": 30})
     one_more.problem(503, "too_many_leases")
     monkeypatch.setattr(leases, "COUNT_AGAIN_S", 0.0)
-    api.server.services.leases._count_at = 0.0
     (await api.ask("POST", "/v1/leases", json={"ttl": 30})).problem(503, "too_many_leases")
     await api.ask("DELETE", f"/v1/leases/{some[0]}")
     await grant(api, 30)
+
+
+async def test_leases_that_have_ended_count_for_nobody(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASES_MAX", 5)
+    monkeypatch.setattr(leases, "COUNT_AGAIN_S", 0.0)
+    for _ in range(12):
+        await api.ask("DELETE", f"/v1/leases/{await grant(api, 30)}")
 
 
 async def test_leases_are_listed_by_id(api: Api) -> None:
