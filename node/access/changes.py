@@ -45,6 +45,10 @@ from node.writes.writes import Writes
 
 EPOCH_KEY: Final = ACCESS_PREFIX + b"epoch"
 """Every change of access writes this key."""
+LEVEL_MIN: Final = 2
+"""The feature level below which nothing of access is recorded: version 0.2.0, which may still be a
+member, controls none, and its deletes of ranges take these records with them.
+"""
 EXPIRES_S_MAX: Final = 10 * 366 * 86400
 _RESERVED: Final = frozenset({ANONYMOUS, RESCUE})
 
@@ -156,8 +160,12 @@ class Changes:
         self, by: Rights, key: bytes, record: msgspec.Struct | None, deadline: float
     ) -> None:
         """Write one record, or remove it (None). Raises BadRequest("access_changed") if access was
-        changed meanwhile.
+        changed meanwhile, NotApplied.
         """
+        if 0 < self._consensus.status().feature_level < LEVEL_MIN:  # 0: of a shared store
+            raise NotApplied(
+                "upgrading", "a member may still be of a version that controls no access"
+            )
         records = self._access.records()
         raw = None if record is None else msgspec.json.encode(record)
         after = {k: v for k, v in records.items() if k != key}

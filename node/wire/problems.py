@@ -231,6 +231,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "starting": ProblemKind(
         503, "Not ready yet", "wait until /readyz says ok, or use another node; nothing was changed"
     ),
+    "upgrading": ProblemKind(
+        503, "Not in every member's version", "repeat it once all are upgraded; nothing was changed"
+    ),
     "rate_limited": ProblemKind(
         429, "Too much of one client", "wait for Retry-After, or ask for less; nothing was changed"
     ),

@@ -87,6 +87,22 @@ async def test_access_is_not_controlled_before_an_admin_has_a_token(api: Api) ->
     assert (await api.ask("PUT", "/v1/kv/a", data=b"1")).status == 201
 
 
+async def test_nothing_of_access_is_recorded_while_a_member_may_not_control_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = api.consensus.status
+
+    def at_level(level: int) -> None:
+        now = msgspec.structs.replace(status(), feature_level=level)
+        monkeypatch.setattr(api.consensus, "status", lambda: now)
+
+    form = {"principal": "admin", "roles": ["admin"]}
+    at_level(1)
+    (await api.ask("POST", "/v1/access/tokens", json=form)).problem(503, "upgrading")
+    at_level(2)
+    assert (await api.ask("POST", "/v1/access/tokens", json=form)).status == 201
+
+
 async def test_who_brings_nothing_is_told_how_and_nothing_else(door: Door) -> None:
     reply = await door.ask(None, "GET", "/v1/kv/a/1")
     reply.problem(401, "not_signed_in")
