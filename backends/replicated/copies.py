@@ -19,6 +19,8 @@ from kv.ports import StateCopy
 
 CHUNK_BYTES: Final = 1024 * 1024
 FLAWS_MAX: Final = 10
+STEPS_UNSTOPPED: Final = 100_000
+"""Steps of SQLite between two looks at whether it is to stop."""
 COPIED_PAGES: Final = -1
 """All pages in one step: more steps would begin anew whenever the file changes in between."""
 
@@ -28,6 +30,31 @@ _NOT_DUE: Final = """SELECT (SELECT count(*) FROM due AS d LEFT JOIN versions AS
             SELECT id FROM versions WHERE key = v.key ORDER BY id DESC LIMIT 1)
         AND NOT EXISTS (SELECT 1 FROM due WHERE due.key = v.key AND due.id = v.id))"""
 """What of the table `due`, which is derived, does not follow from the versions."""
+
+
+class Stop:
+    """A way to end what another thread does with a connection. That takes minutes for large files,
+    and a process waits for its threads when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self.is_set = False
+
+    def watch(self, connection: sqlite3.Connection | None) -> None:
+        """Stop this connection when the time comes; None: it is going to be closed."""
+        with self._lock:
+            self._connection = connection
+        if connection is not None:
+            connection.set_progress_handler(lambda: self.is_set, STEPS_UNSTOPPED)
+
+    def set(self) -> None:
+        """Let what is done end soon, with an error."""
+        with self._lock:
+            self.is_set = True
+            if self._connection is not None:
+                self._connection.interrupt()
 
 
 class FileCopy:
@@ -122,18 +149,24 @@ def check(path: str) -> None:
         raise files.unavailable(path, exc) from exc
 
 
-def broken_pages(path: str) -> tuple[str, ...]:
+def broken_pages(path: str, stop: Stop) -> tuple[str, ...]:
     """Return a few flaws of the pages of a file that may be open, and of its indexes, for people to
-    read. Raises BackendUnavailable.
+    read; none if it was stopped. Raises BackendUnavailable.
     """
     try:
         connection = schema.connect(path, cache_kib=1024, mode="ro")
         try:
+            stop.watch(connection)
+            if stop.is_set:  # before this thread had its turn
+                return ()
             found = connection.execute(f"PRAGMA integrity_check({FLAWS_MAX})").fetchall()
             missing = schema.one(connection, _NOT_DUE)
         finally:
+            stop.watch(None)
             connection.close()
     except sqlite3.Error as exc:
+        if stop.is_set:
+            return ()
         if opening.is_damage(exc):
             return (str(exc),)
         raise files.unavailable(path, exc) from exc

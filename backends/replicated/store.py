@@ -234,8 +234,11 @@ class SqliteMemberStore:
         return await self._sound().prune(retention, timeout_s)
 
     async def broken_pages(self) -> tuple[str, ...]:
-        self._sound()
-        return await asyncio.to_thread(copies.broken_pages, self.path)
+        file, stop = self._sound(), copies.Stop()
+        work = asyncio.to_thread(copies.broken_pages, self.path, stop)
+        found = await to_the_end(work, stop.set)
+        # Another file may have taken its place meanwhile, because of the same flaws.
+        return found if self.file is file else ()
 
     async def damaged_rows(self, after: int, *, timeout_s: float) -> tuple[int, tuple[int, ...]]:
         return await self._sound().read(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backends.replicated import files, opening, schema, writer
+from backends.replicated import copies, files, opening, schema, writer
 from backends.replicated.store import SqliteMemberStore
 from kv.errors import BackendUnavailable
 from kv.ports import LocalRetention, MemberStore, StateCopy
@@ -428,3 +428,64 @@ async def test_a_disk_that_hangs_is_not_replaced_under_its_thread(
         monkeypatch.setattr(writer, "STOP_TIMEOUT_S", 10)
         await store.set_aside("differs")
         assert not store.damage and path.stat().st_ino != before
+
+
+SLOW = """SELECT count(*) FROM (WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n
+    WHERE i < 20000000) SELECT i FROM n)"""
+
+
+class Checks:
+    """What checks of pages do, as the test sees it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.running = 0
+        self.began = threading.Event()
+        check = copies.broken_pages
+
+        def checked(*arguments: Any) -> tuple[str, ...]:
+            self.running += 1
+            self.began.set()
+            try:
+                return check(*arguments)
+            finally:
+                self.running -= 1
+
+        patch.setattr(copies, "broken_pages", checked)
+
+
+async def test_a_check_of_pages_ends_with_who_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process waits for its threads when it ends, and this takes minutes for a large file."""
+    monkeypatch.setattr(copies, "_NOT_DUE", SLOW)
+    checks = Checks(monkeypatch)
+    async with SqliteMemberStore(str(tmp_path / "store.sqlite")) as store:
+        task = asyncio.create_task(store.broken_pages())
+        await asyncio.to_thread(checks.began.wait, T)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert checks.running == 0
+
+
+async def test_a_check_of_pages_tells_nothing_of_the_file_that_came_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member whose file was found damaged fetches another one, which must not be given up for
+    what was found in the first one.
+    """
+    began, goes_on = threading.Event(), threading.Event()
+
+    def found(*_: Any) -> tuple[str, ...]:
+        began.set()
+        assert goes_on.wait(T)
+        return ("a page is broken",)
+
+    monkeypatch.setattr(copies, "broken_pages", found)
+    async with SqliteMemberStore(str(tmp_path / "store.sqlite")) as store:
+        check = asyncio.create_task(store.broken_pages())
+        await asyncio.to_thread(began.wait, T)
+        await store.set_aside("damaged")
+        goes_on.set()
+        assert await check == ()
+        assert await store.broken_pages() == ("a page is broken",)
