@@ -21,9 +21,19 @@ def restore_members(
     command: Sequence[str],
     say: Callable[[str], None],
 ) -> None:
-    """Restore every member with one incarnation, each by a process of its own. Raises BadRequest,
-    which says why the first one that failed did; then none is left.
+    """Restore every member with one incarnation, each by a process of its own. Raises BadRequest
+    "restore_not_empty" if a directory of one holds anything, which stays as it is; and
+    "not_restored", which says why the first one that failed did: then none is left.
     """
+    for node in nodes:
+        # What is there is not a member of this cluster, or `cluster.json` was lost: in any case it
+        # is not for us to remove below.
+        if node.data_dir.is_dir() and any(node.data_dir.iterdir()):
+            raise BadRequest(
+                "restore_not_empty",
+                f"{node.data_dir} is not empty; nothing in it was touched",
+                allowed="a new --data directory",
+            )
     incarnation = secrets.token_hex(16)
     options = ["--restore", settings.from_backup, "--incarnation", incarnation]
     options += ["--of-cluster", settings.cluster_id]
