@@ -101,7 +101,7 @@ class KernelSync:
         self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
 
     def begin(self, fd: int, ended: Ended) -> None:
-        """Begin to fdatasync a file; `ended` is called on the event loop, or by `finish_now`.
+        """Begin to fdatasync a file; `ended` is called on the event loop, or by `wait_now`.
 
         Raises OSError if the kernel does not take it.
         """
@@ -114,14 +114,14 @@ class KernelSync:
         self._check(self._quick(self._calls.submit, self._context, _ONE, self._requests))
         self._under_way[number] = ended
 
-    def finish_now(self) -> None:
-        """Block until no sync is under way."""
-        while self._under_way:
-            self._take(self._slow(*self._ask(1), None))
+    def wait_now(self) -> None:
+        """Block until one more sync has ended. There must be one under way."""
+        self._take(self._slow(*self._ask(1), None))
 
     def close(self) -> None:
         """Wait for what is under way, and release everything."""
-        self.finish_now()
+        while self._under_way:
+            self.wait_now()
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.remove_reader(self._told)

@@ -166,9 +166,11 @@ class RealFile:
             self._later.popleft()()
 
     def _settle(self) -> None:
-        """Block until nothing is left to the kernel; the thread has what comes after."""
-        if self._kernel is not None and self._syncing:
-            self._kernel.finish_now()
+        """Block until nothing of this file is left to the kernel; the thread has what comes after.
+        The sync of another one, of a large dump for instance, may take much longer.
+        """
+        while self._kernel is not None and self._syncing:
+            self._kernel.wait_now()
 
     def _append(self, content: bytes | memoryview, sync: bool = False) -> None:
         rest = memoryview(content)

@@ -237,9 +237,8 @@ class Kernel(KernelSync):
     def end(self, number: int = 0) -> None:
         self.under_way.pop(0)(number)
 
-    def finish_now(self) -> None:
-        while self.under_way:
-            self.end()
+    def wait_now(self) -> None:
+        self.end()
 
 
 @pytest.fixture
@@ -288,6 +287,19 @@ async def test_a_blocking_call_waits_for_the_kernel(file: RealFile, kernel: Kern
     assert not kernel.under_way
     await first
     await second
+
+
+async def test_a_blocking_call_waits_for_no_other_file(
+    file: RealFile, kernel: Kernel, tmp_path: Path
+) -> None:
+    """The sync of a large dump must not hold up the log, and with it the event loop."""
+    dump = RealFile(tmp_path / "dump", os.O_CREAT, Reserve(0), kernel)
+    first, large = file.append(b"one", sync=True), dump.append(b"large", sync=True)
+    file.append_now(b"two")
+    await first
+    assert len(kernel.under_way) == 1
+    dump.close()
+    await large
 
 
 async def test_the_thread_syncs_what_the_kernel_does_not_take(
