@@ -213,6 +213,33 @@ async def test_transfer_moves_the_leadership_and_loses_no_command(through_follow
 
 
 @virtual
+async def test_transfer_waits_for_no_timer_once_the_target_holds_all() -> None:
+    """Commands wait meanwhile. What the target acknowledges last commits nothing."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        await leader.propose(b"first")
+        target = next(name for name in "ABC" if name != leader.id)
+        cluster.net.hold(target, leader.id)
+        await leader.propose(b"second")
+        moved = asyncio.ensure_future(leader.transfer(target, timeout_s=T))
+        await asyncio.sleep(0)
+        told: list[float] = []
+
+        def watch(src: str, dst: str, message: dict[str, Any]) -> None:
+            if message["type"] == "timeout_now":
+                told.append(asyncio.get_running_loop().time())
+
+        cluster.net.watch = watch
+        # just after a heartbeat, so that the next timer is far away
+        due = leader._core.pysyncobj.heartbeat_due
+        await eventually(lambda: leader._core.pysyncobj.heartbeat_due != due)
+        released = asyncio.get_running_loop().time()
+        cluster.net.release(target, leader.id)
+        assert await moved == target
+        assert told == [released]
+
+
+@virtual
 async def test_transfer_to_nobody_is_refused() -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()

@@ -123,6 +123,7 @@ class CommandQueue:
     def hold(self, seconds: float) -> None:
         """Keep commands in the queue for `seconds` while the leadership moves; 0 ends the wait."""
         self._hold_until = self._environment.now() + seconds
+        self._leader.note_hand_over(begins=seconds > 0)
         self._environment.wake()
 
     def _holding(self) -> bool:

@@ -2,6 +2,7 @@
 
 Never counts an acknowledgement in a term other than the one it was given in, and never commits an
 entry that a majority does not hold durably. Entries are sent before the leader's own disk has them.
+(More than 400 lines: sending and what is answered share what is known of the peers.)
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Leader:
         self.progress: dict[str, Progress] = {}
         """The progress of each peer, by id; empty while this member does not lead."""
         self.uncommitted = Uncommitted()
+        self._hands_over = False
+        """Whether it is waited until a peer holds all of our log."""
         self._led_term: int | None = None
         """The term for which `Replica.led` was called and `Replica.deposed` not yet."""
 
@@ -325,7 +328,8 @@ class Leader:
                 progress.probe()
                 self._environment.count("backtracks")
         # No tick is needed before a majority has more on disk, or more can be sent.
-        news = message["reset"] or progress.probing or progress.full or not self._roster.all_joined
+        news = message["reset"] or progress.probing or progress.full
+        news = news or self._hands_over or not self._roster.all_joined
         if message["success"] and following - 1 <= self._log.last_index:
             match[node] = max(match[node], following - 1)
             due[node] = max(due[node], following)
@@ -376,6 +380,10 @@ class Leader:
             progress.drop_snapshot()
 
     # ------------------------------------------------------------------------------ hand over
+
+    def note_hand_over(self, *, begins: bool) -> None:
+        """Look at each acknowledgement at once, as commands wait for the hand-over; or no more."""
+        self._hands_over = begins
 
     def transfer_target(self, member: str | None) -> Node | None:
         """Return the voter `member`, or if None the most up-to-date one. Returns None if no such
