@@ -92,7 +92,7 @@ def services_of(
     leases = Leases(consensus, reader, clock, settings, reads=reads, writes=writes)
     bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
     load = NodeLoad(bodies)
-    access = Access(consensus, reader, clock, settings)
+    access = Access(consensus, reader, clock, settings, shared=store is not None)
     probe = StoreProbe(reader, consensus, clock)
     return NodeServices(
         consensus=consensus,
@@ -300,7 +300,7 @@ class Server:
             if not route.always and not self._turns.taken():
                 await self._turns.wait()
             await self._admit(x, route)
-            return await route.handler(x.method)(x)
+            return await self._handled(x, route)
         except KvError as exc:
             return self._failed(x, exc)
         except TimeoutError:
@@ -340,15 +340,32 @@ class Server:
         x.screen(reads=x.method in READING, always=route.always, conditions=route.conditions)
         if self.services.settings.closed:
             await self._refuse_stranger(x, route)
-        if not self.services.access.guards:
-            return
+        access = self.services.access
+        if not access.guards and not route.long:
+            if access.current or x.method in READING or route.needs is Need.NOTHING:
+                return
+            await access.wait_current(x.left_s)
+            if not access.guards:
+                return
         if route.needs is not Need.NOTHING:
-            await self.services.access.wait_known(x.left_s)
+            await access.wait_known(x.left_s)
         given = x.request.headers.get("Authorization")
         x.services = gate(self.services, route.needs, given, certificate_names(x.request))
         if route.needs is Need.ADMIN and x.method not in READING and x.services.grant is not None:
             who = x.services.grant.rights.principal
             log.info("admin action", principal=who, method=x.method, path=x.path[:200])
+
+    async def _handled(self, x: Exchange, route: Route) -> web.StreamResponse:
+        """Return the handler's answer. What was read for whoever came before anything of access
+        stood is not told if it stands by now. Raises KvError.
+        """
+        response = await route.handler(x.method)(x)
+        access = self.services.access
+        if access.guards and x.services.grant is None and route.needs is not Need.NOTHING:
+            await access.wait_known(x.left_s)
+            if access.guards and not x.mutation:
+                raise NotApplied("starting", "access was changed meanwhile: ask again")
+        return response
 
     async def _refuse_stranger(self, x: Exchange, route: Route) -> None:
         """Refuse a request of another machine while nobody has to sign in. Raises BadRequest,

@@ -35,6 +35,10 @@ RETRY_S: Final = 0.5
 KNOWN_S: Final = 2.0
 """How long a request waits for the policy to be known."""
 PAGE: Final = 1000
+UNDECIDED: Final = "own_store_undecided"
+"""Why a store is refused that lacks nothing: nobody confirms it until an operator has removed a
+member, for which he has to be let in.
+"""
 RESCUE: Final = "rescue"
 """The principal of the token that stands in a node's own file."""
 
@@ -128,8 +132,15 @@ class Access:
     """The policy as one node knows it, and the grants of those who call it."""
 
     def __init__(
-        self, consensus: Consensus, store: StoreReader, clock: Clock, settings: ServerSettings
+        self,
+        consensus: Consensus,
+        store: StoreReader,
+        clock: Clock,
+        settings: ServerSettings,
+        *,
+        shared: bool,
     ) -> None:
+        """`shared`: all members have the store."""
         self._consensus, self._store, self._clock = consensus, store, clock
         self._settings = settings
         self.policy: Policy | None = None
@@ -137,6 +148,10 @@ class Access:
         self.guards = True
         """Whether requests go through the gate. While no record of access stands there is nothing
         to hide or to judge.
+        """
+        self.current = shared
+        """Whether the store had, at some time, all that was acknowledged before. Until then that
+        nothing of access stands here says little: a new member begins with an empty store.
         """
         self._records: dict[bytes, Version] = {}
         self._grants: dict[object, Grant] = {}
@@ -195,9 +210,28 @@ class Access:
         except TimeoutError:
             return
 
+    async def until_known(self) -> None:
+        """Return once the policy is known, or after KNOWN_S. Streams have no deadline."""
+        await self.wait_known(2 * KNOWN_S)
+
+    async def wait_current(self, timeout_s: float) -> None:
+        """Return once this node has heard of all that was acknowledged before: for what would
+        change something while nothing of access stands here. Raises NotApplied.
+        """
+        if self.current or self._consensus.refusal == UNDECIDED:
+            return
+        await in_task()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._consensus.read_index(timeout_s=timeout_s)
+                await self._consensus.wait_settled(self._consensus.ordered, timeout_s=timeout_s)
+        except TimeoutError as exc:
+            raise NotApplied("starting", "who may do what is not known here yet") from exc
+        self.current = True
+
     async def load(self) -> bool:
         """Read the policy from the store; return whether it is known now."""
-        doubts = self._doubts
+        doubts, settled = self._doubts, self._consensus.settled
         found: dict[bytes, Version] = {}
         after, more = b"", True
         try:
@@ -207,6 +241,7 @@ class Access:
                         ACCESS_PREFIX,
                         after=after,
                         limit=PAGE,
+                        settled=settled.last,
                         timeout_s=self._settings.store_timeout_s,
                     )
                 found |= {version.key: version for version in listing.versions}

@@ -74,13 +74,10 @@ class Only:
 def gate(
     services: NodeServices, need: Need, authorization: str | None, names: tuple[str, ...]
 ) -> NodeServices:
-    """Return the services that a caller may use, who meets a route's need: the node's own while
-    nothing of access control stands. Raises NotSignedIn, NotAllowed, NotApplied.
+    """Return the services that a caller may use, who meets a route's need. Raises NotSignedIn,
+    NotAllowed, NotApplied.
     """
-    access = services.access
-    if not access.guards:
-        return services
-    return granted(services, access.gate(authorization, names, need))
+    return granted(services, services.access.gate(authorization, names, need))
 
 
 def granted(services: NodeServices, grant: Grant) -> NodeServices:
@@ -400,14 +397,15 @@ class GrantedWatches:
     """Watches of what one caller may read, for as long as it may."""
 
     def __init__(self, watches: Watches, access: Access, grant: Grant) -> None:
-        self._watches, self._grant = watches, grant
+        self._watches, self._access, self._grant = watches, access, grant
         self.turns, self.unsent = watches.turns, watches.unsent
-        self._frames = access.frames
 
     @property
     def frames(self) -> object:
         """The encoded events that the caller may be told."""
-        return self._frames[self._grant.rights.admin]
+        if not self._access.guards:
+            return self._watches.frames
+        return self._access.frames[self._grant.rights.admin]
 
     @property
     def cut_total(self) -> int:
@@ -427,6 +425,8 @@ class GrantedWatches:
         watcher = self._watches.open(prefix, after)
 
         def told(portion: Portion) -> Portion:
+            if not self._access.guards:
+                return portion
             rights = self._grant.rights
             check(rights, "read", begin, end)
             if not any(_shows(change, rights.hidden) for change in portion.changes):
@@ -435,6 +435,7 @@ class GrantedWatches:
             return Portion(tuple(each for each in changes if each is not None), portion.position)
 
         watcher.told = told
+        watcher.before = self._access.until_known
         return watcher
 
 

@@ -39,7 +39,7 @@ async def get(x: Exchange) -> web.StreamResponse:
             services.clock,
             services.settings,
             deadline=x.deadline,
-            stops=lambda: services.load.draining,
+            stops=lambda: x.services.whole.load.draining,  # it raises once the caller may not
         )
         response = web.StreamResponse(
             headers={

@@ -86,7 +86,7 @@ class Export:
         stops: Callable[[], bool],
     ) -> Export:
         """Begin a backup of everything that was acknowledged before the call. `stops` says whether
-        it has to end early. Raises NotApplied, BackendUnavailable.
+        it has to end early, or raises why. Raises NotApplied, BackendUnavailable.
         """
         head = (await reads.snapshot((), deadline=deadline)).head
         timeout_s = settings.store_timeout_s

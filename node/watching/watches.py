@@ -9,7 +9,7 @@ buffered per watcher: a slow reader falls behind and is disconnected.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Self
 
 from kv.errors import NotApplied, Undone
@@ -177,6 +177,8 @@ class Watcher:
         """What the newest adoption since the watch was opened has undone."""
         self.told: Callable[[Portion], Portion] | None = None
         """What of a portion may be told, if not all. It raises when nothing may be any more."""
+        self.before: Callable[[], Awaitable[None]] | None = None
+        """What to await before a look at what there is to tell, if anything."""
         self._lost_after: int | None = None
         """Of what was told, the log has lost all after this revision; None: nothing."""
 
@@ -221,6 +223,8 @@ class Watcher:
         watches = self._watches
         while True:
             self.moved.clear()
+            if self.before is not None:
+                await self.before()
             portion = watches.at_hand(self)
             if portion is None:
                 losses = watches.losses

@@ -55,7 +55,7 @@ async def _stream(x: Exchange, inspection: Inspection, response: web.StreamRespo
     patience_s = x.services.settings.watch_write_timeout_s
     try:
         async for found in inspection.steps():
-            if x.services.load.draining:
+            if x.services.whole.load.draining:  # it raises once the caller may not
                 raise NotApplied("draining", "this node is stopping")
             async with asyncio.timeout(patience_s):
                 await response.write(encode(found) + b"\n")
