@@ -117,6 +117,9 @@ class Spans:
             ends.append(end_of(prefix))
         self._begins, self._ends = begins, ends
 
+    def __len__(self) -> int:
+        return len(self._begins)
+
     def covers(self, begin: bytes, end: bytes) -> bool:
         """Return whether a range, named as in `kv.model.Compare`, lies wholly in one of them."""
         place = bisect_right(self._begins, begin) - 1
@@ -146,6 +149,11 @@ class Rights:
             rules.append(Rule(b"", read=True, write=True))
         self._read = Spans(rule.prefix for rule in rules if rule.read)
         self._write = Spans(rule.prefix for rule in rules if rule.write)
+
+    @property
+    def writes(self) -> bool:
+        """Whether any key may be written."""
+        return bool(self._write)
 
     def may(self, action: Action, begin: bytes, end: bytes = b"") -> bool:
         """Return whether all keys of a range may be read or written, apart from those that are

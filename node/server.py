@@ -25,6 +25,7 @@ from kv.errors import (
     BadRequest,
     InvariantViolated,
     KvError,
+    NotAllowed,
     NotApplied,
     NotSignedIn,
     OutcomeUnknown,
@@ -324,11 +325,12 @@ class Server:
 
     async def _admit(self, x: Exchange, route: Route) -> None:
         """Screen a request and count it against what its client may have. Whoever tries to sign in
-        and fails is counted too, by address. Raises BadRequest, NotApplied.
+        and fails, or asks for what it may not, is counted too, by address. Raises BadRequest,
+        NotApplied.
         """
         try:
             await self._screen(x, route)
-        except NotSignedIn:
+        except (NotSignedIn, NotAllowed):
             self._enter(x, route)
             raise
         self._enter(x, route)

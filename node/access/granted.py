@@ -326,7 +326,11 @@ class GrantedLeases:
     async def grant(
         self, lease: int, ttl_ms: int, op_id: str, *, deadline: float, lifetime_s: float = 0.0
     ) -> Answer:
-        """Grant a lease. Raises NotAllowed for an id that the caller chose."""
+        """Grant a lease. Raises NotAllowed for an id that the caller chose, and for who may write
+        no key: there are so many leases and no more.
+        """
+        if not self._grant.rights.writes:
+            raise NotAllowed("no right to write any key, which a lease is for")
         self._check(lease, "the ids of leases are chosen by the node, unless an admin does")
         op_id = self._grant.rights.tagged(op_id)
         return await self._leases.grant(

@@ -119,9 +119,9 @@ class Call:
         services = self.services
         self.x.deadline = services.clock.monotonic() + services.settings.request_timeout_s
 
-    async def asked(self, kind: type[T]) -> T:
+    async def asked(self, kind: type[T], most: int = REQUEST_BYTES_MAX) -> T:
         """Return the body as a request. Raises Refusal, BadRequest, NotApplied."""
-        return parsed(await self.x.body(REQUEST_BYTES_MAX), kind)
+        return parsed(await self.x.body(most), kind)
 
     async def each_asked(self, kind: type[T], most: int) -> list[T]:
         """Return the messages of a body, which are one at least. Raises as `asked` does."""

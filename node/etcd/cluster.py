@@ -43,6 +43,9 @@ from node.exchange.exchange import Exchange
 _ALARMS: Final = {"full": "NOSPACE", "diverged": "CORRUPT", "undecided": "CORRUPT"}
 """The alarm that etcd has for a state of a member's store."""
 
+SIGN_IN_BYTES_MAX: Final = 8 * 1024
+"""Bytes of a request to sign in: nobody is known yet who could have more of the memory."""
+
 
 async def version(x: Exchange) -> web.StreamResponse:
     """Tell the version of etcd whose gateway is spoken, and Acordo's own."""
@@ -185,7 +188,7 @@ async def authenticate(call: Call) -> web.StreamResponse:
     """Give a client, who names a principal or a token and brings a token as its password, that
     token back: later requests bring it.
     """
-    asked = await call.asked(AuthenticateRequest)
+    asked = await call.asked(AuthenticateRequest, SIGN_IN_BYTES_MAX)
     access = call.services.access
     if access.policy is None or not access.policy.on:
         raise Refusal(*NO_AUTHENTICATION)

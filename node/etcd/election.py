@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.errors import KvError, NotApplied
+from kv.errors import BadRequest, KvError, NotApplied
 from kv.model import ASYNC_OP_ID_PREFIX, Compare, Delete, Intent, PutWith, Version
 from node.etcd.answers import (
     CampaignResponse,
@@ -105,8 +105,8 @@ class _Candidate:
         self._op_id = self._call.new_op_id(prefix=ASYNC_OP_ID_PREFIX)
         try:
             revision, outcome = await self._call.write(Intent(self._op_id, 0, (absent,), put, put))
-        except (NotApplied, Refusal):
-            self._never = True
+        except (NotApplied, BadRequest, Refusal):
+            self._never = True  # also for who may not put it: nothing was handed over
             raise
         self._put_at = revision
         if outcome.branch == "then":

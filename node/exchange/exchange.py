@@ -117,9 +117,11 @@ class Exchange:
 
     @property
     def client(self) -> str:
-        """Return whose request it is: a principal's, else an address's."""
+        """Return whose request it is: a principal's, else an address's. Never raises, also for who
+        is about to sign in.
+        """
         grant = self.services.grant
-        principal = None if grant is None else grant.rights.principal
+        principal = None if grant is None else grant.last.principal
         if principal is None or principal == ANONYMOUS:
             return self.request.remote or ""
         return principal

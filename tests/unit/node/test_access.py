@@ -462,3 +462,45 @@ async def test_an_asynchronous_write_keeps_its_principal(open_api: Open) -> None
         assert (done.status, done.json()["again"]) == (200, False)
         found = (await door.ask("owner", "GET", "/v1/operations/mine")).json()
         assert (found["outcome"], found["revision"]) == ("applied", done.json()["revision"])
+
+
+async def test_clients_of_etcd_sign_in_where_clients_have_shares(open_api: Open) -> None:
+    async with open_api(etcd=True, client_requests_max=8) as api:
+        door = await controlled(api)
+        form = {"name": "owner", "password": door.tokens["owner"]}
+        assert (await api.ask("POST", "/v3/auth/authenticate", json=form)).status == 200
+        assert (await api.ask("GET", "/nowhere")).status == 404
+        large = form | {"password": "x" * 10_000}
+        refused = await api.ask("POST", "/v3/auth/authenticate", json=large)
+        assert refused.json()["code"] == 3
+
+
+async def test_who_asks_for_what_it_may_not_is_counted(open_api: Open) -> None:
+    async with open_api(client_rate_max=0.001, client_rate_burst=20) as api:
+        door = await controlled(api)
+        found = [(await door.ask("owner", "GET", "/v1/ledger")).status for _ in range(21)]
+        assert set(found) == {403, 429}
+
+
+async def test_a_lock_that_is_denied_leaves_nothing_in_the_log(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        door = await controlled(api)
+        lease = (await door.ask("owner", "POST", "/v1/leases", json={"ttl": 60})).json()["id"]
+        before = len(api.consensus.submits)
+        form = {"name": text("b/l"), "lease": str(int(lease, 16))}
+        assert (await door.ask("owner", "POST", "/v3/lock/lock", json=form)).status == 403
+        await api.server.services.take_backs.wait_done()
+        assert len(api.consensus.submits) == before
+
+
+async def test_who_may_write_nothing_has_no_leases(open_api: Open) -> None:
+    async with open_api(etcd=True) as api:
+        door = await controlled(api)
+        before = len(api.consensus.submits)
+        (await door.ask("reader", "POST", "/v1/leases", json={"ttl": 60})).problem(
+            403, "not_allowed"
+        )
+        denied = await door.ask("reader", "POST", "/v3/lease/grant", json={"TTL": "60"})
+        assert denied.status == 403
+        assert len(api.consensus.submits) == before
+        assert (await door.ask("writer", "POST", "/v1/leases", json={"ttl": 60})).status == 201

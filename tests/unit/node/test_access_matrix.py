@@ -112,7 +112,7 @@ NATIVE: Final[dict[tuple[str, str], list[Row]]] = {
     ("/v1/async", "POST"): [Row(KEYS, lambda a, b, w: Ask("/v1/async", _transaction(a, b)), "w")],
     ("/v1/operations/{op_id}", "GET"): [Row(KEYS, plain("/v1/operations/x"))],
     ("/v1/operations/{op_id}", "POST"): [Row(KEYS, plain("/v1/operations/x"))],
-    ("/v1/leases", "POST"): [Row(KEYS, plain("/v1/leases", {"ttl": 60}))],
+    ("/v1/leases", "POST"): [Row(KEYS, plain("/v1/leases", {"ttl": 60}), "lease")],
     ("/v1/leases", "GET"): [Row(ADMIN, plain("/v1/leases"))],
     ("/v1/leases/{id}", "GET"): [Row(KEYS, plain("/v1/leases/7"))],
     ("/v1/leases/{id}", "DELETE"): [Row(ADMIN, plain("/v1/leases/7"))],  # it is nobody's
@@ -233,7 +233,7 @@ ETCD: Final[dict[str, list[Row]]] = {
         Row(KEYS, _v3("watch", lambda *a: {"create_request": _range(*a)}), "r"),
         Row(KEYS, _v3("watch", _watched), "r", True),
     ],
-    "lease/grant": [Row(KEYS, plain("/v3/lease/grant", {"TTL": "60"}))],
+    "lease/grant": [Row(KEYS, plain("/v3/lease/grant", {"TTL": "60"}), "lease")],
     "lease/revoke": [Row(ADMIN, plain("/v3/lease/revoke", {"ID": "7"}))],
     "lease/keepalive": [Row(KEYS, plain("/v3/lease/keepalive", {"ID": "7"}))],
     "lease/timetolive": [Row(KEYS, plain("/v3/lease/timetolive", {"ID": "7", "keys": True}))],
@@ -339,6 +339,8 @@ MAY: Final = {
     "foreign": {("foreign", each) for each in ("r", "w", "rw")},
     "anonymous": {("own", "r")},
 }
+for _who in ("writer", "owner", "foreign"):  # whoever writes any key has leases, wherever it is
+    MAY[_who] |= {(where, "lease") for where in WHERE}
 NOBODY: Final = ("none", "expired", "revoked", "malformed")
 
 
