@@ -87,8 +87,10 @@ class Grant:
                 raise NotApplied("starting", "who may do what is not known here yet")
             self._rights = self._found(policy)
             self._policy = policy
-        if self._expires_ms is not None and self._access.now_ms() >= self._expires_ms:
-            raise NotSignedIn("the token has expired")
+        if self._expires_ms is not None:
+            self._access.check_time()
+            if self._access.now_ms() >= self._expires_ms:
+                raise NotSignedIn("the token has expired")
         return self._rights
 
     @property
@@ -153,6 +155,8 @@ class Access:
         """Whether the store had, at some time, all that was acknowledged before. Until then that
         nothing of access stands here says little: a new member begins with an empty store.
         """
+        self._knows_time = False
+        """Whether the log time was known here once: it goes on by itself then."""
         self._records: dict[bytes, Version] = {}
         self._grants: dict[object, Grant] = {}
         self._doubts = 0
@@ -186,6 +190,15 @@ class Access:
     def now_ms(self) -> int:
         """Return the log time, by which tokens expire."""
         return self._consensus.now_ms()
+
+    def check_time(self) -> None:
+        """Raise NotApplied while the log time is not known here: a token that has expired would be
+        taken for a valid one.
+        """
+        if not self._knows_time:
+            self._knows_time = self._consensus.status().stamped
+            if not self._knows_time:
+                raise NotApplied("starting", "what time it is is not known here yet")
 
     # --------------------------------------------------------------------------------- what stands
 

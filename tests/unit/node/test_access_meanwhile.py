@@ -135,3 +135,14 @@ async def test_a_backup_and_a_verification_end_with_the_right_to_them(
             assert reply.status == 200
             assert b"not_signed_in" in reply.body
             assert b"done" not in reply.body
+
+
+async def test_a_token_with_an_end_is_none_where_the_time_is_not_known(open_api: Open) -> None:
+    async with open_api() as api:
+        door = await controlled(api)
+        await door.token("short", "own", ttl=3600)
+        api.consensus.shown = {"stamped": False}
+        (await door.ask("short", "GET", "/v1/kv/a/1?consistency=stale")).problem(503, "starting")
+        assert (await door.ask("owner", "GET", "/v1/kv/a/1?consistency=stale")).status == 200
+        api.consensus.shown = {}
+        assert (await door.ask("short", "GET", "/v1/kv/a/1")).status == 200
