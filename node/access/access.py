@@ -32,6 +32,10 @@ from node.watching.frames import Frames
 
 RETRY_S: Final = 0.5
 """How long after a failed read of the policy it is read again."""
+REREAD_S: Final = 30.0
+"""How often a known policy is read again. What was heard is wrong if the store that it came from
+was: a file that is cut back or fetched anew (R3, R12), a host of a shared store that lagged.
+"""
 KNOWN_S: Final = 2.0
 """How long a request waits for the policy to be known."""
 PAGE: Final = 1000
@@ -158,6 +162,8 @@ class Access:
         self._knows_time = False
         """Whether the log time was known here once: it goes on by itself then."""
         self._records: dict[bytes, Version] = {}
+        self._heard: dict[bytes, Version] = {}
+        """What settled since the policy was last begun to be read, or was in doubt."""
         self._grants: dict[object, Grant] = {}
         self._doubts = 0
         self._doubted, self._known = asyncio.Event(), asyncio.Event()
@@ -203,14 +209,18 @@ class Access:
     # --------------------------------------------------------------------------------- what stands
 
     async def run(self) -> None:
-        """Read the policy whenever it is in doubt."""
+        """Read the policy whenever it is in doubt, and now and then."""
         while True:
             self._doubted.clear()
             if self.policy is None and not await self.load():
                 await asyncio.sleep(RETRY_S)
                 continue
             if self.policy is not None:
-                await self._doubted.wait()
+                try:
+                    async with asyncio.timeout(REREAD_S):
+                        await self._doubted.wait()
+                except TimeoutError:
+                    await self.load()
 
     async def wait_known(self, timeout_s: float) -> None:
         """Return once the policy is known, or after a time."""
@@ -243,8 +253,11 @@ class Access:
         self.current = True
 
     async def load(self) -> bool:
-        """Read the policy from the store; return whether it is known now."""
+        """Read the policy from the store; return whether it is known now, as it stands there. What
+        is known is not given up for what a store says that is behind, or refused.
+        """
         doubts, settled = self._doubts, self._consensus.settled
+        self._heard = dict(self._records) if self.policy is None else {}
         found: dict[bytes, Version] = {}
         after, more = b"", True
         try:
@@ -263,13 +276,15 @@ class Access:
         except (KvError, TimeoutError) as exc:
             log.warning("who may do what cannot be read", reason=str(exc))
             return False
-        if doubts != self._doubts:
+        lacks = listing.head.last < settled.last or self._consensus.refusal is not None
+        if doubts != self._doubts or (self.policy is not None and lacks):
             return False
-        for key, version in self._records.items():  # heard while it was read
+        for key, version in self._heard.items():
             if key not in found or found[key].revision < version.revision:
                 found[key] = version
-        self._records = found
-        self._build()
+        self._records, before = found, self.records()
+        if self.policy is None or self.records() != before:
+            self._build()
         return True
 
     def _settled(self, event: Settled) -> None:
@@ -289,7 +304,7 @@ class Access:
             if version.key.startswith(ACCESS_PREFIX):
                 known = self._records.get(version.key)
                 if known is None or known.revision < version.revision:
-                    self._records[version.key] = version
+                    self._records[version.key] = self._heard[version.key] = version
                     changed = True
         if changed and self.policy is not None:
             self._build()

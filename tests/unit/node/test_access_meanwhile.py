@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from kv.access import TOKENS
 from node.reads.export import Export
 from node.reads.inspection import Inspection
 from tests.unit.node.conftest import Api, Open, opened
@@ -146,3 +149,43 @@ async def test_a_token_with_an_end_is_none_where_the_time_is_not_known(open_api:
         assert (await door.ask("owner", "GET", "/v1/kv/a/1?consistency=stale")).status == 200
         api.consensus.shown = {}
         assert (await door.ask("short", "GET", "/v1/kv/a/1")).status == 200
+
+
+async def test_what_the_store_does_not_have_is_forgotten(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_api() as api:
+        door = await controlled(api)
+        access = api.server.services.access
+        key = TOKENS + door.ids["reader"].encode()
+        revoked = access._records[key]
+        lost = msgspec.structs.replace(revoked, revision=10**9)  # of a log that lost its end
+        await door.ask("admin", "DELETE", f"/v1/access/tokens/{door.ids['reader']}")
+        access._records[key] = lost
+        access._build()
+        assert (await door.ask("reader", "GET", "/v1/kv/a/1")).status == 200
+        api.consensus.refusal = "own_store_catching_up"
+        assert not await access.load()
+        api.consensus.refusal = None
+        monkeypatch.setattr("node.access.access.REREAD_S", 0.001)
+        access._doubted.set()  # so that the next wait is a short one
+        while (await door.ask("reader", "GET", "/v1/kv/a/1")).status != 401:
+            await asyncio.sleep(0)
+
+
+async def test_what_settles_while_the_policy_is_read_is_not_lost(open_api: Open) -> None:
+    async with open_api() as api:
+        door = await controlled(api)
+        access, listed = api.server.services.access, api.server.services.store.list
+        revoked = asyncio.Event()
+
+        async def slow(*prefix: bytes, **how: Any) -> Any:
+            found = await listed(*prefix, **how)
+            await door.ask("admin", "DELETE", f"/v1/access/tokens/{door.ids['reader']}")
+            revoked.set()
+            return found
+
+        access._store = SimpleNamespace(list=slow)
+        assert await access.load()
+        assert revoked.is_set()
+        (await door.ask("reader", "GET", "/v1/kv/a/1")).problem(401, "not_signed_in")
