@@ -522,7 +522,8 @@ async def test_tasks_wait_for_a_result_too() -> None:
 
 NEVER_IN_STEPS = (
     "api/", "startup/", "watching/", "readiness/", "__main__.py",
-    "etcd/streams.py", "etcd/watch.py", "access/access.py Access.load", "server.py Server.drain",
+    "etcd/streams.py", "etcd/watch.py", "access/access.py Access.load",
+    "access/access.py Access.run", "server.py Server.drain",
     "writes/leases.py", "writes/lookups.py", "http/bodies.py", "http/handshakes.py",
 )  # fmt: skip
 """What sets time-outs, and no request that is served in steps gets to: other routes' handlers, the
