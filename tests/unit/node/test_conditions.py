@@ -105,6 +105,7 @@ async def test_history(api: Api) -> None:
 
 
 async def test_no_leader_is_definite(api: Api) -> None:
+    assert (await api.ask("PUT", "/v1/kv/b", data=b"1")).status == 201  # it waits for a round
     for reason in ("no_leader", "no_quorum", "not_leader", "not_taken_over"):
         api.consensus.no_leader = reason
         form = (await api.ask("PUT", "/v1/kv/a", data=b"1")).problem(503, reason)
