@@ -27,7 +27,6 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import Position
-from coordinator.raft.core.commands import applier
 from coordinator.raft.core.protocol import Core as HardenedCore
 from coordinator.raft.core.pysyncobj_library import REGULAR, Library
 from coordinator.raft.storage.journal import Journal
@@ -112,10 +111,6 @@ class _Published:
         await self._incoming.install()
         self._publish()
 
-
-# The scripts tick by hand, at once: the rest after a command that takes long (the report of one
-# that raises does) would last longer than all their ticks.
-setattr(applier, "LONG_S", float("inf"))  # noqa: B010 it is final for the product
 
 _loop = asyncio.new_event_loop()
 _disks: WeakKeyDictionary[Any, dict[str, MemoryLog]] = WeakKeyDictionary()
@@ -222,6 +217,9 @@ class Core(Library):
         replica.node = self
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
+        # The scripts tick by hand, at once: the rest after a command that takes long (the report of
+        # one that raises does) would last longer than all their ticks.
+        self.core.applier._rests_until = 0.0
         if self._early is not None:
             # What the dump held, once the subclass's constructor has set its empty attributes.
             state, self._early = self._early, None
