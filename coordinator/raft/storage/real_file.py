@@ -117,7 +117,7 @@ class RealFile:
         """See `File.append`."""
         if self._syncing:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._later.append(lambda: _follow(self._begin(content, sync), done))
+            self._later.append(lambda: self._begin_later(content, sync, done))
             return done
         return self._begin(content, sync)
 
@@ -150,6 +150,16 @@ class RealFile:
             return self._lane.submit(self._sync)
         self._syncing = True
         return done
+
+    def _begin_later(
+        self, content: bytes | memoryview, sync: bool, done: asyncio.Future[None]
+    ) -> None:
+        try:
+            _follow(self._begin(content, sync), done)
+        except Exception as exc:  # noqa: BLE001 it belongs to whoever awaits the future
+            if not done.done():
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    done.set_exception(exc)
 
     def _synced(self, done: asyncio.Future[None], number: int) -> None:
         self._syncing = False

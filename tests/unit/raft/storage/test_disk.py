@@ -324,6 +324,29 @@ async def test_a_caller_that_gives_up_delays_nobody(file: RealFile, kernel: Kern
     assert file.size == 6
 
 
+async def test_what_cannot_begin_fails_alone(
+    file: RealFile, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = file.append(b"one", sync=True), file.append(b"two", sync=True)
+    third = file.append(b"three", sync=True)
+    begin, begun = kernel.begin, 0
+
+    def fails_once(fd: int, ended: Ended) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            raise RuntimeError("can't start new thread")
+        begin(fd, ended)
+
+    monkeypatch.setattr(kernel, "begin", fails_once)
+    kernel.end()
+    await first
+    with pytest.raises(RuntimeError, match="new thread"):
+        await asyncio.wait_for(second, 5)
+    kernel.end()
+    await third
+
+
 async def test_a_full_disk_is_no_failed_sync(
     file: RealFile, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
