@@ -1,9 +1,9 @@
 // Requests to this node, and how their problems are shown. A write that brought no answer is never called failed.
-"use strict";
+import { textOf } from "./bytes.js";
 
 const REQUEST_TIMEOUT_MS = 12000;
 
-class Problem extends Error {
+export class Problem extends Error {
   constructor(form, status = 0) {
     super(form.detail || form.title || "something went wrong");
     this.form = form;
@@ -13,7 +13,7 @@ class Problem extends Error {
 }
 
 // Send one request; return the response, or throw a Problem. `mutation`: silence means unknown.
-async function ask(method, path, { headers = {}, body, mutation = false, timeoutMs = REQUEST_TIMEOUT_MS, also = [] } = {}) {
+export async function ask(method, path, { headers = {}, body, mutation = false, timeoutMs = REQUEST_TIMEOUT_MS, also = [] } = {}) {
   let response;
   let bytes;
   try {
@@ -34,7 +34,7 @@ async function ask(method, path, { headers = {}, body, mutation = false, timeout
   throw problemOf(answer, mutation);
 }
 
-function problemOf(answer, mutation) {
+export function problemOf(answer, mutation) {
   const fromNode = answer.headers.has("Acordo-Node");
   let form = null;
   if ((answer.headers.get("Content-Type") || "").includes("json")) {
@@ -54,7 +54,7 @@ function problemOf(answer, mutation) {
   return new Problem(form, answer.status);
 }
 
-function jsonOf(answer) {
+export function jsonOf(answer) {
   try {
     return JSON.parse(textOf(answer.bytes));
   } catch {
@@ -62,14 +62,14 @@ function jsonOf(answer) {
   }
 }
 
-function newOpId() {
+export function newOpId() {
   const bytes = crypto.getRandomValues(new Uint8Array(12));
   return "page-" + Date.now().toString(16) + "-" + Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
 // -------------------------------------------------------------------------------------------- showing problems
 
-function element(name, text, className) {
+export function element(name, text, className) {
   const made = document.createElement(name);
   if (text !== undefined) made.textContent = text;
   if (className) made.className = className;
@@ -77,7 +77,7 @@ function element(name, text, className) {
 }
 
 // Show a problem in a box: what happened, what it means for the data, what to do, and buttons for that.
-function showProblem(box, problem, actions = []) {
+export function showProblem(box, problem, actions = []) {
   if (!(problem instanceof Problem)) throw problem;
   const { form } = problem;
   box.replaceChildren();
@@ -100,7 +100,7 @@ function showProblem(box, problem, actions = []) {
   box.hidden = false;
 }
 
-function hide(box) {
+export function hide(box) {
   box.hidden = true;
   box.replaceChildren();
 }

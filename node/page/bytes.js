@@ -1,11 +1,11 @@
 // Bytes and the ways they are shown and edited: what a form control cannot hold byte for byte is edited as base64.
-"use strict";
+import { Problem, element } from "./asking.js";
 
-const byId = (id) => document.getElementById(id);
+export const byId = (id) => document.getElementById(id);
 
-const encoder = new TextEncoder();
+export const encoder = new TextEncoder();
 
-function textOf(bytes) {
+export function textOf(bytes) {
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
@@ -13,13 +13,13 @@ function textOf(bytes) {
   }
 }
 
-function base64Of(bytes) {
+export function base64Of(bytes) {
   let text = "";
   for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
   return btoa(text);
 }
 
-function bytesOfBase64(text) {
+export function bytesOfBase64(text) {
   try {
     return Uint8Array.from(atob(text.trim()), (ch) => ch.charCodeAt(0));
   } catch {
@@ -28,11 +28,11 @@ function bytesOfBase64(text) {
 }
 
 // A JSON key or value is a string, or {"base64": …}.
-function bytesOfJson(form) {
+export function bytesOfJson(form) {
   return typeof form === "string" ? encoder.encode(form) : bytesOfBase64(form.base64);
 }
 
-function percent(bytes) {
+export function percent(bytes) {
   let path = "";
   for (const byte of bytes) {
     const ch = String.fromCharCode(byte);
@@ -46,7 +46,7 @@ const HIDDEN = /[\p{Cc}\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]
 const IN_A_LINE = /[^\n\t]/u;
 
 // Return text as nodes that show every character: a hidden one as its escape, marked so that no plain text looks alike.
-function visible(text) {
+export function visible(text) {
   const made = document.createDocumentFragment();
   let plain = "";
   const flush = () => {
@@ -67,7 +67,7 @@ function visible(text) {
 }
 
 // Return bytes as nodes: text with its hidden characters visible, else base64 that says so.
-function visibleBytes(bytes) {
+export function visibleBytes(bytes) {
   const text = textOf(bytes);
   if (text !== null) return visible(text);
   const made = document.createDocumentFragment();
@@ -76,11 +76,13 @@ function visibleBytes(bytes) {
 }
 
 // A field whose content is text or base64. What was put in comes out as it was, unless somebody changed it.
-class BytesField {
-  constructor(input, formOf, what) {
+export class BytesField {
+  // `refused` is told why the way of writing them cannot change.
+  constructor(input, formOf, what, refused) {
     this.input = input;
     this.formOf = formOf;
     this.what = what;
+    this.refused = refused;
     this.loaded = null;
     formOf.addEventListener("change", () => this.rewrite());
     this.form = formOf.value;
@@ -100,7 +102,7 @@ class BytesField {
     const text = bytes && (this.formOf.value === "base64" ? base64Of(bytes) : textOf(bytes));
     if (text === null || (this.formOf.value === "text" && !this.holds(text))) {
       this.formOf.value = this.form;
-      throwAway(`the ${this.what} cannot be written as text here without changing it`);
+      this.refused(`the ${this.what} cannot be written as text here without changing it`);
       return;
     }
     this.form = this.formOf.value;

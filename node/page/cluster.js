@@ -1,11 +1,12 @@
 // The cluster as this node sees it, asked for once a second.
-"use strict";
+import { ask, element, jsonOf } from "./asking.js";
+import { byId } from "./bytes.js";
 
 const POLL_MS = 1000;
 const POLL_TIMEOUT_MS = 3000;
 const SEEN_MAX_S = 3;
 
-const cluster = { at: 0, written: null, rate: null, logTime: null };
+export const cluster = { at: 0, written: null, rate: null, logTime: null };
 
 async function poll() {
   const trouble = byId("cluster-trouble");
@@ -142,7 +143,7 @@ function memberName(member, seen) {
 
 // Where this browser reaches a member, or null. An advertised loopback address is another machine's own, unless this
 // page comes from one too; then the member is where this node is, if the page's port is the one that this node tells.
-function reachableFrom(here, advertised, own) {
+export function reachableFrom(here, advertised, own) {
   const parsed = (url) => (URL.canParse(url || "") ? new URL(url) : null);
   const loopback = (host) => /^(localhost|127\.[\d.]+|\[::1\])$/.test(host);
   const [theirs, ours] = [parsed(advertised), parsed(own)];

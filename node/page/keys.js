@@ -1,11 +1,13 @@
 // Reading and writing one key. A write is never called failed when its outcome is unknown: it is offered again with the
 // same op_id, or looked up. What is shown under a key is that key's.
-"use strict";
+import { Problem, ask, hide, jsonOf, newOpId, problemOf, showProblem } from "./asking.js";
+import { BytesField, base64Of, byId, bytesOfBase64, percent, textOf, visible, visibleBytes } from "./bytes.js";
+import { cluster } from "./cluster.js";
 
 const VALUE_SHOWN_BYTES = 1024 * 1024;
 
-const key = new BytesField(byId("key"), byId("key-form-of"), "key");
-const value = new BytesField(byId("value"), byId("value-form-of"), "value");
+export const key = new BytesField(byId("key"), byId("key-form-of"), "key", throwAway);
+export const value = new BytesField(byId("value"), byId("value-form-of"), "value", throwAway);
 const read = { key: null, revision: null, position: 0, valueOf: null, kept: null };
 // valueOf: the key, in base64, under which the value in the field belongs; kept: the ttl as it was read, until when.
 
@@ -32,7 +34,7 @@ function sameKey() {
 }
 
 // What "only if it is still as it was read" means for the key in the field.
-function showGuard() {
+export function showGuard() {
   const known = sameKey();
   byId("guard-what").textContent = !known ? "absent: it was not read" : read.revision === 0 ? "absent" : `at revision ${read.revision}`;
   const text = key.form === "base64" ? textOf(bytesOfBase64(key.input.value) ?? new Uint8Array()) : null;
@@ -41,7 +43,7 @@ function showGuard() {
 }
 
 // Another key is in the field: what was read of the former one does not stay under it.
-function leaveFormer() {
+export function leaveFormer() {
   const now = keyInField();
   if (read.valueOf !== null && read.valueOf !== now && !value.edited) {
     value.clear();
@@ -93,7 +95,7 @@ function keyPath(bytes) {
   return "/v1/kv/" + percent(bytes);
 }
 
-async function getKey() {
+export async function getKey() {
   const bytes = key.bytes;
   const asked = base64Of(bytes);
   const query = new URLSearchParams();
@@ -234,12 +236,12 @@ async function lookUp(write, settle = false) {
   }
 }
 
-function busy() {
+export function busy() {
   return byId("get").disabled;
 }
 
 // Run one action at a time; whatever goes wrong is shown, with what may be done about it.
-async function act(work, actionsFor = () => []) {
+export async function act(work, actionsFor = () => []) {
   const box = byId("key-problem");
   const controls = [byId("get"), byId("put"), byId("delete")];
   if (busy()) return;

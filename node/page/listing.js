@@ -1,5 +1,7 @@
 // Listing keys by prefix, page by page at one revision.
-"use strict";
+import { ask, element, hide, jsonOf, showProblem } from "./asking.js";
+import { base64Of, byId, bytesOfJson, visible, visibleBytes } from "./bytes.js";
+import { act, busy, getKey, key, leaveFormer, showGuard } from "./keys.js";
 
 const PREVIEW_CHARS = 80;
 

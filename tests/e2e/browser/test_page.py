@@ -14,8 +14,8 @@ from acordo import Client, put
 from tests.unit.acordo.fake_cluster import FakeCluster, Trouble, problem
 
 
-async def open_page(page: Page, cluster: FakeCluster) -> None:
-    await page.goto(cluster.urls[0] + "/")
+async def open_page(page: Page, cluster: FakeCluster, tab: str = "keys") -> None:
+    await page.goto(f"{cluster.urls[0]}/#{tab}")
     await expect(page.locator("#fact-leader")).to_have_text(cluster.leader or "none known")
 
 
@@ -41,6 +41,10 @@ def puts_get(answer: web.StreamResponse | str) -> Trouble:
     return lambda request: answer if request.method == "PUT" else None
 
 
+REACHABLE = """async ([here, advertised, own]) =>
+    (await import("/page/cluster.js")).reachableFrom(here, advertised, own)"""
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
@@ -50,7 +54,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_shows_who_leads_and_how_far_each_member_is_live(
     page: Page, cluster: FakeCluster
 ) -> None:
-    await open_page(page, cluster)
+    await open_page(page, cluster, "overview")
     await expect(page.locator("#members li")).to_have_count(3)
     await expect(page.locator("li[data-member=n1] .badge")).to_have_text("leader")
     async with Client(cluster.urls) as client:
@@ -66,7 +70,7 @@ async def test_shows_who_leads_and_how_far_each_member_is_live(
 async def test_tolerates_dead_members_no_leader_and_a_dead_node(
     page: Page, cluster: FakeCluster
 ) -> None:
-    await open_page(page, cluster)
+    await open_page(page, cluster, "overview")
     cluster.dead.add("n3")
     await expect(page.locator("#cluster-trouble")).to_contain_text("Not heard of: n3")
     await expect(page.locator("li[data-member=n3] .badge")).to_have_text("silent")
@@ -90,7 +94,7 @@ async def test_tolerates_dead_members_no_leader_and_a_dead_node(
 async def test_says_why_the_node_is_not_ready_and_what_a_person_can_do(
     page: Page, cluster: FakeCluster
 ) -> None:
-    await open_page(page, cluster)
+    await open_page(page, cluster, "overview")
     cluster.unready = [
         {"check": "member", "code": "disk_lost", "why": "replace it by one with a new id"}
     ]
@@ -103,7 +107,7 @@ async def test_says_why_the_node_is_not_ready_and_what_a_person_can_do(
 
 async def test_says_when_machines_differ(page: Page, cluster: FakeCluster) -> None:
     cluster.digests["n2"] = "ff" * 32
-    await open_page(page, cluster)
+    await open_page(page, cluster, "overview")
     await expect(page.locator("li[data-member=n2] .digest")).to_contain_text("DIFFERS")
 
 
@@ -313,7 +317,7 @@ async def test_a_ttl_is_kept(page: Page, cluster: FakeCluster) -> None:
 async def test_counts_acknowledged_writes_and_not_what_is_caught_up(
     page: Page, cluster: FakeCluster
 ) -> None:
-    await open_page(page, cluster)
+    await open_page(page, cluster, "overview")
     await expect(page.locator("#fact-rate")).to_have_text("0.0/s")
     cluster.revision = 25_000  # a restarted node catches up
     await expect(page.locator("#fact-revision")).to_have_text("25,000")
@@ -342,12 +346,7 @@ async def test_links_are_those_that_this_browser_reaches(page: Page, cluster: Fa
         (far, "javascript:alert(1)", "http://127.0.0.1:8001", None),
         (far, None, None, None),
     ):
-        assert (
-            await page.evaluate(
-                "([here, a, own]) => reachableFrom(here, a, own)", [here, advertised, own]
-            )
-            == reached
-        )
+        assert await page.evaluate(REACHABLE, [here, advertised, own]) == reached
 
 
 async def test_unknown_outcomes_are_never_called_failed(page: Page, cluster: FakeCluster) -> None:
@@ -489,7 +488,7 @@ async def test_is_accessible(page: Page, cluster: FakeCluster) -> None:
     assert await page.evaluate("document.documentElement.lang") == "en"
     assert await page.locator("[role=alert]").count() == 3
     await page.keyboard.press("Tab")
-    assert await page.evaluate("document.activeElement.textContent") == "Skip to keys"
+    assert await page.evaluate("document.activeElement.textContent") == "Skip to the content"
     seen = []
     for _ in range(40):
         await page.keyboard.press("Tab")

@@ -16,7 +16,7 @@ async def test_page_of_a_real_cluster(page: Page, start: Start) -> None:
         leader = await cluster.leader()
         assert leader is not None
         home = next(name for name in urls if name != leader)
-        await page.goto(urls[home] + "/")
+        await page.goto(urls[home] + "/#keys")
         await expect(page.locator("#fact-leader")).to_have_text(leader)
         await expect(page.locator("#members li")).to_have_count(3)
         await page.fill("#key", "from the page/ä")

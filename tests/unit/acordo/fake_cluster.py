@@ -429,9 +429,10 @@ class FakeCluster:
             return serve
 
         app.router.add_get("/", file("index.html", "text/html"))
-        for script in page.glob("*.js"):
-            app.router.add_get(f"/page/{script.name}", file(script.name, "text/javascript"))
-        app.router.add_get("/page/style.css", file("style.css", "text/css"))
+        for kind, content_type in (("js", "text/javascript"), ("css", "text/css")):
+            for found in page.rglob(f"*.{kind}"):
+                name = found.relative_to(page).as_posix()
+                app.router.add_get(f"/page/{name}", file(name, content_type))
 
 
 def _as_list(value: Any) -> list[int]:
