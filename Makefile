@@ -110,6 +110,11 @@ bench-state: $(READY)  ## measure start, memory and a member's replacement with 
 bench-leases: $(READY)  ## measure what it does to writes when 10,000 leases end at once
 	$(PY) -m bench.lease_ends
 
+docs: $(READY)  ## make docs/ a site in build/docs: a link or an anchor that leads nowhere fails
+	@rm -rf build/docs
+	$(PY) -m sphinx -q -W --keep-going -j auto -c docs/site -b html -d build/docs-read . build/docs
+	$(PY) -m docs.site.checks build/docs
+
 evidence: $(READY)  ## run the published hazards of the Raft library against our classes
 	$(PY) -m tests.evidence
 
@@ -155,5 +160,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
+.PHONY: help docs install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
 	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade flaky chart cloud-costs images lock clean

@@ -1,0 +1,1 @@
+"""docs/ as a site: what Sphinx needs to build it."""
