@@ -102,6 +102,24 @@ class KeyPage(_Result, frozen=True, kw_only=True):
     """(key, revision) of each key."""
     token: str | None
     revision: int
+    prefixes: tuple[bytes, ...] = ()
+    """With a separator: what further keys begin with."""
+
+
+class Child(_Result, frozen=True, kw_only=True):
+    """What stands right under a prefix: a key, or all keys that go on to a separator, as a folder.
+    A key may have the name of a folder; then it is in the folder.
+    """
+
+    name: bytes
+    """The whole key, or what the keys in the folder begin with, the separator included."""
+    revision: int | None
+    """The key's newest revision; None: it is a folder."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Return whether keys stand under it."""
+        return self.revision is None
 
 
 class Written(_Result, frozen=True, kw_only=True):

@@ -198,8 +198,20 @@ def list_(
     ] = None,
     descending: Annotated[bool, typer.Option("--desc", help="From the last on.")] = False,
     counted: Annotated[bool, typer.Option("--count", help="Print nothing but how many.")] = False,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="Show what is right under PREFIX, folded at this: keys, "
+            "and folders that end with it."
+        ),
+    ] = None,
 ) -> None:
     """List the keys under a prefix, all as of one revision."""
+    if separator is not None:
+        if end or sort or descending or counted:
+            raise typer.BadParameter("--separator goes with --limit and --revision only")
+        list_children(context, prefix, separator, limit, revision)
+        return
     by, behind = order_of(sort), None if end is None else key_of(end)
     plain = revision is None and end is None and by is None and not descending
 
@@ -226,6 +238,29 @@ def list_(
             )
             async for found in _first(listed, limit):
                 _print_found(output, found, keys_only=keys_only)
+
+    run(context, work)
+
+
+def list_children(
+    context: typer.Context, prefix: str, separator: str, limit: int | None, revision: int | None
+) -> None:
+    """Print the keys and the folders right under a prefix."""
+
+    async def work(client: Client, output: Output) -> None:
+        found = client.children(
+            key_of(prefix),
+            separator=key_of(separator),
+            revision=revision,
+            limit=min(limit or 1000, 1000),
+        )
+        async for child in _first(found, limit):
+            if not output.as_json:
+                output.say(shown_key(child.name))
+            elif child.is_folder:
+                output.json({"prefix": forms.to_json(child.name)})
+            else:
+                output.json({"key": forms.to_json(child.name), "revision": child.revision})
 
     run(context, work)
 

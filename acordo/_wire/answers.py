@@ -112,6 +112,7 @@ def parse_keys(reply: Reply) -> results.KeyPage:
         keys=tuple((each.key, each.revision) for each in readings),
         token=_token(answer),
         revision=integer(answer.get("revision", who.position)),
+        prefixes=tuple(from_json(each) for each in json_list(answer.get("prefixes", []))),
     )
 
 

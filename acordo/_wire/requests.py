@@ -165,6 +165,7 @@ def list_request(
     sort: str | None = None,
     descending: bool = False,
     count_only: bool = False,
+    separator: bytes | None = None,
 ) -> Request:
     """Return a request for a page of a listing; `token` continues after the page before. With an
     `end`, the keys from `prefix` on and before it are listed.
@@ -181,6 +182,7 @@ def list_request(
         sort=sort,
         order="desc" if descending else None,
         count_only="true" if count_only else None,
+        separator=separator,
     )
     return Request(method="GET", path=path)
 

@@ -20,9 +20,10 @@ from node.judging.positions import check_given, check_in_force
 from node.judging.store_identity import check_store_identity
 from node.reads.levels import Level
 from node.reads.orders import PARAMETERS, Order, check_count, kept, offset_of, order_of
+from node.reads.separated import STEPS_MAX, Separator, separator_of
 from node.reads.store_reads import check_snapshot
 from node.wire.answers import version_answer
-from node.wire.byte_forms import checked_key, checked_prefix
+from node.wire.byte_forms import checked_key, checked_prefix, json_form
 from node.wire.documents import encode
 from node.wire.kept_positions import KeptPosition
 from node.wire.page_tokens import PagePosition, place_of, token_of
@@ -49,18 +50,19 @@ async def get(x: Exchange) -> web.Response:
     """Return one page."""
     params = x.params(
         "prefix", "start", "end", "limit", "continue", "keys_only", "consistency", "min_revision",
-        "revision", *PARAMETERS,
+        "revision", "separator", *PARAMETERS,
     )  # fmt: skip
     texts = {
         name: value.decode("utf-8", "replace")
         for name, value in params.items()
-        if name not in {"prefix", "start", "end"}
+        if name not in {"prefix", "start", "end", "separator"}
     }
     span = _span(params)
     limit = parse_count(texts["limit"], "limit", LIMIT_MAX) if "limit" in texts else LIMIT_DEFAULT
     keys_only = "keys_only" in texts and parse_flag(texts["keys_only"], "keys_only")
     order = order_of(texts)
-    binding = span.token + order.token
+    separator = separator_of(params, ordered=bool(order.token) or order.count_only)
+    binding = span.token + (order.token if separator is None else separator.token)
     place = (
         place_of(texts["continue"], binding, keys_only=keys_only) if "continue" in texts else None
     )
@@ -77,6 +79,8 @@ async def get(x: Exchange) -> web.Response:
     page: _Page
     if order.token:
         page = _OrderedPage(x, span, level, order, keys_only=keys_only, place=place)
+    elif separator is not None:
+        page = _SeparatedPage(x, span, level, separator, keys_only=keys_only, place=place)
     else:
         page = _Page(x, span, level, keys_only=keys_only, place=place)
     async with x.services.load.pages:
@@ -120,6 +124,7 @@ class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "con
     items: list[Raw]
     continue_: str | None = None
     count: int | None = None
+    prefixes: list[str | dict[str, str]] | None = None
 
 
 class _Page:
@@ -150,6 +155,8 @@ class _Page:
         self._binding = span.token
         self._count: int | None = None
         """Of all keys, if it was asked for."""
+        self._prefixes: list[str | dict[str, str]] | None = None
+        """What further keys begin with, if they are folded at a separator."""
 
     async def gather(self, limit: int, least: int) -> None:
         """Add keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
@@ -208,7 +215,7 @@ class _Page:
         each = max(1, self._bytes // len(self._items))
         return max(OWN_STEP_KEYS, min(STEP_KEYS, PAGE_BYTES // each))
 
-    async def _step(self, limit: int) -> Listing:
+    async def _step(self, limit: int, *, values: bool = True) -> Listing:
         services, left_s = (
             self._x.services,
             min(self._x.left_s, self._x.services.settings.store_timeout_s),
@@ -224,7 +231,7 @@ class _Page:
                     limit=limit,
                     at=self._at,
                     settled=settled.last,
-                    keys_only=self._keys_only,
+                    keys_only=self._keys_only or not values,
                     timeout_s=left_s,
                 )
         except TimeoutError as exc:
@@ -254,11 +261,21 @@ class _Page:
     def reply(self) -> web.Response:
         at = self._at or 0
         token = None
-        if self._more and self._items:
+        if self._more and (self._items or self._prefixes):
             place = PagePosition(at, self._after, term=self._term)
             token = token_of(place, self._binding, keys_only=self._keys_only)
         more: dict[str, str] = {"Acordo-Level": self._level, "Acordo-Source": "store"}
-        return self._x.json(_Answer(at, self._items, token, self._count), revision=at, more=more)
+        page = _Answer(at, self._items, token, self._count, self._prefixes)
+        return self._x.json(page, revision=at, more=more)
+
+    async def _whole(self, versions: list[Version]) -> list[Version]:
+        """Return versions that were listed without their values with them, if they are wanted."""
+        if self._keys_only:
+            return versions
+        timeout_s = min(self._x.left_s, self._x.services.settings.store_timeout_s)
+        places = [(version.key, version.revision) for version in versions]
+        found = await self._x.services.store.versions(places, timeout_s=timeout_s)
+        return [kept(version) for version in found]
 
 
 class _OrderedPage(_Page):
@@ -300,9 +317,9 @@ class _OrderedPage(_Page):
         """Return all keys within the bounds, without values, and count them."""
         await self._reach(least)
         found: list[Version] = []
-        count, asked, self._keys_only = 0, self._keys_only, True
+        count = 0
         while self._more:
-            listing = await self._step(LIMIT_MAX)
+            listing = await self._step(LIMIT_MAX, values=False)
             self._note(listing, least)
             kept_ = [each for each in listing.versions if self._order.wants(each)]
             count += len(kept_)
@@ -311,13 +328,67 @@ class _OrderedPage(_Page):
                 found += kept_
             self._after = listing.versions[-1].key if listing.versions else b""
             self._more = self._more and bool(listing.versions)
-        self._count, self._keys_only = count, asked
+        self._count = count
         return found
 
-    async def _whole(self, versions: list[Version]) -> list[Version]:
-        if self._keys_only:
-            return versions
-        timeout_s = min(self._x.left_s, self._x.services.settings.store_timeout_s)
-        places = [(version.key, version.revision) for version in versions]
-        found = await self._x.services.store.versions(places, timeout_s=timeout_s)
-        return [kept(version) for version in found]
+
+class _SeparatedPage(_Page):
+    """A page of the keys right under a prefix, and of the folders that the others are in."""
+
+    def __init__(
+        self,
+        x: Exchange,
+        span: _Span,
+        level: Level,
+        separator: Separator,
+        *,
+        keys_only: bool,
+        place: PagePosition | None,
+    ) -> None:
+        super().__init__(x, span, level, keys_only=keys_only, place=place)
+        self._separator = separator
+        self._binding = span.token + separator.token
+        self._folders: list[str | dict[str, str]] = []
+        self._prefixes = self._folders
+        self._last = self._after
+        """The key or the folder that was shown last."""
+
+    async def gather(self, limit: int, least: int) -> None:
+        """Add keys and folders until the page is full. Raises as that of other pages."""
+        await self._reach(least)
+        for _ in range(STEPS_MAX):
+            if not self._more or self._full(limit):
+                break
+            begins = self._separator.go_on_after(self._last)
+            if begins is None:
+                break
+            first, end, self._after = begins
+            self._span = _Span(first, end)
+            listing = await self._step(STEP_KEYS, values=False)
+            self._note(listing, least)
+            await self._show(self._separator.fold(listing.versions, self._last), limit)
+        self._more = self._more and self._separator.go_on_after(self._last) is not None
+        self._after = self._last
+
+    def _full(self, limit: int) -> bool:
+        shown = len(self._items) + len(self._folders)
+        return shown >= limit or self._bytes >= PAGE_BYTES
+
+    async def _show(self, found: list[Version | bytes], limit: int) -> None:
+        """Add what one read found, with the values of a few keys at a time."""
+        whole: dict[bytes, Version] = {}
+        for place, each in enumerate(found):
+            if self._full(limit):
+                self._more = True
+                return
+            if isinstance(each, bytes):
+                self._folders.append(json_form(each))
+                self._bytes += len(each)
+                self._last = each
+                continue
+            if each.key not in whole:
+                ahead = found[place : place + OWN_STEP_KEYS]
+                keys = [one for one in ahead if not isinstance(one, bytes)]
+                whole = {one.key: one for one in await self._whole(keys)}
+            await self._take(whole[each.key])
+            self._last = each.key

@@ -117,6 +117,10 @@ class ListingAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_"
     """How many keys there are within the bounds. Left out of a listing without any, in the order of
     keys.
     """
+    prefixes: list[str | dict[str, str]] | None = None
+    """With a separator: what all further keys under the prefix begin with, up to and with the
+    separator, each once, in byte order. The keys in `items` have none behind the prefix.
+    """
 
 
 class HistoryAnswer(Struct, frozen=True, omit_defaults=True):

@@ -120,6 +120,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "bad_write": ProblemKind(400, "Write not as described"),
     "duplicate_key": ProblemKind(400, "Key twice in one transaction"),
     "bad_order": ProblemKind(400, "Not an order of keys"),
+    "bad_separator": ProblemKind(400, "Not a separator"),
     "listing_too_large": ProblemKind(400, "Too many keys to put in order"),
     "too_deep": ProblemKind(400, "Transactions nested too deep"),
     "too_many_operations": ProblemKind(400, "Too many operations"),

@@ -39,6 +39,7 @@ from node.api.openapi.parameters import (
     Parameter,
 )
 from node.exchange.headers import BYTES, JSON
+from node.reads.separated import SEPARATOR_BYTES_MAX
 from node.wire.answers import (
     BatchAnswer,
     HistoryAnswer,
@@ -173,6 +174,13 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
             ),
             Parameter("continue", "query", {"type": "string"}, "Token of the page before."),
             Parameter("keys_only", "query", FLAG, "Leave the values out."),
+            Parameter(
+                "separator",
+                "query",
+                {"type": "string", "minLength": 1, "maxLength": SEPARATOR_BYTES_MAX},
+                "Fold the keys with this behind the prefix: `prefixes` tells what they begin with, "
+                "up to and with it, each once. `limit` counts both. The last page may be empty.",
+            ),
             Parameter(
                 "sort",
                 "query",
