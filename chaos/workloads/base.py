@@ -142,6 +142,7 @@ class Worker:
             error = str(exc)
         except AcordoError as exc:
             outcome, error = "fail", f"{type(exc).__name__}: {exc.detail}"
+            fields.setdefault("node", exc.node)
             if isinstance(exc, BadRequest):
                 self.workload.rejected(exc)
         except asyncio.CancelledError:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chaos.records.history import ClientOperation
-from tests.upgrade.load import is_failed
+from tests.upgrade.load import is_change_refused, is_failed
 from tests.upgrade.versions import COMMIT, TAG, NoTree, released
 
 
@@ -47,11 +47,22 @@ def test_what_is_no_clone_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
         released(tmp_path / "out", tmp_path)
 
 
-def test_a_guard_that_does_not_hold_is_an_answer_and_a_refusal_is_none() -> None:
-    def ended(outcome: str, error: str | None) -> ClientOperation:
-        return ClientOperation("c", "cas", outcome, 1, 2, error=error)  # type: ignore[arg-type]
+def ended(outcome: str, error: str | None) -> ClientOperation:
+    """Return an operation that ended like this."""
+    return ClientOperation("c", "cas", outcome, 1, 2, error=error)  # type: ignore[arg-type]
 
+
+def test_a_guard_that_does_not_hold_is_an_answer_and_a_refusal_is_none() -> None:
     assert not is_failed(ended("ok", None))
     assert not is_failed(ended("fail", "refused: guard 0"))
     assert is_failed(ended("fail", "NotApplied: no_leader"))
     assert is_failed(ended("info", "cut off"))
+
+
+def test_only_a_certain_refusal_of_a_read_is_put_down_to_a_change_of_leader() -> None:
+    why = "no quorum confirmed this node's position: not_taken_over"
+    assert is_change_refused(ended("fail", f"ReadFailed: no answer after one attempt: {why}"))
+    assert not is_change_refused(ended("info", f"ReadFailed: {why}"))
+    assert not is_change_refused(ended("fail", "ReadFailed: the store is away"))
+    assert not is_change_refused(ended("fail", "NotApplied: not_taken_over"))
+    assert not is_change_refused(ended("ok", None))

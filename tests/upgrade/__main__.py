@@ -80,8 +80,16 @@ async def roll(
                 print(f"  {node.name} → {version.name}: {time.monotonic() - began:.1f} s")
                 await asyncio.sleep(BETWEEN_S)
 
+            def is_old(name: str) -> bool:
+                return nodes.each[name].version is old if name in nodes.each else False
+
             async with loaded(
-                [url], nodes.urls, folder / "run", once=True, own_stores=kind == "replicated"
+                [url],
+                nodes.urls,
+                folder / "run",
+                once=True,
+                own_stores=kind == "replicated",
+                is_old=is_old,
             ) as seen:
                 await asyncio.sleep(BETWEEN_S)
                 for number, node in enumerate(await nodes.in_order()):
@@ -116,6 +124,8 @@ def _judge(kind: str, seen: Seen, report: Report) -> None:
         f"{seen.copies} copies of {seen.rows} rows",
         flush=True,
     )
+    if seen.old_refusals:
+        print(f"  {seen.old_refusals} reads refused by the earlier version as the leader changed")
     report.check(seen.requests >= REQUESTS_LEAST, f"only {seen.requests} requests were sent")
     report.check(not seen.failed, f"requests failed: {seen.failed[:SHOWN_MAX]}")
     report.check(not seen.anomalies, f"anomalies: {seen.anomalies[:SHOWN_MAX]}")

@@ -46,6 +46,11 @@ class Seen:
     requests: int = 0
     failed: list[str] = field(default_factory=list)
     """Requests that were not answered with what was asked for."""
+    old_refusals: int = 0
+    """Reads that a member of the earlier version refused while the leader changed. That version
+    does not wait for the next leader (a read of this one does), with or without an upgrade: an
+    election that the machine's load brings about is enough.
+    """
     anomalies: list[str] = field(default_factory=list)
     judged: dict[str, int] = field(default_factory=dict)
     """Operations that each checker judged."""
@@ -55,17 +60,36 @@ class Seen:
     copies: int = 0
 
 
+CHANGING: Final = ("no_leader", "not_leader", "not_taken_over", "deposed")
+"""Reasons that pass once the next leader serves."""
+
+
 def is_failed(done: ClientOperation) -> bool:
     """Return whether a request failed. A guard that did not hold is an answer."""
     return done.outcome != "ok" and not (done.error or "").startswith("refused: guard")
 
 
+def is_change_refused(done: ClientOperation) -> bool:
+    """Return whether a read was refused, certainly, because the leader was changing."""
+    error = done.error or ""
+    return (
+        done.outcome == "fail" and error.startswith("ReadFailed: ") and error.endswith(CHANGING)
+    )
+
+
 class _Counting(Recorder):
     """A recorder that also keeps what failed."""
 
-    def __init__(self, path: Path, seen: Seen, seed: int, written: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        seen: Seen,
+        seed: int,
+        written: Callable[[], None],
+        is_old: Callable[[str], bool],
+    ) -> None:
         super().__init__(path, seed=seed)
-        self.seen, self.written = seen, written
+        self.seen, self.written, self.is_old = seen, written, is_old
 
     def add(self, record: object) -> None:
         super().add(record)  # type: ignore[arg-type]  # a Record, as its caller gives it
@@ -73,9 +97,12 @@ class _Counting(Recorder):
             self.seen.requests += 1
             if record.outcome == "ok" and record.op_id is not None:
                 self.written()
-            if is_failed(record):
+            if is_change_refused(record) and self.is_old(record.node or ""):
+                self.seen.old_refusals += 1
+            elif is_failed(record):
                 self.seen.failed.append(
-                    f"{record.op} {record.key or ''} {record.outcome}: {record.error}"
+                    f"{record.op} {record.key or ''} by {record.node} {record.outcome}: "
+                    f"{record.error}"
                 )
 
 
@@ -88,18 +115,20 @@ async def loaded(
     once: bool,
     own_stores: bool,
     written: Callable[[], None] = lambda: None,
+    is_old: Callable[[str], bool] = lambda node: False,
     seed: int = 7,
 ) -> AsyncIterator[Seen]:
     """Load the cluster at `urls` while the block runs; when it is left, collect what the members
     say by themselves, at `direct`, and judge.
 
     `once`: clients repeat nothing, so that every answer that is no success counts. `own_stores`:
-    each member's copy is compared. `written` is called when a write was acknowledged.
+    each member's copy is compared. `written` is called when a write was acknowledged. `is_old` says
+    whether a node, by its name, runs the earlier version now.
     """
     folder.mkdir(parents=True)
     seen = Seen()
     settings = LoadSettings(tuple(urls), seed, "load/", clients=CLIENTS, pause_s=PAUSE_S)
-    with _Counting(folder / HISTORY_FILE, seen, seed, written) as recorder:
+    with _Counting(folder / HISTORY_FILE, seen, seed, written, is_old) as recorder:
         workloads = [WORKLOADS[name](settings, recorder) for name in (*PLAIN, "watch")]
         stop, quiet = asyncio.Event(), asyncio.Event()
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:

@@ -38,6 +38,10 @@ class ReadIndex:
         self._rounds: Rounds[Local | Remote] = Rounds(first_id=rng.getrandbits(48))
         self._asked_at = float("-inf")
         self._opened = 0
+        self._asked_in, self._asked_since = 0, 0.0
+        """The newest term of ours in which a read came before we had taken over, and since when."""
+        self._early: list[Local | Remote] = []
+        """Reads that came before we had taken over, and wait for it."""
         self._arrived: list[Local] = []
         self._requests: dict[int, tuple[Node, list[Local], float]] = {}
         """By request: the node asked, the reads that share the request, and its deadline."""
@@ -68,15 +72,16 @@ class ReadIndex:
     def drive(self) -> None:
         """Begin, repeat, finish or abandon rounds and requests, as the current role allows."""
         core = self._core
-        if not self._arrived and not self._requests and self._rounds.idle:
+        if not (self._arrived or self._requests or self._early) and self._rounds.idle:
             return
         if core.leads:
-            arrived, self._arrived = self._arrived, []
+            arrived, self._early, self._arrived = [*self._early, *self._arrived], [], []
             for read in arrived:
                 self._join(read)
             self._lead()
             return
-        for given_up in self._rounds.abandon():
+        early, self._early = self._early, []
+        for given_up in (*self._rounds.abandon(), *early):
             self._refuse(given_up, "deposed")
         self._give_up()
         if self._arrived and len(self._requests) < REQUESTS_MAX:
@@ -108,9 +113,24 @@ class ReadIndex:
     def _join(self, read: Local | Remote) -> None:
         core = self._core
         if not core.own_term_committed or self._opened != core.term:
-            self._refuse(read, "not_taken_over")
+            if self._may_wait():
+                self._early.append(read)
+            else:
+                self._refuse(read, "not_taken_over")
         elif not self._rounds.arrive(read):
             self._refuse(read, "overloaded")
+
+    def _may_wait(self) -> bool:
+        """Say whether a read may wait until we have taken over: that takes some milliseconds, and
+        who asks would wait longer after a refusal. Only where it has not happened an election
+        time-out after the term's first read, those after it are refused at once: the store may be
+        away, and a shared one answers reads by itself.
+        """
+        core = self._core
+        if self._asked_in != core.term:
+            self._asked_in, self._asked_since = core.term, core.now()
+        held = core.now() - self._asked_since < core.election_max_s
+        return held and len(self._early) < WAITING_MAX
 
     def _lead(self) -> None:
         core = self._core
@@ -214,7 +234,7 @@ class ReadIndex:
     def close(self) -> None:
         """Refuse all reads that wait, because this member stops."""
         self._closed = True
-        reads: list[Local | Remote] = [*self._rounds.abandon(), *self._arrived]
+        reads: list[Local | Remote] = [*self._rounds.abandon(), *self._early, *self._arrived]
         reads += [read for request in sorted(self._requests) for read in self._requests[request][1]]
         for read in reads:
             if not isinstance(read, tuple) and not read.done():

@@ -178,6 +178,38 @@ async def test_reads_are_confirmed_by_a_quorum_from_every_member() -> None:
         assert cluster.net.sent["read_ping"] - before <= 4
 
 
+@pytest.mark.parametrize("asked", ["the leader", "a follower"])
+@virtual
+async def test_reads_wait_a_moment_for_a_leader_that_is_taking_over(asked: str) -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        member = leader
+        if asked == "a follower":
+            member = next(m for m in cluster.members.values() if m is not leader)
+        early = asyncio.ensure_future(member.read_index(timeout_s=5))
+        await asyncio.sleep(0.1)
+        assert not early.done()
+        leader.open_reads(leader.status().term)
+        assert await early >= Position(1, leader.status().term)
+        assert await leader.propose(b"x") > await early
+
+
+@virtual
+async def test_a_leader_that_does_not_take_over_keeps_reads_waiting_once() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        loop = asyncio.get_running_loop()
+        took = []
+        for _ in range(2):
+            began = loop.time()
+            with pytest.raises(NotApplied) as refused:
+                await leader.read_index(timeout_s=5)
+            assert refused.value.reason == "not_taken_over"
+            took.append(loop.time() - began)
+        assert took[0] > took[1]
+        assert took[1] < FAST.election_min_s / 2
+
+
 @virtual
 async def test_notes_travel() -> None:
     async with Cluster() as cluster:
