@@ -17,6 +17,7 @@ from acordo._cli import (
     cert,
     cluster,
     dead,
+    dev,
     keys,
     leases,
     ledger,
@@ -37,6 +38,7 @@ GROUPS: Final[dict[str, typer.Typer]] = {
     "webhook": webhooks.webhook_app,
 }
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "dev": dev.dev,
     "load": bulk.load,
     "dump": bulk.dump,
     "backup": backups.backup,

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from cluster.local.process import ROOT
 from cluster.local.readiness import Readiness, advice, news, one_line
 from cluster.local.runner import LocalCluster
 from cluster.settings.loading import load
@@ -102,7 +103,8 @@ def announce(cluster: LocalCluster, found: Readiness, data: str) -> None:
         if Path.cwd() in Path(sys.executable).parents
         else sys.executable
     )
-    print(f"  {python} -m cluster.installation {first}     (checks this installation)")
+    if (ROOT / "pyproject.toml").exists():  # a source tree: a wheel's modules are on no path
+        print(f"  {python} -m cluster.installation {first}     (checks this installation)")
     for line in advice(found, data):
         print(line)
     print("Ctrl-C stops the cluster; its data stays.\n", flush=True)

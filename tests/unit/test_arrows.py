@@ -18,6 +18,7 @@ LOADERS = {
     # names of the package are loaded when they are first used: its own modules, from a table
     "acordo/__init__.py",
     # what is installed beside it decides what it can offer
+    "acordo/_extras.py",
     "acordo/pytest_plugin.py",
     # runs the program that its command line names, on another clock
     "chaos/targets/wallclock.py",
