@@ -74,6 +74,7 @@ def status_of(
         unfit=raft.unfit,
         limits=msgspec.structs.asdict(machine.limits),
         counts=counts,
+        leaderships=tuple(roster.leaderships),
     )
     return status if own is None else _with_own(status, own, machine, raft)
 

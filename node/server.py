@@ -273,7 +273,7 @@ class Server:
         path, _, query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
         route, rest = self._routes.find(path)
         x = Exchange(services, request, method, path, rest, query, began)
-        x.gateway = route.gateway
+        x.gateway, x.shared = route.gateway, route.shared and method == "GET"
         if isinstance(request.protocol, HttpConnection):
             request.protocol.connections.busy(request.protocol)
         response = await self._answer(x, route)

@@ -6,8 +6,11 @@ The reports come in the notes that heartbeats carry. What a note does not say is
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
+
+import msgspec
 
 from coordinator.commit.leadership import LeadersPart
 from coordinator.log import Log, PeerStatus, RaftStatus
@@ -29,10 +32,14 @@ from coordinator.peers.timekeeping import Timekeeping
 from coordinator.replicated.marks import ContentMark
 from coordinator.replicated.member import OwnParts
 from coordinator.replicated.witnesses import Telling
-from kv.ports import Clock, Member
+from kv.ports import Clock, Leadership, Member
 
 TURN_S: Final = 0.6
 """How long a member tells of the newest row of one stride (`marks.STRIDES`)."""
+
+
+LEADERSHIPS_MAX: Final = 32
+"""Changes of leader that are remembered."""
 
 
 class LeaderSeen(NamedTuple):
@@ -74,6 +81,8 @@ class Roster:
         self._log, self._clock, self._machine = log, clock, machine
         self._committer, self._timekeeping = committer, timekeeping
         self.leader = LeaderSeen()
+        self.leaderships: deque[Leadership] = deque(maxlen=LEADERSHIPS_MAX)
+        """The newest changes of leader, oldest first."""
         self.word = LeaderWord()
         self._synced = False
         """Whether what this member's log acknowledges is on its disk, as far as is known yet."""
@@ -153,8 +162,33 @@ class Roster:
         known = self.leader
         if (known.id, known.term) != (leader, term):
             self.leader = LeaderSeen(leader, term, since_ms or self._clock.wall_ms())
+            self._remember()
         elif since_ms and since_ms != known.since_ms:
             self.leader = LeaderSeen(leader, term, since_ms)
+            self._remember()
+
+    def _remember(self) -> None:
+        """Record the present leader among the changes of leader: a later word about when it began
+        replaces an earlier one.
+        """
+        now, changes = self.leader, self.leaderships
+        if now.id is None:
+            return
+        last = changes[-1] if changes else None
+        if last is not None and (last.leader, last.term) == (now.id, now.term):
+            changes[-1] = msgspec.structs.replace(last, since_ms=now.since_ms)
+            return
+        former = None if last is None else last.leader
+        changes.append(Leadership(now.id, now.term, now.since_ms, former, self._silent_ms(former)))
+
+    def _silent_ms(self, member: str | None) -> int | None:
+        """Return how long nothing has been heard of a member, in milliseconds; None: not known."""
+        if member == self._node:
+            return 0
+        for peer in self._log.status().peers:
+            if peer.id == member and peer.last_seen_s is not None:
+                return int(peer.last_seen_s * 1000)
+        return None
 
     def readings(self, raft: RaftStatus) -> list[ClockReading]:
         """Return the members' clock readings of the present term. Older readings may be from before

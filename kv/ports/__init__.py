@@ -7,7 +7,15 @@ These are narrow protocols only, without any behaviour. Each port has one contra
 from kv.ports.broadcast import Broadcast, Change, UndoneRange
 from kv.ports.cache import Cache, Space
 from kv.ports.clock import Clock
-from kv.ports.consensus import Consensus, LeaseTime, Listener, Member, Settled, Status
+from kv.ports.consensus import (
+    Consensus,
+    Leadership,
+    LeaseTime,
+    Listener,
+    Member,
+    Settled,
+    Status,
+)
 from kv.ports.member_store import (
     LocalRetention,
     MemberStore,
@@ -44,6 +52,7 @@ __all__ = [
     "Facts",
     "Fenced",
     "Identity",
+    "Leadership",
     "LeaseAsk",
     "LeaseFacts",
     "LeaseTime",

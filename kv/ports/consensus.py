@@ -75,6 +75,21 @@ class Member(msgspec.Struct, frozen=True):
     """
 
 
+class Leadership(msgspec.Struct, frozen=True):
+    """One change of leader, as one node saw it."""
+
+    leader: str
+    term: int
+    since_ms: int
+    """When it began to lead, by its wall clock, else by that of the node that saw it."""
+    former: str | None = None
+    """The leader before it; None: this node knew none."""
+    silent_ms: int | None = None
+    """How long nothing had been heard of the former leader when this one was seen to lead. After a
+    hand-over it is less than a heartbeat. None: not known.
+    """
+
+
 class Status(msgspec.Struct, frozen=True):
     """How one node sees the cluster."""
 
@@ -174,6 +189,8 @@ class Status(msgspec.Struct, frozen=True):
     """The newest one that the answering member speaks."""
     limits: Mapping[str, int] = {}
     """The limits in force, by name: the same on every member."""
+    leaderships: tuple[Leadership, ...] = ()
+    """The newest changes of leader that this member saw since it started, oldest first."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 

@@ -34,6 +34,7 @@ from node.watching.ring import Portion
 from node.watching.watches import Watcher, Watches
 from node.wire.documents import decode, encode
 from node.wire.requests import TransactionForm, intent_of
+from node.writes.activity import WriteActivity
 from node.writes.leases import Leases
 from node.writes.lookups import Found, StillUnknown
 from node.writes.submit_queue import Result
@@ -234,9 +235,9 @@ class GrantedWrites:
         self._writes, self._consensus, self._grant = services.writes, services.consensus, grant
 
     @property
-    def acknowledged_total(self) -> int:
-        """How many writes this node acknowledged."""
-        return self._writes.acknowledged_total
+    def activity(self) -> WriteActivity:
+        """What this node acknowledged."""
+        return self._writes.activity
 
     def new_op_id(self) -> str:
         """Return a new op_id."""

@@ -12,11 +12,13 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.names import channels
 from kv.ports import Member
+from node.api.openapi.answers import ActivityAnswer, LatencyHistogram
 from node.exchange.exchange import Exchange
 from node.exchange.parameters import percent_decoded
 from node.readiness.findings import unready
 from node.wire.answers import LeaderAnswer
 from node.wire.requests import AdoptForm, MemberForm, TransferForm
+from node.writes.activity import BOUNDS_MS
 
 
 async def get(x: Exchange) -> web.Response:
@@ -35,6 +37,29 @@ async def leader(x: Exchange) -> web.Response:
     return x.json(
         LeaderAnswer(
             status.leader, status.leader_url, status.term, status.quorum, status.leader_since_ms
+        )
+    )
+
+
+async def activity(x: Exchange) -> web.Response:
+    """Return what this node acknowledged since it started, and the changes of leader it saw."""
+    x.params()
+    status, done = x.services.consensus.status(), x.services.writes.activity
+    return x.json(
+        ActivityAnswer(
+            node=status.node,
+            url=x.services.settings.advertised_url,
+            role=status.role,
+            leader=status.leader,
+            term=status.term,
+            quorum=status.quorum,
+            leader_since_ms=status.leader_since_ms,
+            wall_ms=x.services.clock.wall_ms(),
+            incarnation=x.services.settings.incarnation,
+            writes_acknowledged=done.total,
+            write_ms=LatencyHistogram(BOUNDS_MS, tuple(done.buckets)),
+            waits=tuple(done.waits),
+            leaderships=status.leaderships,
         )
     )
 
@@ -116,7 +141,7 @@ def _view(x: Exchange) -> dict[str, Any]:
     view["unsafe_fsync"] = status.store_kind == "replicated" and status.fsync != "always"
     view["channels"] = channels(status.cluster_id)
     view["url"] = x.services.settings.advertised_url
-    view["writes_acknowledged"] = x.services.writes.acknowledged_total
+    view["writes_acknowledged"] = x.services.writes.activity.total
     view["version"] = x.services.settings.version
     view["now_ms"] = x.services.consensus.now_ms()
     view["unready"] = unready(x.services.readiness.known())

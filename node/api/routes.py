@@ -59,6 +59,8 @@ class Route:
     always: bool = False
     long: bool = False
     conditions: frozenset[str] = frozenset()
+    shared: bool = False
+    """The pages of the other members may read its answers to GET too, to show all of them."""
     gateway: bool = False
     """It is a path of etcd's JSON gateway: errors are told in its form."""
 
@@ -115,7 +117,8 @@ WHOLE: Final = (
     Route("/v1/ledger", {"GET": ledger.get}, Need.ADMIN),
     Route("/v1/verify", {"GET": verify.get}, Need.ADMIN, long=True),
     Route("/v1/backup", {"GET": backup.get}, Need.ADMIN, long=True),
-    Route("/v1/cluster", {"GET": cluster.get}, Need.SIGNED_IN, always=True),
+    Route("/v1/cluster", {"GET": cluster.get}, Need.SIGNED_IN, always=True, shared=True),
+    Route("/v1/activity", {"GET": cluster.activity}, Need.SIGNED_IN, always=True, shared=True),
     Route("/v1/cluster/transfer", {"POST": cluster.transfer}, Need.ADMIN, always=True),
     Route("/v1/cluster/members", {"POST": cluster.add}, Need.ADMIN, always=True),
     Route("/v1/cluster/limits", {"POST": cluster.amend}, Need.ADMIN, always=True),

@@ -22,6 +22,7 @@ from node.exchange.headers import HEADER_CHARS_MAX, JSON, TIMEOUT_S_MIN
 from node.exchange.parameters import percent_encoded
 from node.http.bodies import HeldBody
 from node.http.connections import HttpConnection
+from node.http.origin import member_origins
 from node.http.whole import WholeAnswer
 from node.reads.levels import ReadOptions
 from node.services import NodeServices
@@ -57,6 +58,7 @@ class Exchange:
         "request",
         "rest",
         "services",
+        "shared",
     )
 
     def __init__(  # noqa: PLR0917 - once per request: keywords would cost more than they tell
@@ -81,6 +83,8 @@ class Exchange:
         """The request is answered even while this node is overloaded."""
         self.gateway = False
         """The client is one of etcd's JSON gateway, which knows no problem documents."""
+        self.shared = False
+        """Pages of the other members may read the answer."""
         self.entered_as: str | None = None
         """The client whose share it counts against; None: it does not count."""
         self._broken = False
@@ -276,9 +280,25 @@ class Exchange:
         headers["Cache-Control"] = "no-store"
         # A page of another origin may name any URL as its script: no answer is taken for one.
         headers["X-Content-Type-Options"] = "nosniff"
+        if self.shared:
+            headers["Vary"] = "Origin"
+            if (origin := self._member_origin()) is not None:
+                headers["Access-Control-Allow-Origin"] = origin
+                headers["Access-Control-Allow-Credentials"] = "true"
         if more:
             headers.update(more)
         return WholeAnswer(status, body, headers)
+
+    def _member_origin(self) -> str | None:
+        """Return the origin of the page that asks, if it is the page of a member; else None."""
+        given = self.request.headers.get("Origin")
+        if given is None:
+            return None
+        members = self.services.consensus.status().members
+        origins = member_origins(
+            (member.url for member in members), self.request.headers.get("Host", "")
+        )
+        return given if given in origins else None
 
     def json(
         self,

@@ -8,6 +8,7 @@ not browsers send neither header and pass that check.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
@@ -79,6 +80,34 @@ def foreign(host: str, site: str | None, origin: str | None) -> str | None:
     if origin is None or origin.partition("://")[2].lower() == host.lower() != "":
         return None
     return f"a page of {origin[:100]!r}"
+
+
+_PLAIN: Final = re.compile(r"[a-z0-9._:\[\]-]+")
+"""What a host may consist of to be written into a header."""
+
+
+def member_origins(urls: Iterable[str], host: str) -> frozenset[str]:
+    """Return the origins at which a browser finds the members with these advertised URLs, if it
+    asks with this Host header.
+
+    A member that advertises a loopback address is found under any name of this machine: the one in
+    `host`, because that is how the browser found this node, or another of loopback.
+    """
+    found = set()
+    for url in urls:
+        parsed = urlsplit(url.lower())
+        if parsed.scheme not in ("http", "https") or not parsed.hostname:
+            continue
+        names = {parsed.netloc}
+        if is_loopback(parsed.hostname):
+            port = "" if parsed.port is None else f":{parsed.port}"
+            here = name_in(host)
+            written = f"[{here}]" if here and ":" in here else here
+            names |= {
+                f"{name}{port}" for name in ("localhost", "127.0.0.1", "[::1]", written) if name
+            }
+        found |= {f"{parsed.scheme}://{name}" for name in names if _PLAIN.fullmatch(name)}
+    return frozenset(found)
 
 
 @lru_cache(maxsize=256)

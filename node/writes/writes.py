@@ -29,6 +29,7 @@ from kv.model import (
 )
 from kv.ports import Clock, Consensus, Store
 from node.settings import ServerSettings
+from node.writes.activity import WriteActivity
 from node.writes.staging import Staging, inline_bytes
 from node.writes.submit_queue import QueuedIntent, Result, SubmitQueue
 
@@ -70,10 +71,7 @@ class Writes:
         self.held = 0
         """Intents admitted and not answered yet."""
         self.held_bytes = 0
-        self.acknowledged_total = 0
-        """Writes acknowledged to this node's clients as applied, not counting repetitions
-        (`Again`).
-        """
+        self.activity = WriteActivity()
 
     def new_op_id(self) -> str:
         """Return a new op_id that never repeats: it is made of node, incarnation and a counter."""
@@ -107,6 +105,7 @@ class Writes:
         else:
             if not system:
                 check_reserved(intent)
+            began = self._clock.monotonic()
             size = inline_bytes(intent)
             self._admit(1, size)
             waiting = self._queued(intent, size, deadline, lifetime_s)
@@ -116,7 +115,7 @@ class Writes:
             finally:
                 waiting.leave()
                 self._release(1, size)
-            self._count(result)
+            self._count(result, began)
         if isinstance(result, KvError):
             raise result
         return result
@@ -140,6 +139,7 @@ class Writes:
         if not system:
             for intent in intents:
                 check_reserved(intent)
+        began = self._clock.monotonic()
         size = sum(inline_bytes(intent) for intent in intents)
         self._admit(len(intents), size)
         waiting: list[QueuedIntent] = []
@@ -162,7 +162,7 @@ class Writes:
             ]
             await self._take_back(never)
             for result in results:
-                self._count(result)
+                self._count(result, began)
             return results
         except NotApplied:
             # The refusal comes from admission or staging, before anything was handed over.
@@ -183,9 +183,9 @@ class Writes:
     ) -> QueuedIntent:
         return QueuedIntent(intent, size, deadline, lifetime_s, self.queue.deadlines)
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: Result, began: float) -> None:
         if isinstance(result, Answer) and isinstance(result.outcome, Applied):
-            self.acknowledged_total += 1
+            self.activity.note(began, self._clock.monotonic(), self._clock.wall_ms())
 
     async def _take_back(self, staged: Sequence[Sequence[Reference]]) -> None:
         if self._staging is not None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from kv.ports import Member
+from kv.ports import Leadership, Member
+from node.writes.activity import WriteWait
 
 
 class ClusterView(msgspec.Struct, frozen=True):
@@ -58,6 +59,8 @@ class ClusterView(msgspec.Struct, frozen=True):
     """Whether a power cut may lose acknowledged writes, as an operator chose."""
     limits: dict[str, int]
     """The limits in force, by name."""
+    leaderships: list[Leadership]
+    """The newest changes of leader that this node saw since it started, oldest first."""
     counts: dict[str, int]
     stamped: bool
     store_trouble: str | None
@@ -70,6 +73,44 @@ class ClusterView(msgspec.Struct, frozen=True):
     """Why the answering node is not ready: `check`, `code`, `why` of each reason. Empty: it is
     ready.
     """
+
+
+class LatencyHistogram(msgspec.Struct, frozen=True):
+    """How many requests took how long, since the node started."""
+
+    bounds: tuple[float, ...]
+    """Upper bounds in milliseconds, inclusive."""
+    counts: tuple[int, ...]
+    """How many took no longer than each bound and longer than the one before; the last took longer
+    than every bound.
+    """
+
+
+class ActivityAnswer(msgspec.Struct, frozen=True):
+    """What the answering node acknowledged, and the changes of leader that it saw."""
+
+    node: str
+    url: str
+    role: str
+    leader: str | None
+    term: int
+    quorum: bool
+    leader_since_ms: int | None
+    wall_ms: int
+    """The wall clock of the node, by which the other times are told."""
+    incarnation: str
+    """It differs after each start of the node, and the figures begin at 0 with it."""
+    writes_acknowledged: int
+    """Writes acknowledged to clients as applied. A repetition does not count, and neither does what
+    the node only catches up with.
+    """
+    write_ms: LatencyHistogram
+    waits: tuple[WriteWait, ...]
+    """The newest times in which writes waited long and were acknowledged in the end: a fail-over,
+    a slow disk.
+    """
+    leaderships: tuple[Leadership, ...]
+    """The newest changes of leader, oldest first."""
 
 
 class HealthView(msgspec.Struct, frozen=True):

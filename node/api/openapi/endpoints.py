@@ -15,6 +15,7 @@ from node.api.leases import LIMIT_MAX as LEASES_MAX
 from node.api.listing import LIMIT_MAX as LISTING_MAX
 from node.api.openapi.answers import (
     AcceptedAnswer,
+    ActivityAnswer,
     AdoptAnswer,
     AmendAnswer,
     ClusterView,
@@ -299,6 +300,11 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
     ),
     ("/v1/cluster", "GET"): Endpoint(
         "Every member.", {200: ("The cluster.", JSON, ClusterView)}, (400,)
+    ),
+    ("/v1/activity", "GET"): Endpoint(
+        "What this node acknowledged since it started, and the changes of leader it saw.",
+        {200: ("Its figures.", JSON, ActivityAnswer)},
+        (400,),
     ),
     ("/v1/cluster/transfer", "POST"): Endpoint(
         "Hand leadership over.",

@@ -151,7 +151,7 @@ def _writes(services: NodeServices) -> Iterator[Metric]:
     yield counter(
         "acordo_writes_acknowledged",
         "Writes told to be applied, once each.",
-        writes.acknowledged_total,
+        writes.activity.total,
     )
 
 

@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 
 from acordo._wire.forms import from_json, to_json
-from node.api.page import SECURITY  # what nodes really send
+from node.api.page import security  # what nodes really send
 
 Trouble = Callable[[web.Request], web.StreamResponse | str | None]
 
@@ -424,7 +424,9 @@ class FakeCluster:
         def file(name: str, kind: str) -> Callable[[web.Request], Any]:
             async def serve(request: web.Request) -> web.Response:
                 body = (page / name).read_bytes()
-                return web.Response(body=body, content_type=kind, charset="utf-8", headers=SECURITY)
+                return web.Response(
+                    body=body, content_type=kind, charset="utf-8", headers=security(self.urls)
+                )
 
             return serve
 

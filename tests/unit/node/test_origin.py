@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kv.ports import Member
 from node.api.routes import BEGUN, WHOLE
-from node.http.origin import foreign, leads_here, names_of
+from node.http.origin import foreign, leads_here, member_origins, names_of
 from tests.unit.node.conftest import Api, Open
 
 NAMES = names_of("http://n1.example:8001", ("Kv.Example.org.",))
@@ -199,3 +200,41 @@ async def test_json_is_taken_under_its_own_name_alone(api: Api, kind: str) -> No
         assert (
             await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Content-Type": raw})
         ).status in (200, 201)
+
+
+def test_origins_of_members() -> None:
+    """A loopback address is found under any name of this machine, any other under its own alone."""
+    found = member_origins(("http://127.0.0.1:8002", "https://n3.example"), "far.example:8001")
+    assert found == {
+        "http://127.0.0.1:8002",
+        "http://localhost:8002",
+        "http://[::1]:8002",
+        "http://far.example:8002",
+        "https://n3.example",
+    }
+    assert member_origins(("", "javascript:x", "http://a;b/"), "x") == frozenset()
+    evil = member_origins(("http://127.0.0.1:8002",), "x; script-src *")
+    assert evil == member_origins(("http://127.0.0.1:8002",), "")
+
+
+async def test_pages_of_members_read_the_view_of_the_cluster_and_nothing_else(
+    open_api: Open,
+) -> None:
+    async with open_api() as api:
+        api.consensus.members = [
+            Member("n2", "http://n2.example:8001", "n2:9001", voter=True, role="follower")
+        ]
+        for path in ("/v1/activity", "/v1/cluster"):
+            reply = await api.ask("GET", path, headers={"Origin": "http://n2.example:8001"})
+            allowed = reply.headers["Access-Control-Allow-Origin"]
+            assert (reply.status, allowed) == (200, "http://n2.example:8001")
+        for path, origin in (
+            ("/v1/activity", "http://n2.example:9999"),
+            ("/v1/activity", "null"),
+            ("/v1/kv/k", "http://n2.example:8001"),
+        ):
+            reply = await api.ask("GET", path, headers={"Origin": origin})
+            assert "Access-Control-Allow-Origin" not in reply.headers
+        page = await api.ask("GET", "/")
+        policy = page.headers["Content-Security-Policy"]
+        assert "connect-src 'self' http://n1.example:8001 http://n2.example:8001;" in policy
