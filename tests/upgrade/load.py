@@ -72,9 +72,7 @@ def is_failed(done: ClientOperation) -> bool:
 def is_change_refused(done: ClientOperation) -> bool:
     """Return whether a read was refused, certainly, because the leader was changing."""
     error = done.error or ""
-    return (
-        done.outcome == "fail" and error.startswith("ReadFailed: ") and error.endswith(CHANGING)
-    )
+    return done.outcome == "fail" and error.startswith("ReadFailed: ") and error.endswith(CHANGING)
 
 
 class _Counting(Recorder):
