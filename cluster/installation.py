@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from cluster.tls import connector
+from cluster.tls import session
 
 CHECK_TIMEOUT_S: Final = 60.0
 REQUEST_TIMEOUT_S: Final = 20.0
@@ -302,7 +302,7 @@ CHECKS: Final[tuple[Callable[[Installation], Awaitable[None]], ...]] = (
 async def check(url: str) -> int:
     """Run every check against the URL and print how each went; return the exit code."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector()) as http:
+    async with session(timeout) as http:
         it = Installation(http, url)
         try:
             async with http.get(it.url + "/livez"):

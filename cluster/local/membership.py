@@ -20,10 +20,10 @@ import aiohttp
 from acordo import AcordoError, Client, Cluster, OutcomeUnknown
 from acordo import BadRequest as Unacceptable
 from cluster.directory import locked
+from cluster.local.closing import admin_client, as_admin
 from cluster.local.layout import ID_PREFIX, ClusterFile, Place, keep_cluster, read_cluster, running
 from cluster.ports import refuse_taken_port
 from cluster.settings.runner import NODES_MAX, RAFT_PORT_OFFSET
-from cluster.tls import connector
 from kv.errors import BadRequest
 
 START_WITHIN_S: Final = 60.0
@@ -259,8 +259,8 @@ async def opened(
         ]
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         async with (
-            Client(urls, timeout_s=CALL_TIMEOUT_S) as client,
-            aiohttp.ClientSession(timeout=timeout, connector=connector()) as http,
+            admin_client(urls, CALL_TIMEOUT_S, data) as client,
+            as_admin(timeout, data) as http,
         ):
             yield Membership(data, client, http, say)
 

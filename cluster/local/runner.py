@@ -19,6 +19,7 @@ import aiohttp
 import msgspec
 
 from cluster.directory import locked, write_whole
+from cluster.local import closing
 from cluster.local.asking import cluster_as_seen_by, leader_of, why_not_ready
 from cluster.local.layout import (
     ClusterFile,
@@ -37,7 +38,7 @@ from cluster.local.supervision import PROBE_EVERY_S, Beat, NodeFailed, Superviso
 from cluster.ports import refuse_taken_port
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX, MemberSetting
-from cluster.tls import connector
+from cluster.tls import authorization, session
 from kv.errors import BadRequest
 
 NODE: Final = (sys.executable, "-m", "node")
@@ -68,6 +69,8 @@ class LocalCluster:
     ) -> None:
         self.settings, self.say, self.command = settings, say, command or NODE
         self.overrides = overrides or {}
+        self.closes = closing.is_closed_here(settings)
+        """Whether HTTPS and controlled access of this cluster are made by this runner."""
         self.nodes: dict[str, NodeProcess] = {}
         self.file: ClusterFile
         self._common: dict[str, str] = {}
@@ -85,8 +88,10 @@ class LocalCluster:
             self._prepare(stack)
             patience = aiohttp.ClientTimeout(total=self.settings.liveness_timeout_s / 2)
             self._http = await stack.enter_async_context(
-                aiohttp.ClientSession(
-                    timeout=patience, connector=connector(self.settings.http_tls_cert_file)
+                session(
+                    patience,
+                    own=self.settings.http_tls_cert_file,
+                    token_file=closing.admin_token(self.settings.data),
                 )
             )
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -137,6 +142,8 @@ class LocalCluster:
                 ("127.0.0.1", self._raft_port(place), f"Raft of {place.id}"),
             ):
                 refuse_taken_port(host, port, what, of=None if new else data)
+        if self.closes:
+            self.settings = settings = closing.with_certificates(settings, self.say)
         self._common = {**_clean(os.environ), **settings.handed_on()}
         if settings.from_backup:
             if not new:
@@ -318,6 +325,15 @@ class LocalCluster:
         return judge_readiness(
             why, seen, {p.id for p in self.file.all_places if p.state == "joining"}
         )
+
+    async def control_access(self, found: Readiness) -> None:
+        """Make the admin's token and switch access control on, once; go on asking with the token.
+
+        Raises BadRequest.
+        """
+        ready = next(node for node in self.nodes.values() if node.id not in found.missing)
+        await closing.control_access(ready.url, data := self.settings.data.absolute(), self.say)
+        self._http.headers.update(authorization(closing.admin_token(data)))
 
     async def leader(self) -> str | None:
         """Return the id of the leader that the nodes report; None if no node knows one."""

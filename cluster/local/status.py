@@ -13,9 +13,9 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
+from cluster.local.closing import as_admin
 from cluster.local.layout import running
 from cluster.local.readiness import mends_itself, way_out
-from cluster.tls import connector
 from kv.errors import BadRequest
 
 TIMEOUT_S: Final = 5.0
@@ -44,11 +44,13 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    return asyncio.run(report(urls, as_json=given.json))
+    data = None if given.url else given.data
+    return asyncio.run(report(urls, as_json=given.json, data=data))
 
 
-async def report(urls: Sequence[str], *, as_json: bool) -> int:
-    """Ask all URLs at once and print the first answer of `/v1/cluster`.
+async def report(urls: Sequence[str], *, as_json: bool, data: Path | None = None) -> int:
+    """Ask all URLs at once and print the first answer of `/v1/cluster`. `data`: the directory of
+    the local cluster that they belong to.
 
     Return 0; 1 if the answer has no leader or no quorum; 2 if no node answers. Raises
     BadRequest("bad_url").
@@ -58,9 +60,7 @@ async def report(urls: Sequence[str], *, as_json: bool) -> int:
             raise BadRequest(
                 "bad_url", f"{url!r} is no node's URL", allowed="such as http://127.0.0.1:8001"
             )
-    async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), connector=connector()
-    ) as http:
+    async with as_admin(aiohttp.ClientTimeout(total=TIMEOUT_S), data) as http:
         asked = [asyncio.ensure_future(_ask(http, url)) for url in urls]
         pending: set[asyncio.Future[Mapping[str, Any]]] = set(asked)
         done, pending = await asyncio.wait(

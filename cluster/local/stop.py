@@ -18,8 +18,8 @@ from typing import Final
 import aiohttp
 
 from cluster.local.asking import leader_of
+from cluster.local.closing import as_admin
 from cluster.local.layout import Running, RunningNode, running
-from cluster.tls import connector
 from kv.errors import BadRequest
 
 LEADER: Final = "leader"
@@ -67,7 +67,7 @@ def kill_main(argv: list[str]) -> int:
             f"no cluster runs in {given.data.absolute()}",
             allowed="one that `python -m cluster up` runs there now",
         )
-    name = asyncio.run(_leader(found)) if given.node == LEADER else given.node
+    name = asyncio.run(_leader(found, given.data)) if given.node == LEADER else given.node
     node = _node(found, name)
     assert node.pid is not None
     os.kill(node.pid, signal.SIGKILL)
@@ -75,10 +75,10 @@ def kill_main(argv: list[str]) -> int:
     return 0
 
 
-async def _leader(found: Running) -> str:
+async def _leader(found: Running, data: Path) -> str:
     """Return the leader's id. Raises BadRequest("no_leader") after LEADER_WITHIN_S without one."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector()) as http:
+    async with as_admin(timeout, data) as http:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEADER_WITHIN_S):
                 while True:

@@ -56,7 +56,7 @@ async def _up(settings: RunnerSettings) -> int:
 async def _follow(cluster: LocalCluster) -> None:
     """Report once that a quorum is ready, or how long it has been missing; then report changes."""
     data = str(cluster.settings.data)
-    ready = asyncio.ensure_future(cluster.wait_serving())
+    ready = asyncio.ensure_future(_wait_closed(cluster))
     try:
         await asyncio.wait((ready,), timeout=cluster.settings.ready_timeout_s)
         if not ready.done():
@@ -71,6 +71,15 @@ async def _follow(cluster: LocalCluster) -> None:
         await _say_changes(cluster, before, asyncio.get_running_loop().create_future())
     finally:
         ready.cancel()
+
+
+async def _wait_closed(cluster: LocalCluster) -> Readiness:
+    """Wait until a quorum is ready and, where other machines reach it, access is controlled."""
+    found = await cluster.wait_serving()
+    if cluster.closes:
+        await cluster.control_access(found)
+        found = await cluster.wait_serving()
+    return found
 
 
 async def _say_changes(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Self
-
-from pydantic import model_validator
+from typing import Final
 
 from cluster.settings.shared import SharedSettings
 from cluster.settings.values import (
@@ -13,7 +11,6 @@ from cluster.settings.values import (
     REPLICATED,
     as_text,
     count,
-    refuse_open,
     seconds,
     setting,
 )
@@ -34,7 +31,10 @@ class RunnerSettings(SharedSettings):
         65535 - RAFT_PORT_OFFSET - NODES_MAX,
     )
     host: str = setting(
-        "127.0.0.1", "address that every node's HTTP listens on", "an address of this machine"
+        "127.0.0.1",
+        "address that every node's HTTP listens on; one that other machines reach gets HTTPS and "
+        "controlled access, made once ([security](security.md#who-reaches-http))",
+        "an address of this machine",
     )
     data: Path = setting(Path("data"), "directory of the cluster", "path of a directory")
     cluster_id: str = setting(
@@ -61,11 +61,6 @@ class RunnerSettings(SharedSettings):
     liveness_timeout_s: float = seconds(
         3, "silence of /livez after which a node is killed and started again", 0.5, 600
     )
-
-    @model_validator(mode="after")
-    def _is_closed(self) -> Self:
-        refuse_open(self.host, self.http_open, https=self.http_tls_cert_file is not None)
-        return self
 
     @property
     def store_url(self) -> str:

@@ -35,6 +35,9 @@ exec nsenter --target "$(cat "$(sed -n "s,^$where ,,p" "$HOSTS_FILE").pid")" \
 MOVED: Final = "10.0.0.23"
 """Where n3 is after "When a machine moves to another address"."""
 
+STATUS: Final = "curl -s -o /dev/null -w %{http_code} --cacert /etc/acordo/clients-ca.pem"
+"""Prints the status of an answer."""
+
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -113,9 +116,10 @@ def test_the_page_makes_a_cluster_and_replaces_a_lost_machine(
     for name, address in machines.items():
         desk.knows(hosts.host(name, address))
     said: dict[int, str] = {}
-    lost = False
+    lost, token = False, ""
     for block in blocks(text):
         if block.section == 6 and not lost:  # "When a machine is lost"
+            token = (hosts.hosts["n1"].root / "root" / "app.token").read_text()
             hosts.hosts["n1"].take_away()
             lost = True
         if block.section == 8 and hosts.hosts["n3"].address != MOVED:
@@ -132,12 +136,22 @@ def test_the_page_makes_a_cluster_and_replaces_a_lost_machine(
     assert "n4 promoted" in said[6] and "n1 removed" in said[6]
     for name in ("n2", "n3", "n4"):
         host = hosts.hosts[name]
-        url = f"http://{host.address}:8001"
+        url = f"https://{host.address}:8001"
         assert host.run(f"acordo --url {url} get greeting").strip() == "hello"
         assert "store" in host.run("ls /var/lib/acordo")
+        assert host.run(f"{STATUS} {url}/livez") == "200"
+        assert host.run(f"{STATUS} {url}/v1/kv/greeting") == "401", "nobody reads without a token"
+        assert host.run("stat -c %a:%U /etc/acordo/admin.token /etc/acordo/http.key").split() == [
+            "600:root", "640:root",
+        ]  # fmt: skip
+    (hosts.hosts["n2"].root / "root" / "app.token").write_text(token)
+    app = "ACORDO_TOKEN_FILE=/root/app.token acordo --url https://10.0.0.12:8001"
+    hosts.hosts["n2"].run(f"chmod 600 /root/app.token; {app} put app/mine 1")
+    with pytest.raises(RuntimeError, match="no right to read"):
+        hosts.hosts["n2"].run(f"{app} get greeting")
     assert said[7].count(f"{MOVED}:8001") == 3, "every member knows where n3 is now"
     assert '"greeting"' in hosts.hosts["n2"].run("cat /root/backup.jsonl")
-    members = hosts.hosts["n3"].run("acordo --url http://10.0.0.23:8001 members")
+    members = hosts.hosts["n3"].run("acordo --url https://10.0.0.23:8001 members")
     assert "n4" in members and "n1 " not in members and "does not vote" not in members
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.closing import is_closed_here
 from cluster.settings.loading import hide_password, load, redacted, table
 from cluster.settings.node import NodeSettings
 from cluster.settings.runner import RunnerSettings
@@ -217,9 +218,10 @@ def test_what_is_no_login_is_shown() -> None:
 def test_http_is_open_only_by_name(host: str) -> None:
     assert "http_open" in refused("--http-host", host)
     assert node("--http-host", host, "--http-open", "true").http_host == host
-    with pytest.raises(BadRequest, match="http_open"):
-        load(RunnerSettings, ["--host", host], prog="up")
+    # The runner gives its nodes certificates, unless somebody says that the cluster is open.
+    assert is_closed_here(load(RunnerSettings, ["--host", host], prog="up"))
     given = load(RunnerSettings, ["--host", host, "--http-open", "true"], prog="up")
+    assert not is_closed_here(given)
     assert given.handed_on() == {"ACORDO_HTTP_OPEN": "true"}  # its nodes would refuse too
     assert node("--http-host", "::1").url == "http://[::1]:8001"
 
