@@ -25,12 +25,13 @@ from acordo._lease_calls import LeaseCalls
 from acordo._messages import Reply, Request
 from acordo._results import ListOrder
 from acordo._watch import watch_events
+from acordo._webhook_calls import WebhookCalls
 from acordo._wire import answers, requests
 
 W = TypeVar("W", results.Written, results.TransactionDone)
 
 
-class Client(ClusterCalls, LeaseCalls, AccessCalls):
+class Client(ClusterCalls, LeaseCalls, AccessCalls, WebhookCalls):
     """A client of one cluster, used with `async with`.
 
     It keeps using the first node that answers until that node fails. `timeout_s` bounds every call

@@ -212,6 +212,36 @@ class AccessRole(_Result, frozen=True, kw_only=True):
     metrics: bool = False
 
 
+class Webhook(_Result, frozen=True, kw_only=True):
+    """A subscription to the changes under a prefix, which are sent to a URL."""
+
+    name: str
+    url: str
+    prefix: bytes
+    owner: str | None
+    """The principal whose rights decide what is delivered; None: access was not controlled when it
+    was created.
+    """
+    revision: int
+    created_ms: int
+    delivers: bool
+    """Whether its owner may be told anything now."""
+    after: int | None = None
+    """Revision after which deliveries began; None: its own."""
+    secret: str | None = None
+    """What deliveries are signed with. Only the call that creates it returns it."""
+
+
+class Signed(_Result, frozen=True, kw_only=True):
+    """The signatures of a delivery. `told` false: the owner of its webhook may not be told that."""
+
+    told: bool
+    standard: str | None = None
+    """For the header `webhook-signature` (Standard Webhooks)."""
+    acordo: str | None = None
+    """For the header `Acordo-Signature`."""
+
+
 class Item(_Result, frozen=True, kw_only=True):
     """The outcome of one operation of a batch. Only an `unknown` one may still take effect."""
 

@@ -194,6 +194,29 @@ class Policy:
         self.stands = bool(records)
         """Whether there is any record. Without one nothing has to be hidden."""
 
+        self._of_principals: dict[str, list[Token]] | None = None
+
+    def rights_of(self, principal: str | None, now_ms: int) -> Rights | None:
+        """Return what a principal may do by all that it has now, its valid tokens and its
+        certificate; None: it has nothing, or no more. A principal of None is nobody in particular.
+        """
+        if not self.on:
+            return UNCONTROLLED
+        if principal is None or principal == ANONYMOUS:
+            return None if self.anonymous is None else self.rights(ANONYMOUS, (ANONYMOUS,))
+        if self._of_principals is None:
+            self._of_principals = {}
+            for each in self.tokens.values():
+                self._of_principals.setdefault(each.principal, []).append(each)
+        kept = [
+            each for each in self._of_principals.get(principal, ()) if not is_over(each, now_ms)
+        ]
+        bound = self.certificates.get(principal)
+        if not kept and bound is None:
+            return None
+        roles = [role for token in kept for role in token.roles]
+        return self.rights(principal, [*roles, *(() if bound is None else bound.roles)])
+
     def rights(self, principal: str, roles: Iterable[str]) -> Rights:
         """Return the rights of a principal with these roles; one that is not there gives none."""
         return Rights(principal, (self.roles[name] for name in roles if name in self.roles))

@@ -34,6 +34,7 @@ from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store
 from node.access.access import Access, Need
 from node.access.changes import Changes
 from node.access.granted import gate
+from node.access.webhooks import WebhookRecords
 from node.api.openapi import document as openapi
 from node.api.operating.service_metrics import service_metrics
 from node.api.routes import READING, Route, Routes
@@ -94,6 +95,7 @@ def services_of(
     bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
     load = NodeLoad(bodies)
     access = Access(consensus, reader, clock, settings, shared=store is not None)
+    changes = Changes(consensus, access, writes)
     probe = StoreProbe(reader, consensus, clock)
     return NodeServices(
         consensus=consensus,
@@ -117,7 +119,8 @@ def services_of(
         host_names=names_of(settings.advertised_url, settings.http_names),
         openapi=openapi.document(settings.version, settings.advertised_url),
         access=access,
-        changes=Changes(consensus, access, writes),
+        changes=changes,
+        webhooks=WebhookRecords(access, changes),
         async_writes=async_writes,
     )
 

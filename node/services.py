@@ -9,6 +9,7 @@ from typing import Protocol
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store, StoreReader
 from node.access.access import Access, Grant
 from node.access.changes import Changes
+from node.access.webhooks import WebhookRecords
 from node.http.allowances import Allowances
 from node.http.load import NodeLoad
 from node.http.request_metrics import RequestMetrics
@@ -70,6 +71,7 @@ class NodeServices:
     """Host names accepted for this node; IP addresses are always accepted."""
     access: Access
     changes: Changes
+    webhooks: WebhookRecords
     async_writes: AsyncWrites | None = None
     grant: Grant | None = None
     """Of the caller whose services these are; None: they are the node's own."""

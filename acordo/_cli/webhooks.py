@@ -1,27 +1,23 @@
-"""Commands on webhooks: their subscriptions and dead letters, which are stored in the cluster as
-keys.
-"""
+"""Commands on webhooks, and on their dead letters, which are stored in the cluster as keys."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 import typer
 
 from acordo import _intents as intents
+from acordo import _results as results
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
 from acordo._cli.shell import run
-from acordo._cli.text import shown
+from acordo._cli.text import shown, shown_key
 from acordo._client import Client
 from acordo._errors import BadRequest, PreconditionFailed, Refused
+from acordo._wire.forms import to_json
 
-SUBSCRIPTIONS: Final = "acordo/webhooks/subscriptions/"
-CURSORS: Final = "acordo/webhooks/cursors/"
 DEAD: Final = "acordo/webhooks/dead/"
 REPLAYS: Final = "acordo/webhooks/replays/"
 
@@ -43,48 +39,33 @@ def webhook_add(
     """Subscribe a URL to changes from now on."""
 
     async def work(client: Client, output: Output) -> None:
-        parts = urlsplit(url)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or parts.username is not None
-        ):
-            raise BadRequest(
-                "no URL for webhooks",
-                code="bad_url",
-                allowed="http(s)://HOST[:PORT]/PATH, no login",
-            )
-        made = secret or secrets.token_urlsafe(32)
-        if not 16 <= len(made) <= 256:
-            raise BadRequest(
-                "the secret's length", code="bad_secret", allowed="16 to 256 characters"
-            )
-        value = msgspec.json.encode({"url": url, "secret": made, "prefix": prefix})
-        written = await client.put(SUBSCRIPTIONS + name, value, exists=False)
+        made = await client.create_webhook(name, url, prefix=prefix, secret=secret or None)
         if output.as_json:
-            output.json({"name": name, "revision": written.revision, "secret": made})
-        else:
-            output.say(
-                f"{shown(name)} from revision {written.revision} on"
-                + ("" if secret else f"; secret: {made}")
-            )
+            output.json(_shown(made) | ({} if made.secret is None else {"secret": made.secret}))
+            return
+        output.say(
+            f"{shown(name)} from revision {made.revision} on"
+            + ("" if made.secret is None else f"; secret: {made.secret}")
+        )
+        if made.secret is not None:
+            output.note("keep the secret: it is not shown again")
 
     run(context, work)
 
 
 @webhook_app.command("list")
 def webhook_list(context: typer.Context) -> None:
-    """List subscriptions, secrets left out."""
+    """List webhooks, secrets left out: one's own, an admin's are all."""
 
     async def work(client: Client, output: Output) -> None:
-        async for each in client.list(SUBSCRIPTIONS):
-            form = _object(each.value)
-            name = each.key[len(SUBSCRIPTIONS) :].decode("utf-8", "replace")
-            url, prefix = str(form.get("url")), str(form.get("prefix", ""))
+        for each in await client.webhooks():
             if output.as_json:
-                output.json({"name": name, "url": url, "prefix": prefix})
-            else:
-                output.say(f"{shown(name)}  {shown(prefix)}*  {shown(url, 300)}")
+                output.json(_shown(each))
+                continue
+            whose = "" if each.owner is None else f"  of {shown(each.owner)}"
+            waits = "" if each.delivers else "  waits: its owner may be told nothing"
+            prefix = shown_key(each.prefix)
+            output.say(f"{shown(each.name)}  {prefix}*  {shown(each.url, 300)}{whose}{waits}")
 
     run(context, work)
 
@@ -93,21 +74,49 @@ def webhook_list(context: typer.Context) -> None:
 def webhook_remove(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Its name.")]
 ) -> None:
-    """End a subscription, and forget how far it was."""
+    """End a webhook, and forget how far it was."""
 
     async def work(client: Client, output: Output) -> int:
-        done = await client.txn(
-            writes=(
-                intents.delete(SUBSCRIPTIONS + name),
-                intents.delete(CURSORS + name),
-            ),
-            reads=(SUBSCRIPTIONS + name,),
-        )
-        existed = done.reads[0].present
-        output.say(f"{shown(name)} removed" if existed else f"{shown(name)} is no subscription")
-        return OK if existed else NO
+        try:
+            await client.delete_webhook(name)
+        except BadRequest as exc:
+            if exc.code != "not_there":
+                raise
+            output.say(f"{shown(name)} is no webhook")
+            return NO
+        output.say(f"{shown(name)} removed")
+        return OK
 
     run(context, work)
+
+
+@webhook_app.command("give")
+def webhook_give(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    owner: Annotated[str, typer.Argument(help="The principal whose it is to be.")],
+) -> None:
+    """Let a webhook be another principal's: what that one may read is delivered."""
+
+    async def work(client: Client, output: Output) -> None:
+        given = await client.give_webhook(name, owner)
+        if output.as_json:
+            output.json(_shown(given))
+        else:
+            output.say(f"{shown(name)} is {shown(owner)}'s")
+
+    run(context, work)
+
+
+def _shown(webhook: results.Webhook) -> dict[str, object]:
+    return {
+        "name": webhook.name,
+        "url": webhook.url,
+        "prefix": to_json(webhook.prefix),
+        "owner": webhook.owner,
+        "revision": webhook.revision,
+        "delivers": webhook.delivers,
+    }
 
 
 async def dead_letters(client: Client, limit: int) -> AsyncIterator[dict[str, Any]]:

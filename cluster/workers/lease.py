@@ -32,13 +32,22 @@ class Lost(Exception):
 
 
 class Lease:
-    """The right of one worker to serve one subscription, in the form written at `revision`."""
+    """The right of one worker to serve one subscription. `as_written`: a guard that holds as long
+    as nobody rewrites it, if it stands as a key.
+    """
 
     def __init__(
-        self, client: Client, *, worker: str, subscription: str, revision: int, lease_s: float
+        self,
+        client: Client,
+        *,
+        worker: str,
+        subscription: str,
+        as_written: acordo.Guard | None,
+        lease_s: float,
     ) -> None:
         self._client, self._worker = client, worker
-        self._subscription, self._of_revision = subscription, revision
+        self._subscription = subscription
+        self._as_written = () if as_written is None else (as_written,)
         self._lease_s = lease_s
         self._held_until = 0.0
         self.revision = 0
@@ -72,12 +81,7 @@ class Lease:
             asked = _now()
             try:
                 done = await self._client.txn(
-                    guards=(
-                        self.guard,
-                        acordo.at_revision(
-                            rules.SUBSCRIPTIONS + self._subscription, self._of_revision
-                        ),
-                    ),
+                    guards=(self.guard, *self._as_written),
                     writes=(
                         acordo.put(
                             rules.LEASES + self._subscription, self._worker, ttl_s=self._lease_s

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from base64 import b64encode
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from kv.errors import BadRequest
+from kv.webhooks import SECRET_CHARS, wrong_url
 
 RESERVED: Final = b"acordo/"
 """Prefix of Acordo's own keys. Changes of them are never delivered."""
 SUBSCRIPTIONS: Final = "acordo/webhooks/subscriptions/"
+"""Where subscriptions stood up to version 0.2.0. A worker moves them to /v1/webhooks."""
 LEASES: Final = "acordo/webhooks/leases/"
 CURSORS: Final = "acordo/webhooks/cursors/"
 DEAD: Final = "acordo/webhooks/dead/"
 REPLAYS: Final = "acordo/webhooks/replays/"
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SECRET_CHARS: Final = (16, 256)
 VALUE_BYTES_MAX: Final = 256 * 1024
 """Largest value that a delivery contains. For a larger one the delivery gives its size only, and
 the receiver can read the value at its revision.
@@ -31,10 +29,11 @@ DELIVERY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,16}-([0-9
 
 
 class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A subscription, stored as the value of a key under SUBSCRIPTIONS."""
+    """A subscription, as version 0.2.0 stored it as the value of a key under SUBSCRIPTIONS."""
 
     url: str
     secret: str
+    """Empty: the cluster keeps it, and signs."""
     prefix: str = ""
     after: int | None = None
     """Revision after which deliveries begin; None: the subscription's own revision."""
@@ -51,6 +50,10 @@ class Cursor(msgspec.Struct, frozen=True):
     """Revision at which the worker that wrote the cursor took its lease."""
     position: str = ""
     """The same place as `revision`, as a watch gave it; empty: a node gave none."""
+    of: int = 0
+    """When its subscription was created; another of the same name does not begin here. 0: it was
+    not said.
+    """
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -77,25 +80,13 @@ def parse_subscription(name: str, value: bytes) -> Subscription:
         found = msgspec.json.decode(value, type=Subscription)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise refuse(str(exc), '{"url", "secret", "prefix"?, "after"?}') from exc
-    try:
-        parts = urlsplit(found.url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound or len(found.url) > 2048 or not found.url.isascii() or not found.url.isprintable():
-        raise refuse("its url", "an http or https URL of at most 2048 ASCII characters")
-    if parts.username is not None or parts.password is not None:
-        raise refuse("its url holds a login", "a URL without one")
+    if (wrong := wrong_url(found.url)) is not None:
+        raise refuse(wrong, "http(s)://HOST[:PORT]/PATH, no login")
     if not SECRET_CHARS[0] <= len(found.secret) <= SECRET_CHARS[1]:
         raise refuse("its secret", f"{SECRET_CHARS[0]} to {SECRET_CHARS[1]} characters")
     if found.after is not None and found.after < 0:
         raise refuse("after", "a revision")
     return found
-
-
-def sign(secret: str, timestamp: int, body: bytes) -> str:
-    """Return the HMAC-SHA256 of `timestamp.body`, in the form of the header `Acordo-Signature`."""
-    return "v1=" + hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()
 
 
 def body_of(kind: str, key: bytes, value: bytes | None, revision: int, op_id: str | None) -> bytes:

@@ -23,9 +23,10 @@ from prometheus_client import Counter
 from acordo import AcordoError, BadRequest, Client
 from cluster.workers import rules
 from cluster.workers.addresses import forbidden, is_address
-from cluster.workers.lease import Lease
+from cluster.workers.lease import Lease, Lost
 from cluster.workers.resolver import Forbidden
-from cluster.workers.rules import DeadLetter, Subscription
+from cluster.workers.rules import DeadLetter
+from cluster.workers.signing import Signer, Withheld
 
 ANSWER_BYTES_MAX: Final = 4096
 LEASE_PART: Final = 0.35
@@ -85,24 +86,29 @@ class Sender:
         lease: Lease,
         *,
         name: str,
-        subscription: Subscription,
+        url: str,
+        signer: Signer,
         limits: DeliveryLimits,
         rng: random.Random,
     ) -> None:
         self._client, self._session, self._lease = client, session, lease
-        self._name, self._subscription = name, subscription
+        self._name, self._url, self._signer = name, url, signer
         self._limits, self._rng = limits, rng
 
     async def deliver(self, delivery: WebhookDelivery) -> None:
         """Send a delivery until the target accepts it; after `attempts_max` attempts keep it as a
-        dead letter.
+        dead letter. What the subscription's owner may not be told is left out.
 
         Raises Lost if the lease might not outlast the next attempt.
         """
         limits, pause_s, reason = self._limits, self._limits.backoff_s, ""
         for attempt in range(1, limits.attempts_max + 1):
             self._lease.check(limits.attempt_s)
-            reason = await self.attempt(delivery, attempt)
+            try:
+                reason = await self.attempt(delivery, attempt)
+            except Withheld:
+                _ATTEMPTS.labels("withheld").inc()
+                return
             if not reason:
                 return
             if attempt < limits.attempts_max:
@@ -115,9 +121,13 @@ class Sender:
         await self.keep_dead(delivery, reason, limits.attempts_max)
 
     async def attempt(self, delivery: WebhookDelivery, attempt: int) -> str:
-        """Send once; return why the target did not accept it, '' if it did."""
+        """Send once; return why the target did not accept it, '' if it did. Raises Withheld,
+        Lost.
+        """
+        now = int(time.time())
+        signatures = await self._signatures(delivery, now)
         try:
-            status = await self._post(delivery, attempt)
+            status = await self._post(delivery, attempt, now, signatures)
         except Forbidden as exc:
             _ATTEMPTS.labels("forbidden").inc()
             return str(exc)
@@ -129,12 +139,35 @@ class Sender:
         _ATTEMPTS.labels("taken" if taken else "refused").inc()
         return "" if taken else f"answered {status}"
 
-    async def _post(self, delivery: WebhookDelivery, attempt: int) -> int:
+    async def _signatures(self, delivery: WebhookDelivery, now: int) -> dict[str, str]:
+        """Return the headers that sign a delivery, as soon as they can be had. Raises Withheld,
+        Lost, and BadRequest if this worker may not have it signed.
+        """
+        pause_s, longest_s = KEEP_PAUSE_S
+        while True:
+            try:
+                signatures = await self._signer.signed(delivery.name, now, delivery.body)
+                self._lease.check(self._limits.attempt_s)
+                return signatures
+            except BadRequest as exc:
+                if exc.code != "not_there":
+                    raise
+                raise Lost("the subscription was ended") from exc
+            except AcordoError as exc:
+                _log.warning(
+                    "delivery cannot be signed yet", subscription=self._name, reason=str(exc)[:200]
+                )
+            self._lease.check(self._limits.attempt_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, longest_s)
+
+    async def _post(
+        self, delivery: WebhookDelivery, attempt: int, now: int, signatures: dict[str, str]
+    ) -> int:
         """Post a delivery and return the status of the answer. Raises Forbidden, and what aiohttp
         raises.
         """
-        now = int(time.time())
-        url, secret = self._subscription.url, self._subscription.secret
+        url = self._url
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "acordo-webhook/1",
@@ -142,7 +175,9 @@ class Sender:
             "Acordo-Attempt": str(attempt),
             "Acordo-Fence": str(self._lease.fence),
             "Acordo-Timestamp": str(now),
-            "Acordo-Signature": rules.sign(secret, now, delivery.body),
+            "webhook-id": delivery.name,
+            "webhook-timestamp": str(now),
+            **signatures,
         }
         # A literal address never reaches the resolver, which checks names only. So it is checked
         # here.

@@ -24,6 +24,7 @@ from cluster.workers import rules
 from cluster.workers.lease import Lease, Lost
 from cluster.workers.rules import Cursor, DeadLetter, Subscription
 from cluster.workers.sender import DeliveryLimits, Sender, WebhookDelivery
+from cluster.workers.signing import ClusterSigner, OwnSigner, Signer
 
 LANES: Final = 8
 """Number of concurrent deliveries of one subscription. Changes of one key always use the same lane,
@@ -65,18 +66,31 @@ class ServedSubscription:
         revision: int,
         limits: DeliveryLimits,
         rng: random.Random,
+        prefix: bytes | None = None,
+        created_ms: int = 0,
     ) -> None:
-        self._client = client
+        """`prefix` (None: the subscription says it) and `created_ms` are of one that the cluster
+        keeps; its secret is empty then.
+        """
+        self._prefix = subscription.prefix if prefix is None else prefix
+        self._client, self._created_ms = client, created_ms
         self._name, self._subscription, self._revision = name, subscription, revision
+        own = bool(subscription.secret)
+        signer: Signer = OwnSigner(subscription.secret) if own else ClusterSigner(client, name)
         self.lease = Lease(
-            client, worker=worker, subscription=name, revision=revision, lease_s=limits.lease_s
+            client,
+            worker=worker,
+            subscription=name,
+            as_written=acordo.at_revision(rules.SUBSCRIPTIONS + name, revision) if own else None,
+            lease_s=limits.lease_s,
         )
         self.sender = Sender(
             client,
             session,
             self.lease,
             name=name,
-            subscription=subscription,
+            url=subscription.url,
+            signer=signer,
             limits=limits,
             rng=rng,
         )
@@ -118,6 +132,8 @@ class ServedSubscription:
             return Place(begin)
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             cursor = msgspec.json.decode(found.value, type=Cursor)
+            if cursor.of not in (0, self._created_ms):
+                return Place(begin)  # of an earlier subscription of this name
             return Place(cursor.revision, cursor.position)
         _log.warning("cursor is damaged: beginning anew", subscription=self._name, after=begin)
         return Place(begin)
@@ -132,7 +148,7 @@ class ServedSubscription:
             position = place.revision
             try:
                 async for event in self._client.watch(
-                    self._subscription.prefix, after=place.after, bookmarks=True
+                    self._prefix, after=place.after, bookmarks=True
                 ):
                     place = Place(event.revision, event.position)
                     await self._take(event)
@@ -240,7 +256,8 @@ class ServedSubscription:
 
         Raises Lost if another worker holds the lease.
         """
-        value = msgspec.json.encode(Cursor(to.revision, self.lease.fence, to.position))
+        cursor = Cursor(to.revision, self.lease.fence, to.position, self._created_ms)
+        value = msgspec.json.encode(cursor)
         revision = self.lease.revision
         try:
             await self._client.txn(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 import structlog
 from prometheus_client import Gauge
 
-from acordo import AcordoError, Client
+from acordo import AcordoError, Client, PreconditionFailed, Refused
 from acordo import BadRequest as Rejected
 from cluster.workers import rules
 from cluster.workers.lease import Lost
@@ -26,6 +26,7 @@ from kv.errors import BadRequest
 
 SUBSCRIPTIONS_MAX: Final = 1000
 SCAN_EVERY_S: Final = 1.0
+MOVE_TIMEOUT_S: Final = 1.0
 REST_S: Final = 60.0
 """Pause before a subscription whose position the cluster refused is tried again, unless it is
 rewritten first.
@@ -33,6 +34,15 @@ rewritten first.
 
 _HELD: Final = Gauge("acordo_webhook_subscriptions_held", "Subscriptions that this worker serves")
 _log = structlog.get_logger("acordo.webhooks")
+
+
+class Found(NamedTuple):
+    """A subscription that may be served. `created_ms`: 0 for one that stands as a key."""
+
+    subscription: Subscription
+    revision: int
+    prefix: bytes | None = None
+    created_ms: int = 0
 
 
 class Webhooks:
@@ -45,13 +55,15 @@ class Webhooks:
     ) -> None:
         self._client, self._name = client, name
         self._limits, self._rng = limits, rng
-        self._serving: dict[str, asyncio.Task[None]] = {}
+        self._serving: dict[str, tuple[Found, asyncio.Task[None]]] = {}
         self._complained: dict[str, int] = {}
         """Malformed subscriptions, each with the revision for which that was logged."""
         self._resting: dict[str, tuple[int, float]] = {}
         """Subscriptions that the cluster refused: at which revision, and until when they are
         skipped.
         """
+        self._move_at = 0.0
+        """When those that stand as keys are moved, if they could not be moved before."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -88,22 +100,78 @@ class Webhooks:
             _HELD.set(0)
 
     async def scan(self, tasks: asyncio.TaskGroup) -> None:
-        """Look once, and start serving each subscription that nobody serves yet."""
-        found = await self._subscriptions()
-        for name in [n for n, task in self._serving.items() if task.done()]:
-            del self._serving[name]
-        for name, (subscription, revision) in found.items():
-            if name not in self._serving and not self._rests(name, revision):
-                self._serving[name] = tasks.create_task(self._serve(name, subscription, revision))
+        """Look once: start serving each subscription that nobody serves yet, and end serving what
+        was ended, changed, or may not be told to its owner any more.
+        """
+        earlier = await self._earlier()
+        found = earlier | await self._kept()
+        for name, (served, task) in list(self._serving.items()):
+            if not task.done() and found.get(name) != served:
+                task.cancel()  # it is served anew, once it has ended
+            if task.done():
+                del self._serving[name]
+        for name, each in found.items():
+            if name not in self._serving and not self._rests(name, each.revision):
+                self._serving[name] = (each, tasks.create_task(self._serve(name, each)))
         _HELD.set(len(self._serving))
 
-    async def _subscriptions(self) -> dict[str, tuple[Subscription, int]]:
-        """Return the valid subscriptions by name, each with its revision."""
-        found: dict[str, tuple[Subscription, int]] = {}
+    async def _kept(self) -> dict[str, Found]:
+        """Return the subscriptions of /v1/webhooks that are to be delivered now, by name."""
+        try:
+            webhooks = await self._client.webhooks()
+        except Rejected as exc:
+            if exc.code != "unknown_path":
+                raise
+            return {}  # a node of version 0.2.0: all of them stand as keys
+        return {
+            each.name: Found(
+                Subscription(each.url, "", "", each.after),
+                each.revision,
+                each.prefix,
+                each.created_ms,
+            )
+            for each in webhooks
+            if each.delivers
+        }
+
+    async def _earlier(self) -> dict[str, Found]:
+        """Move the subscriptions that stand as keys to /v1/webhooks; return those that cannot be
+        moved yet.
+        """
+        found = (await self._subscriptions()).items()
+        return {name: each for name, each in found if not await self._moved(name, each)}
+
+    async def _moved(self, name: str, each: Found) -> bool:
+        if _now() < self._move_at:
+            return False
+        subscription = each.subscription
+        after = each.revision if subscription.after is None else subscription.after
+        try:
+            await self._client.create_webhook(
+                name,
+                subscription.url,
+                prefix=subscription.prefix,
+                secret=subscription.secret,
+                after=after,
+                replaces=each.revision,
+                timeout_s=MOVE_TIMEOUT_S,
+            )
+        except (PreconditionFailed, Refused):
+            return True  # another worker moved it, or it was rewritten: the next look says
+        except AcordoError as exc:
+            _log.info("subscriptions stay keys for now", name=name, reason=str(exc)[:300])
+            self._move_at = _now() + REST_S
+            return False
+        _log.info("subscription moved to /v1/webhooks", name=name)
+        return True
+
+    async def _subscriptions(self) -> dict[str, Found]:
+        """Return the valid subscriptions that stand as keys, by name."""
+        found: dict[str, Found] = {}
         async for each in self._client.list(rules.SUBSCRIPTIONS):
             name = each.key[len(rules.SUBSCRIPTIONS) :].decode("utf-8", "replace")
             try:
-                found[name] = (rules.parse_subscription(name, each.value), each.revision)
+                found[name] = Found(rules.parse_subscription(name, each.value), each.revision)
             except BadRequest as exc:
                 if self._complained.get(name) != each.revision:
                     self._complained[name] = each.revision
@@ -116,7 +184,7 @@ class Webhooks:
         refused_at, until = self._resting.get(name, (0, 0.0))
         return refused_at == revision and _now() < until
 
-    async def _serve(self, name: str, subscription: Subscription, revision: int) -> None:
+    async def _serve(self, name: str, found: Found) -> None:
         """Serve one subscription until it changes or the lease is lost.
 
         Return at once if another worker holds the lease.
@@ -127,10 +195,12 @@ class Webhooks:
             self._session,
             worker=self._name,
             name=name,
-            subscription=subscription,
-            revision=revision,
+            subscription=found.subscription,
+            revision=found.revision,
             limits=self._limits,
             rng=self._rng,
+            prefix=found.prefix,
+            created_ms=found.created_ms,
         )
         try:
             await served.run()
@@ -139,7 +209,7 @@ class Webhooks:
                 # The cluster rejects a position above its newest revision, for example. Retrying
                 # every second would not change that.
                 if isinstance(failure, Rejected):
-                    self._resting[name] = (revision, _now() + REST_S)
+                    self._resting[name] = (found.revision, _now() + REST_S)
                 if not isinstance(failure, Lost):
                     _log.warning("deliveries wait", subscription=name, reason=str(failure)[:300])
 

@@ -21,6 +21,7 @@ from coordinator.commit.leadership import LeadersPart
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark
 from coordinator.settings import CoordinatorSettings
+from kv.access import ACCESS_PREFIX
 from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown, Pruned
 from kv.model import LedgerRow, Recorded, Version
 from kv.ports import Broadcast, Change, Clock, Settled, StoreReader
@@ -335,7 +336,10 @@ def _changes(
     after: int,
     term: int,
 ) -> list[Change]:
-    """Group versions, which are in revision order, by the intent that made them."""
+    """Group versions, which are in revision order, by the intent that made them. Those of access
+    are told to nobody: they hold secrets.
+    """
+    versions = [each for each in versions if not each.key.startswith(ACCESS_PREFIX)]
     changes: list[Change] = []
     start = 0
     while start < len(versions):

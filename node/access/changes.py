@@ -73,7 +73,7 @@ class Changes:
         """Control access, or stop doing so. Raises BadRequest("no_admin"), NotApplied,
         OutcomeUnknown.
         """
-        await self._change(by, SWITCH_KEY, Switch(on), deadline)
+        await self.change(by, SWITCH_KEY, Switch(on), deadline)
 
     async def create_token(
         self,
@@ -100,7 +100,7 @@ class Changes:
         expires_ms = None if lives_s is None else now_ms + round(lives_s * 1000)
         id_, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         token = Token(id_, principal, tuple(roles), hash_of(secret), now_ms, expires_ms)
-        await self._change(by, TOKENS + id_.encode(), token, deadline)
+        await self.change(by, TOKENS + id_.encode(), token, deadline)
         return token, f"{TOKEN_START}{id_}_{secret}"
 
     async def put_role(self, by: Rights, role: Role, *, deadline: float) -> None:
@@ -120,7 +120,7 @@ class Changes:
                 raise BadRequest(
                     "reserved_key", "keys of the system are no role's", allowed="admin"
                 )
-        await self._change(by, ROLES + role.name.encode(), role, deadline)
+        await self.change(by, ROLES + role.name.encode(), role, deadline)
 
     async def bind(self, by: Rights, name: str, roles: Sequence[str], *, deadline: float) -> None:
         """Give roles to those whose certificate has a name. Raises BadRequest, NotApplied,
@@ -132,7 +132,7 @@ class Changes:
         self._check_roles(self.policy, roles)
         if len(self.policy.certificates) >= ROLES_MAX:
             raise BadRequest("too_many", f"{ROLES_MAX} certificates", allowed="remove some")
-        await self._change(by, CERTIFICATES + name.encode(), Binding(name, tuple(roles)), deadline)
+        await self.change(by, CERTIFICATES + name.encode(), Binding(name, tuple(roles)), deadline)
 
     async def remove(self, by: Rights, prefix: bytes, name: str, *, deadline: float) -> None:
         """Revoke a token, or delete a role or a binding. Raises BadRequest, NotApplied,
@@ -145,7 +145,7 @@ class Changes:
         }
         if name not in kept[prefix] or name in BUILT_IN:
             raise BadRequest("not_there", f"there is no {name[:64]!r}", allowed="one of the list")
-        await self._change(by, prefix + name.encode(), None, deadline)
+        await self.change(by, prefix + name.encode(), None, deadline)
 
     def _check_roles(self, policy: Policy, roles: Sequence[str]) -> None:
         unknown = [name for name in roles if name not in policy.roles or name == ANONYMOUS]
@@ -156,11 +156,19 @@ class Changes:
                 allowed=", ".join(sorted(policy.roles)[:20]),
             )
 
-    async def _change(
-        self, by: Rights, key: bytes, record: msgspec.Struct | None, deadline: float
-    ) -> None:
-        """Write one record, or remove it (None). Raises BadRequest("access_changed") if access was
-        changed meanwhile, NotApplied.
+    async def change(
+        self,
+        by: Rights,
+        key: bytes,
+        record: msgspec.Struct | None,
+        deadline: float,
+        *,
+        guards: tuple[Guard, ...] = (),
+        also: tuple[Delete, ...] = (),
+    ) -> int:
+        """Write one record, or remove it (None); return the revision. `guards` hold too, and
+        `also` is done with it. Raises BadRequest("access_changed") if access was changed meanwhile,
+        or another of the guards does not hold, and NotApplied.
         """
         if 0 < self._consensus.status().feature_level < LEVEL_MIN:  # 0: of a shared store
             raise NotApplied(
@@ -176,7 +184,7 @@ class Changes:
         guard: Guard = AtRevision(EPOCH_KEY, (epoch,)) if epoch else Absent(EPOCH_KEY)
         write = Delete(key) if raw is None else Put(key, raw)
         op_id = by.tagged(self._writes.new_op_id())
-        intent = Intent(op_id, 0, (guard,), (write, Put(EPOCH_KEY, b"1")))
+        intent = Intent(op_id, 0, (guard, *guards), (write, Put(EPOCH_KEY, b"1"), *also))
         answer = await self._writes.one(intent, deadline=deadline, system=True)
         if isinstance(answer.outcome, Refused):
             raise BadRequest(
@@ -190,7 +198,8 @@ class Changes:
         try:
             await self._consensus.wait_settled(answer.revision, timeout_s=left_s)
         except TimeoutError:
-            return
+            return answer.revision
+        return answer.revision
 
     def _check_admin_remains(self, policy: Policy) -> None:
         now_ms = self._access.now_ms()

@@ -51,6 +51,8 @@ _OPERATED: Final = frozenset(
     {"transfer", "add_member", "remove_member", "amend", "compact", "adopt"}
 )
 _CHANGES: Final = frozenset({"policy", "switch", "create_token", "put_role", "bind", "remove"})
+_WEBHOOKS: Final = frozenset({"list", "get", "create", "remove"})
+"""What whoever signed in may ask of webhooks: these show and change the caller's own."""
 _READS: Final = frozenset({"own", "reach", "reach_kept", "confirm_store", "behind"})
 _FOREIGN: Final = StillUnknown(
     "it was given before access was controlled, and only an admin is told of it",
@@ -114,6 +116,7 @@ def _granted(services: NodeServices, grant: Grant) -> NodeServices:
         "watches": GrantedWatches(services.watches, services.access, grant),
         "async_writes": None if waiting is None else GrantedAsyncWrites(waiting, grant),
         "changes": Only(services.changes, _Names(grant, frozenset(), _CHANGES)),
+        "webhooks": Only(services.webhooks, _Names(grant, _WEBHOOKS, frozenset({"give", "sign"}))),
         "grant": grant,
         "check_read": lambda begin, end: check(grant.rights, "read", begin, end),
         "reach_whole": whole,

@@ -31,7 +31,7 @@ from node.api import (
     watch,
 )
 from node.api.openapi import document as openapi
-from node.api.operating import access, ledger, verify
+from node.api.operating import access, ledger, verify, webhooks
 from node.etcd.call import Identity
 from node.etcd.cluster import version as etcd_version
 from node.etcd.routes import PREFIXES as ETCD_PREFIXES
@@ -133,6 +133,7 @@ WHOLE: Final = (
     ),
     Route("/v1/access/roles", {"GET": access.roles}, Need.ADMIN),
     Route("/v1/access/certificates", {"GET": access.certificates}, Need.ADMIN),
+    Route("/v1/webhooks", {"GET": webhooks.listing, "POST": webhooks.create}, Need.SIGNED_IN),
     Route(
         "/kv",
         {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete},
@@ -196,6 +197,25 @@ BEGUN: Final = (
             "/v1/access/certificates/{name}",
             {"PUT": access.put_certificate, "DELETE": access.delete_certificate},
             Need.ADMIN,
+        ),
+    ),
+    (
+        "/v1/webhooks/",
+        "/owner",
+        Route("/v1/webhooks/{name}/owner", {"PUT": webhooks.give}, Need.ADMIN),
+    ),
+    (
+        "/v1/webhooks/",
+        webhooks.SIGN,
+        Route("/v1/webhooks/{name}/sign", {"POST": webhooks.sign}, Need.ADMIN),
+    ),
+    (
+        "/v1/webhooks/",
+        "",
+        Route(
+            "/v1/webhooks/{name}",
+            {"GET": webhooks.get, "DELETE": webhooks.remove},
+            Need.SIGNED_IN,
         ),
     ),
     (

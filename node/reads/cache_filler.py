@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from typing import Final
 
+from kv.access import ACCESS_PREFIX
 from kv.model import Entry
 from kv.ports import Cache, Consensus
 
@@ -27,13 +28,17 @@ class CacheFiller:
         self._wake = asyncio.Event()
 
     def add(self, entries: list[Entry]) -> None:
-        """Queue entries for the shared cache. A newer entry of a key replaces the queued one."""
+        """Queue entries for the shared cache. A newer entry of a key replaces the queued one.
+        Those of access stay out of it: they hold secrets.
+        """
         if not self._consensus.leads:
             return
         if self._namespace != self._consensus.namespace:
             self._namespace = self._consensus.namespace
             self._entries.clear()
         for entry in entries[-FILL_MAX:]:
+            if entry.key.startswith(ACCESS_PREFIX):
+                continue
             self._entries.pop(entry.key, None)
             self._entries[entry.key] = entry
         # All at once: a dictionary whose first key is looked for again and again, each time after

@@ -95,6 +95,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "bad_role": ProblemKind(400, "Not a role to give"),
     "too_many": ProblemKind(400, "Too many"),
     "not_there": ProblemKind(404, "Not there"),
+    "bad_url": ProblemKind(400, "Not a URL for webhooks"),
+    "bad_secret": ProblemKind(400, "Not a secret"),
+    "name_taken": ProblemKind(409, "Name in use", "choose another name; nothing was changed"),
     "no_admin": ProblemKind(
         409, "No admin would remain", "make another admin first; nothing was changed"
     ),

@@ -1,4 +1,4 @@
-"""Describe the endpoints by which admins control access."""
+"""Describe the endpoints by which admins control access, and those of webhooks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ from node.wire.access_forms import (
     TokensAnswer,
 )
 from node.wire.requests import NothingForm
+from node.wire.webhook_forms import (
+    OwnerForm,
+    SignedAnswer,
+    SignForm,
+    WebhookAnswer,
+    WebhookForm,
+    WebhooksAnswer,
+)
 
 _NAME: Final = {"type": "string", "minLength": 1, "maxLength": 64}
 _BODY: Final = (400, 408, 413, 415, 409, 503, 504)
@@ -28,6 +36,9 @@ _GONE: Final = (400, 404, 409, 503, 504)
 
 def _named(name: str, text: str) -> Parameter:
     return Parameter(name, "path", _NAME, text, True)
+
+
+_WEBHOOK: Final = _named("name", "Name of a webhook.")
 
 
 def _removal(summary: str, name: str, text: str) -> Endpoint:
@@ -95,5 +106,41 @@ CONTROL: Final[dict[tuple[str, str], Endpoint]] = {
     ),
     ("/v1/access/certificates/{name}", "DELETE"): _removal(
         "Take these roles away.", "name", "Name in a certificate."
+    ),
+    ("/v1/webhooks", "GET"): Endpoint(
+        "List the caller's webhooks; an admin sees all.",
+        {200: ("They.", JSON, WebhooksAnswer)},
+        (400,),
+    ),
+    ("/v1/webhooks", "POST"): Endpoint(
+        "Send changes under a prefix to a URL from now on; the secret that signs them is told "
+        "this once. What is sent is what the caller may read at that moment.",
+        {201: ("Created.", JSON, WebhookAnswer)},
+        _BODY,
+        (),
+        WebhookForm,
+    ),
+    ("/v1/webhooks/{name}", "GET"): Endpoint(
+        "Show a webhook of the caller's.",
+        {200: ("It is there.", JSON, WebhookAnswer)},
+        (400, 404),
+        (_WEBHOOK,),
+    ),
+    ("/v1/webhooks/{name}", "DELETE"): _removal(
+        "End a webhook, and forget how far it was.", "name", "Name of a webhook."
+    ),
+    ("/v1/webhooks/{name}/owner", "PUT"): Endpoint(
+        "Let a webhook be another principal's, whose rights count from then on.",
+        {200: ("Given.", JSON, WebhookAnswer)},
+        (*_BODY, 404),
+        (_WEBHOOK,),
+        OwnerForm,
+    ),
+    ("/v1/webhooks/{name}/sign", "POST"): Endpoint(
+        "Sign a delivery, if the webhook's owner may be told it now: for workers.",
+        {200: ("Signed, or that it may not be told.", JSON, SignedAnswer)},
+        (400, 404, 408, 413, 415, 503),
+        (_WEBHOOK,),
+        SignForm,
     ),
 }

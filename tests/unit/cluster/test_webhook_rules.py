@@ -8,8 +8,9 @@ import json
 
 import pytest
 
-from cluster.workers.rules import VALUE_BYTES_MAX, body_of, parse_subscription, sign
+from cluster.workers.rules import VALUE_BYTES_MAX, body_of, parse_subscription
 from kv.errors import BadRequest
+from kv.webhooks import acordo_signature as sign
 
 SOUND = {"url": "https://example.org/hook", "secret": "0123456789abcdef"}
 

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 
 from coordinator.background.publisher import CURSOR
+from kv.access import ACCESS_PREFIX
 from kv.model import Applied, AtRevision, Delete, Intent, Put
 from tests.unit.coordinator.audit import broken_promises
 from tests.unit.coordinator.cluster import FAR_MS, QUIET, Cluster, answer, cluster, delete, put
@@ -35,6 +36,26 @@ def test_changes_in_revision_order_with_all_their_versions() -> None:
             assert [(v.key, v.value) for v in second.versions] == [(b"a", None), (b"c", b"3")]
             assert first.log_time_ms == c.database.ledger(2, 1)[0].log_time_ms
             assert "rows" not in c.scripts["a"].calls  # all of it was at hand
+
+    run(story)
+
+
+def test_what_is_of_access_is_not_told_from_memory_or_from_the_ledger() -> None:
+    async def story() -> None:
+        for memory in (8, 1):
+            settings = dataclasses.replace(QUIET, publish_buffer_max=memory)
+            async with cluster("a", settings=settings) as c:
+                a = await c.lead("a")
+                c.broadcast.down = True
+                await answer(a, put("secret", key=ACCESS_PREFIX + b"webhooks/w"))
+                both = (Put(ACCESS_PREFIX + b"epoch", b"1"), Put(b"k", b"v"))
+                await answer(a, Intent("both", FAR_MS, writes=both))
+                await answer(a, put("last", key=ACCESS_PREFIX + b"tokens/t"))
+                c.broadcast.down = False
+                await until(lambda: c["a"].publisher.lag == 0)  # it is awaited here
+                keys = [version.key for each in c.broadcast.changes for version in each.versions]
+                assert keys == [b"k"]
+                assert heard(c) == [2]
 
     run(story)
 

@@ -56,6 +56,10 @@ def _transaction(first: str, second: str, **more: object) -> dict[str, object]:
     return {"writes": [{"put": first, "value": ""}, {"put": second, "value": ""}], **more}
 
 
+def _webhook(prefix: str, who: str) -> dict[str, object]:
+    return {"name": who + prefix[0], "url": "http://h.example/", "prefix": prefix}
+
+
 KEYS, ADMIN, SIGNED, OPEN = Need.KEYS, Need.ADMIN, Need.SIGNED_IN, Need.NOTHING
 NATIVE: Final[dict[tuple[str, str], list[Row]]] = {
     ("/v1/kv/{key}", "GET"): [
@@ -148,6 +152,18 @@ NATIVE: Final[dict[tuple[str, str], list[Row]]] = {
     ],
     ("/v1/access/certificates/{name}", "DELETE"): [
         Row(ADMIN, plain("/v1/access/certificates/none"))
+    ],
+    ("/v1/webhooks", "GET"): [Row(SIGNED, plain("/v1/webhooks"))],
+    ("/v1/webhooks", "POST"): [
+        Row(SIGNED, lambda a, b, w: Ask("/v1/webhooks", _webhook(a, w)), "r", True)
+    ],
+    ("/v1/webhooks/{name}", "GET"): [Row(SIGNED, plain("/v1/webhooks/none"))],
+    ("/v1/webhooks/{name}", "DELETE"): [Row(SIGNED, plain("/v1/webhooks/none"))],
+    ("/v1/webhooks/{name}/owner", "PUT"): [
+        Row(ADMIN, plain("/v1/webhooks/none/owner", {"owner": "n"}))
+    ],
+    ("/v1/webhooks/{name}/sign", "POST"): [
+        Row(ADMIN, plain("/v1/webhooks/none/sign", {"id": "i", "timestamp": 1, "body": ""}))
     ],
     ("/kv", "GET"): [Row(KEYS, lambda a, b, w: Ask(f"/kv?key={b}"), "r", True)],
     ("/kv", "PUT"): [
@@ -349,7 +365,7 @@ def let_in(who: str, row: Row, where: str) -> bool:
         return True
     if who in NOBODY or row.needs in (ADMIN, Need.METRICS):
         return False
-    if row.needs is SIGNED:
+    if row.needs is SIGNED and (who == "anonymous" or row.does is None):
         return who != "anonymous"
     return row.does is None or (where, row.does) in MAY[who]
 
