@@ -84,5 +84,7 @@ def _serving(
 
 
 def _members(x: Exchange) -> frozenset[str]:
+    """Return the origins of members; a policy cannot name one of an IPv6 address."""
     members = x.services.consensus.status().members
-    return member_origins((each.url for each in members), x.request.headers.get("Host", ""))
+    found = member_origins((each.url for each in members), x.request.headers.get("Host", ""))
+    return frozenset(origin for origin in found if "[" not in origin)

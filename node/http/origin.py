@@ -82,8 +82,8 @@ def foreign(host: str, site: str | None, origin: str | None) -> str | None:
     return f"a page of {origin[:100]!r}"
 
 
-_PLAIN: Final = re.compile(r"[a-z0-9._:\[\]-]+")
-"""What a host may consist of to be written into a header."""
+_PLAIN: Final = re.compile(r"[a-z0-9.-]+(:[0-9]+)?|\[[0-9a-f:.]+\](:[0-9]+)?")
+"""A host and port that may be written into a header."""
 
 
 def member_origins(urls: Iterable[str], host: str) -> frozenset[str]:

@@ -1,8 +1,12 @@
 // The frame of the page: which tab is shown, after the address's fragment (#keys/orders), and the texts of the frame.
 import { addStrings, language, translate } from "./strings.js";
+import "./chart.js";
 import "./cluster.js";
+import "./events.js";
+import "./glance.js";
 import "./keys.js";
 import "./listing.js";
+import "./probe.js";
 import { showTab } from "./tabs.js";
 
 addStrings("en", {

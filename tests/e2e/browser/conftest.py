@@ -36,7 +36,7 @@ async def cluster() -> AsyncIterator[FakeCluster]:
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
     """A blank page. The test fails if the page logs an error, breaks its policy, or asks anyone but
-    its own node.
+    nodes of this machine.
     """
     if not CHROMIUM:
         needs("chromium")
@@ -59,10 +59,9 @@ async def page() -> AsyncIterator[Page]:
             lambda request: asked.add(request.url.split("/")[2] if "//" in request.url else ""),
         )
         yield made
-        home = made.url.split("/")[2] if "//" in made.url else ""
         await browser.close()
     assert troubles == []
-    assert asked <= {home, ""}
+    assert {where.partition(":")[0] for where in asked} <= {"127.0.0.1", ""}
 
 
 def _is_trouble(text: str) -> bool:
@@ -70,5 +69,8 @@ def _is_trouble(text: str) -> bool:
     the test's doing.
     """
     return "Content Security Policy" in text or (
-        "Failed to load resource" not in text and "net::ERR" not in text
+        "Failed to load resource" not in text
+        and "net::ERR" not in text
+        and "/v1/activity' from origin"
+        not in text  # of a node that only begins: it knows no members
     )

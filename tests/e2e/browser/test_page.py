@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable
 
 import pytest
@@ -72,16 +73,24 @@ async def test_tolerates_dead_members_no_leader_and_a_dead_node(
 ) -> None:
     await open_page(page, cluster, "overview")
     cluster.dead.add("n3")
+    await expect(page.locator("li[data-member=n3]")).to_have_class("member dead", timeout=1000)
     await expect(page.locator("#cluster-trouble")).to_contain_text("Not heard of: n3")
     await expect(page.locator("li[data-member=n3] .badge")).to_have_text("silent")
-    assert "grayscale(1)" in await style_of(page, "li[data-member=n3]", "filter")
-    assert await style_of(page, "li[data-member=n2]", "filter") == "none"
+    await expect(page.locator("#glance-state")).to_have_text("Degraded")
+    await expect(page.locator("#events li").first).to_contain_text("n3 gone")
     cluster.leader = None
     await expect(page.locator("#cluster-trouble")).to_contain_text("This node knows no leader yet")
-    cluster.dead.add("n1")  # the node that serves the page
+    await expect(page.locator("#glance-state")).to_have_text("No leader")
+    cluster.dead.add("n1")  # the node that serves the page: it goes on through another
+    await expect(page.locator("#answered-by")).to_have_text("n1 is gone: answered by n2")
+    assert "grayscale(1)" in await style_of(page, "header", "filter")
+    link = page.get_by_role("link", name="its page")
+    await expect(link).to_have_attribute("href", cluster.urls[1] + "/")
+    cluster.dead.add("n2")
     await expect(page.locator("#cluster-trouble")).to_contain_text(
         "does not say how the cluster is"
     )
+    await expect(page.locator("#glance-state")).to_have_text("No answer")
     await expect(page.locator("#members li")).to_have_count(3)
     # nothing of it is known to be so any more
     assert "grayscale(1)" in await style_of(page, "#members", "filter")
@@ -89,6 +98,27 @@ async def test_tolerates_dead_members_no_leader_and_a_dead_node(
     cluster.leader = "n2"
     await expect(page.locator("#fact-leader")).to_have_text("n2")
     await expect(page.locator("#cluster-trouble")).to_be_hidden()
+    await expect(page.locator("#answered-by")).to_have_text("answered by n1")
+
+
+async def test_the_event_line_tells_a_fail_over_with_its_outage(
+    page: Page, cluster: FakeCluster
+) -> None:
+    """Of a node's own figures, for nobody switched the probe on."""
+    cluster.acknowledged = 1000
+    await open_page(page, cluster, "overview")
+    await expect(page.locator("#events-none")).to_be_visible()
+    await expect(page.locator("#glance-failover")).to_have_text("none yet")
+    cluster.dead.add("n1")
+    now_ms = int(time.time() * 1000)
+    cluster.leader, cluster.term = "n2", 2
+    cluster.waits = [{"ended_ms": now_ms, "lasted_ms": 380, "writes": 3}]
+    cluster.leaderships = [
+        {"leader": "n2", "term": 2, "since_ms": now_ms, "former": "n1", "silent_ms": 300}
+    ]
+    told = "n1 gone · n2 leads, term 2 · writes stopped 0.38 s"
+    await expect(page.locator("#events .story").last).to_have_text(told)
+    await expect(page.locator("#glance-failover")).to_have_text("380 ms")
 
 
 async def test_says_why_the_node_is_not_ready_and_what_a_person_can_do(

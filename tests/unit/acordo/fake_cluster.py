@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -43,6 +44,9 @@ class FakeCluster:
         self.rows: list[dict[str, Any]] = []
         self.changes: list[tuple[int, str, bytes, bytes | None, str]] = []
         self.leader: str | None = "n1"
+        self.term = 1
+        self.leaderships: list[dict[str, Any]] = []
+        self.waits: list[dict[str, Any]] = []
         self.dead: set[str] = set()
         self.digests: dict[str, str] = {}
         """Members whose machine went astray."""
@@ -185,6 +189,10 @@ class FakeCluster:
         async def sign(request: web.Request, response: web.StreamResponse) -> None:
             response.headers.setdefault("Acordo-Node", node)
             response.headers.setdefault("Acordo-Revision", str(self.revision))
+            origin = request.headers.get("Origin")
+            if request.path in ("/v1/cluster", "/v1/activity") and origin in self.urls:
+                response.headers["Access-Control-Allow-Origin"] = str(origin)
+                response.headers["Access-Control-Allow-Credentials"] = "true"
             if request.method == "GET":
                 response.headers.setdefault(
                     "Acordo-Level", request.query.get("consistency", "linearizable")
@@ -206,6 +214,11 @@ class FakeCluster:
             return await self._cluster(node)
 
         app.router.add_get("/v1/cluster", cluster)
+
+        async def activity(request: web.Request) -> web.Response:
+            return self._activity(node)
+
+        app.router.add_get("/v1/activity", activity)
         app.router.add_get("/v1/ledger", self._ledger)
         app.router.add_post("/v1/cluster/transfer", self._transfer)
         app.router.add_post("/v1/async", self._async)
@@ -393,7 +406,7 @@ class FakeCluster:
             {
                 "node": node,
                 "role": "leader" if node == self.leader else "follower",
-                "term": 1,
+                "term": self.term,
                 "leader": self.leader,
                 "leader_url": self.urls[int(self.leader[1:]) - 1] if self.leader else None,
                 "quorum": self.leader is not None,
@@ -406,6 +419,28 @@ class FakeCluster:
                 "now_ms": self.log_time_ms,
                 "unready": self.unready,
                 "members": members,
+            }
+        )
+
+    def _activity(self, node: str) -> web.Response:
+        if self.acknowledged is None:
+            return problem(404, "unknown_path")
+        done = self.acknowledged if node == "n1" else 0
+        leads = node == self.leader
+        return web.json_response(
+            {
+                "node": node,
+                "url": self.urls[int(node[1:]) - 1],
+                "role": "leader" if leads else "follower",
+                "leader": self.leader,
+                "term": self.term,
+                "quorum": self.leader is not None,
+                "wall_ms": int(time.time() * 1000),
+                "incarnation": "1",
+                "writes_acknowledged": done,
+                "write_ms": {"bounds": [1.0, 10.0, 100.0], "counts": [0, done, 0, 0]},
+                "waits": self.waits,
+                "leaderships": self.leaderships,
             }
         )
 
