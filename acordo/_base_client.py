@@ -124,6 +124,14 @@ class BaseClient:
         since = self._transport.asked_at
         return 0.0 if since is None or self.answered else time.monotonic() - since
 
+    @property
+    def waiting(self) -> tuple[float, str, str] | None:
+        """For how many seconds the newest call has waited, and whom its last attempt asked and what
+        came of it ("" before one has ended); None: no call is under way.
+        """
+        at = self._caller.waiting
+        return None if at is None else (time.monotonic() - at.since, at.url, at.why)
+
     async def _call(
         self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None
     ) -> T:

@@ -53,17 +53,31 @@ class Caller:
         self.nodes = Nodes(urls, spread=spread, rng=self._rng)
         self.revision = 0
         """The highest `Acordo-Revision` seen."""
+        self.waiting: Waiting | None = None
+        """What the newest call waits for; None: it has ended."""
 
     async def call(
         self, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
     ) -> tuple[T, int]:
         """Return the parsed answer and the number of attempts it took. Raises AcordoError."""
+        self.waiting = mine = Waiting(time.monotonic())
+        try:
+            return await self._call(request, parse, timeout_s, mine)
+        finally:
+            if self.waiting is mine:
+                self.waiting = None
+
+    async def _call(
+        self, request: Request, parse: Callable[[Reply], T], timeout_s: float, waiting: Waiting
+    ) -> tuple[T, int]:
         judgements: list[Judgement] = []
         deadline = time.monotonic() + timeout_s
         while True:
             reply, result, judged = await self.attempt(
                 request, parse, deadline, first=not judgements
             )
+            waiting.url = reply.url
+            waiting.why = (reply.problem and reply.problem.detail) or reply.error
             judgements.append(judged)
             if result is not None and judged.certainty is Certainty.OK:
                 return result, len(judgements)
@@ -188,6 +202,17 @@ class Caller:
             self.nodes.trust(at)
         else:
             self.nodes.avoid(at)
+
+
+class Waiting:
+    """What a call waits for: since when, and what its last attempt came to."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        """On the monotonic clock."""
+        self.url = ""
+        """Whom the last attempt asked that came to nothing; empty: the first is under way."""
+        self.why = ""
 
 
 class OpIds:

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from acordo import _results as results
+from acordo._cli import completing
 from acordo._cli.exit_codes import OK
 from acordo._cli.output import Output
 from acordo._cli.shell import key_of, run
-from acordo._cli.text import shown_key
+from acordo._cli.text import shown, shown_key
 from acordo._client import Client
 from acordo._wire import forms
 
@@ -36,7 +37,10 @@ def off(context: typer.Context) -> None:
 def _switch(context: typer.Context, on: bool) -> None:
     async def work(client: Client, output: Output) -> None:
         await client.control_access(on=on)
-        output.note("access is controlled" if on else "everybody may do everything")
+        if output.as_json:
+            output.json({"on": on})
+        else:
+            output.note("access is controlled" if on else "everybody may do everything")
 
     run(context, work)
 
@@ -52,7 +56,7 @@ def status(context: typer.Context) -> None:
             return
         output.say("controlled" if state.on else "not controlled: everybody may do everything")
         if state.principal is not None:
-            output.say(f"you are {state.principal}{', an admin' if state.admin else ''}")
+            output.say(f"you are {shown(state.principal)}{', an admin' if state.admin else ''}")
 
     run(context, work)
 
@@ -61,7 +65,10 @@ def status(context: typer.Context) -> None:
 def create(
     context: typer.Context,
     principal: Annotated[str, typer.Argument(help="Whose it is.")],
-    role: Annotated[list[str], typer.Option("--role", "-r", help="A role; give several.")],
+    role: Annotated[
+        list[str],
+        typer.Option("--role", "-r", help="A role; give several.", autocompletion=completing.roles),
+    ],
     ttl: Annotated[float | None, typer.Option(help="Seconds until it expires.")] = None,
 ) -> None:
     """Create a token and print what its bearer sends: nobody is shown it again."""
@@ -87,7 +94,8 @@ def list_tokens(context: typer.Context) -> None:
                 output.json(_token(each))
                 continue
             ends = "never" if each.expires_ms is None else _time(each.expires_ms)
-            output.say(f"{each.id}  {each.principal}  {','.join(each.roles)}  expires {ends}")
+            roles = shown(",".join(each.roles), 300)
+            output.say(f"{shown(each.id)}  {shown(each.principal)}  {roles}  expires {ends}")
 
     run(context, work)
 
@@ -95,13 +103,16 @@ def list_tokens(context: typer.Context) -> None:
 @token_app.command("revoke")
 def revoke(
     context: typer.Context,
-    token: Annotated[str, typer.Argument(help="Its id, as the list shows it.")],
+    token: Annotated[
+        str,
+        typer.Argument(help="Its id, as the list shows it.", autocompletion=completing.tokens),
+    ],
 ) -> None:
     """Revoke a token at once."""
 
     async def work(client: Client, output: Output) -> int:
         await client.revoke_token(token)
-        output.note(f"revoked {token}")
+        _done(output, "revoked", token)
         return OK
 
     run(context, work)
@@ -129,7 +140,7 @@ def set_(  # noqa: PLR0917  # each is an option of the command
         await client.set_role(
             results.AccessRole(name=name, rules=rules, admin=admin, metrics=metrics)
         )
-        output.note(f"set {name}")
+        _done(output, "set", name)
 
     run(context, work)
 
@@ -144,7 +155,7 @@ def list_roles(context: typer.Context) -> None:
                 output.json(_role(each))
                 continue
             flags = [name for name in ("admin", "metrics") if getattr(each, name)]
-            output.say("  ".join([each.name, *flags]))
+            output.say("  ".join([shown(each.name), *flags]))
             for rule in each.rules:
                 what = "+".join(name for name in ("read", "write") if getattr(rule, name))
                 output.say(f"  {what or 'nothing'}  {shown_key(rule.prefix)}")
@@ -153,12 +164,15 @@ def list_roles(context: typer.Context) -> None:
 
 
 @role_app.command("delete")
-def delete(context: typer.Context, name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+def delete(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name.", autocompletion=completing.roles)],
+) -> None:
     """Delete a role: who has it loses what it allows."""
 
     async def work(client: Client, output: Output) -> None:
         await client.delete_role(name)
-        output.note(f"deleted {name}")
+        _done(output, "deleted", name)
 
     run(context, work)
 
@@ -168,16 +182,32 @@ def bind(
     context: typer.Context,
     certificate: Annotated[str, typer.Argument(help="A name in clients' TLS certificates.")],
     role: Annotated[
-        list[str] | None, typer.Option("--role", "-r", help="A role; without any, take them away.")
+        list[str] | None,
+        typer.Option(
+            "--role",
+            "-r",
+            help="A role; without any, take them away.",
+            autocompletion=completing.roles,
+        ),
     ] = None,
 ) -> None:
     """Give roles to those whose TLS certificate has a name."""
 
     async def work(client: Client, output: Output) -> None:
         await client.bind_certificate(certificate, role or ())
-        output.note(f"{certificate}: {', '.join(role or ()) or 'no role'}")
+        if output.as_json:
+            output.json({"certificate": certificate, "roles": list(role or ())})
+        else:
+            output.note(f"{shown(certificate)}: {shown(', '.join(role or ())) or 'no role'}")
 
     run(context, work)
+
+
+def _done(output: Output, done: str, name: str) -> None:
+    if output.as_json:
+        output.json({"name": name, "done": done})
+    else:
+        output.note(f"{done} {shown(name)}")
 
 
 def _token(token: results.AccessToken) -> dict[str, object]:

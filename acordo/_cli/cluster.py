@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from acordo import _results as results
+from acordo._cli import completing
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
 from acordo._cli.shell import run
@@ -50,7 +51,10 @@ def status(context: typer.Context) -> None:
 
 def transfer(
     context: typer.Context,
-    to: Annotated[str | None, typer.Argument(help="Member; else the most advanced.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Argument(help="Member; else the most advanced.", autocompletion=completing.members),
+    ] = None,
 ) -> None:
     """Hand leadership to another member."""
 
@@ -135,7 +139,9 @@ def members(context: typer.Context) -> None:
     run(context, work)
 
 
-MemberArgument = Annotated[str, typer.Argument(help="The member's id.")]
+MemberArgument = Annotated[
+    str, typer.Argument(help="The member's id.", autocompletion=completing.members)
+]
 
 
 @members_app.command("add")
@@ -168,8 +174,11 @@ def members_promote(context: typer.Context, member: MemberArgument) -> None:
 
     async def work(client: Client, output: Output) -> None:
         votes = [each.id for each in (await client.cluster()).members if each.voter]
-        if member in votes and not output.as_json:
-            output.say(f"{shown(member)} votes already: nothing to do")
+        if member in votes:
+            if output.as_json:
+                output.json({"member": member, "done": "nothing"})
+            else:
+                output.say(f"{shown(member)} votes already: nothing to do")
             return
         await _member_done(output, client.promote_member(member), member, "promoted")
 

@@ -69,7 +69,7 @@ def dead_replay(
             if everything or letter["id"] in wanted:
                 await webhooks.replay(client, letter)
                 found.add(letter["id"])
-                output.say(f"{shown(letter['id'], 200)} will be delivered again")
+                _tell_replayed(output, letter["id"], "will be delivered again")
         if amqp.is_amqp(broker) and (everything or wanted - found):
             commands, dead = await amqp.queue_names(client)
             async with amqp.open_channel(broker) as channel:
@@ -78,12 +78,19 @@ def dead_replay(
                     if everything or name in wanted:
                         await amqp.replay(channel, commands, message)
                         found.add(name)
-                        output.say(f"{shown(name, 200)} waits for a worker again")
+                        _tell_replayed(output, name, "waits for a worker again")
         for missing in sorted(wanted - found):
             output.note(f"{shown(missing, 200)} is no dead letter")
         return NO if wanted - found else OK
 
     run(context, work)
+
+
+def _tell_replayed(output: Output, name: str, what: str) -> None:
+    if output.as_json:
+        output.json({"id": name, "replayed": True})
+    else:
+        output.say(f"{shown(name, 200)} {what}")
 
 
 def _show(output: Output, letter: dict[str, Any]) -> None:

@@ -39,8 +39,7 @@ def dev(
 ) -> None:
     """Run a cluster on this machine until Ctrl-C: nothing else is needed.
 
-    Examples: `acordo dev`, `acordo dev --nodes 3 --open`. Needs the extra `server`. Clients of etcd
-    are served too.
+    Needs the extra `server`. Clients of etcd are served too.
     """
     try:
         home = server_home("acordo dev")

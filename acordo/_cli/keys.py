@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar, cast, get_args
 import typer
 
 from acordo import _results as results
+from acordo._cli import completing
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
 from acordo._cli.shell import OpIdOption, input_bytes, key_of, level_of, run
@@ -23,9 +24,20 @@ T = TypeVar("T")
 
 KeyArgument = Annotated[
     str,
-    typer.Argument(help="The key; as base64:… where it cannot be typed, or begins with base64:"),
+    typer.Argument(
+        help="The key; as base64:… where it cannot be typed, or begins with base64:",
+        autocompletion=completing.keys,
+    ),
 ]
-LevelOption = Annotated[str, typer.Option("--level", help="linearizable, session or stale.")]
+PrefixArgument = Annotated[
+    str, typer.Argument(help="Only keys that begin so.", autocompletion=completing.keys)
+]
+LevelOption = Annotated[
+    str,
+    typer.Option(
+        "--level", help="linearizable, session or stale.", autocompletion=completing.levels
+    ),
+]
 
 
 def get(
@@ -85,7 +97,10 @@ def put(
         Path | None, typer.Option("--file", "-f", help="Take the value from a file.")
     ] = None,
     ttl: Annotated[float | None, typer.Option(help="Seconds until the key is deleted.")] = None,
-    lease: Annotated[str | None, typer.Option(help="The lease that the key ends with.")] = None,
+    lease: Annotated[
+        str | None,
+        typer.Option(help="The lease that the key ends with.", autocompletion=completing.leases),
+    ] = None,
     if_revision: Annotated[
         int | None, typer.Option(help="Only if the key is at this revision; 0: absent.")
     ] = None,
@@ -181,7 +196,7 @@ def order_of(text: str | None) -> results.ListOrder | None:
 
 def list_(
     context: typer.Context,
-    prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
+    prefix: PrefixArgument = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many keys.")] = None,
     keys_only: Annotated[
         bool, typer.Option("--keys-only", "-k", help="Print nothing but keys.")
@@ -287,7 +302,7 @@ def _print_found(output: Output, found: results.Found, *, keys_only: bool) -> No
 
 def watch(
     context: typer.Context,
-    prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
+    prefix: PrefixArgument = "",
     after: Annotated[
         int | None, typer.Option(min=0, help="Begin after this revision; else now.")
     ] = None,
@@ -311,7 +326,7 @@ def watch(
 
 def history(
     context: typer.Context,
-    key: Annotated[str, typer.Argument(help="The key.")],
+    key: KeyArgument,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many versions.")] = None,
 ) -> None:
     """Show the versions of a key that are kept, newest first."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from acordo import _results as results
+from acordo._cli import completing
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
 from acordo._cli.shell import OpIdOption, run
@@ -18,7 +19,10 @@ from acordo._wire import forms
 lease_app = typer.Typer(
     help="Leases: keys that live as long as somebody keeps them alive.", no_args_is_help=True
 )
-LeaseArgument = Annotated[str, typer.Argument(help="The lease: 16 hexadecimal digits.")]
+LeaseArgument = Annotated[
+    str,
+    typer.Argument(help="The lease: 16 hexadecimal digits.", autocompletion=completing.leases),
+]
 SHARE = 3
 """With --keep, a lease is kept alive this many times within its ttl."""
 

@@ -24,47 +24,64 @@ from acordo._cli import (
     transactions,
     webhooks,
 )
+from acordo._cli.pages import complete_pages
 from acordo._cli.shell import app, hoisted
 
-GROUPS: Final[dict[str, typer.Typer]] = {
-    "access": access.access_app,
-    "token": access.token_app,
-    "role": access.role_app,
-    "cert": cert.cert_app,
-    "lease": leases.lease_app,
-    "ledger": ledger.ledger_app,
-    "members": cluster.members_app,
-    "dead": dead.dead_app,
-    "webhook": webhooks.webhook_app,
+PANELS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
+    "Keys": {
+        "get": keys.get,
+        "put": keys.put,
+        "cas": keys.cas,
+        "delete": keys.delete,
+        "list": keys.list_,
+        "txn": transactions.txn,
+        "history": keys.history,
+        "operation": transactions.operation,
+    },
+    "Watch and coordinate": {
+        "watch": keys.watch,
+        "lease": leases.lease_app,
+    },
+    "Cluster": {
+        "dev": dev.dev,
+        "status": cluster.status,
+        "leader": cluster.leader,
+        "transfer": cluster.transfer,
+        "limits": cluster.limits,
+        "adopt": cluster.adopt,
+        "members": cluster.members_app,
+    },
+    "Backup": {
+        "backup": backups.backup,
+        "restore": backups.restore,
+        "verify": backups.verify,
+    },
+    "Data": {
+        "load": bulk.load,
+        "dump": bulk.dump,
+        "ledger": ledger.ledger_app,
+    },
+    "Access and certificates": {
+        "access": access.access_app,
+        "token": access.token_app,
+        "role": access.role_app,
+        "cert": cert.cert_app,
+    },
+    "Webhooks and asynchronous writes": {
+        "webhook": webhooks.webhook_app,
+        "dead": dead.dead_app,
+    },
 }
-COMMANDS: Final[dict[str, Callable[..., None]]] = {
-    "dev": dev.dev,
-    "load": bulk.load,
-    "dump": bulk.dump,
-    "backup": backups.backup,
-    "restore": backups.restore,
-    "verify": backups.verify,
-    "leader": cluster.leader,
-    "status": cluster.status,
-    "transfer": cluster.transfer,
-    "adopt": cluster.adopt,
-    "limits": cluster.limits,
-    "get": keys.get,
-    "put": keys.put,
-    "cas": keys.cas,
-    "delete": keys.delete,
-    "list": keys.list_,
-    "txn": transactions.txn,
-    "watch": keys.watch,
-    "history": keys.history,
-    "operation": transactions.operation,
-}
-"""In the order in which the help lists them."""
+"""The panels of the help, and their commands, in the order in which it lists them."""
+COMMANDS: Final = {name: command for panel in PANELS.values() for name, command in panel.items()}
 
-for _name, _group in GROUPS.items():
-    app.add_typer(_group, name=_name)
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+for _panel, _commands in PANELS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel)(_command)
+complete_pages(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from acordo import _results as results
-from acordo._base_client import TIMEOUT_S, new_op_id
+from acordo._base_client import ATTEMPT_TIMEOUT_S, CONNECT_TIMEOUT_S, TIMEOUT_S, new_op_id
 from acordo._cli import interrupts
 from acordo._cli.exit_codes import CODES, INTERRUPTED, OK, USAGE, code_of
 from acordo._cli.output import Output
@@ -33,12 +33,16 @@ from acordo._wire import forms
 URLS_DEFAULT: Final = "http://127.0.0.1:8001 http://127.0.0.1:8002 http://127.0.0.1:8003"
 INPUT_BYTES_MAX: Final = 16 * 1024 * 1024
 SILENCE_S: Final = 1.0
-"""After this time without any answer the user is told that no node answers."""
+"""After this time without an answer the user is told what is waited for."""
+_WHERE: Final = "Where the cluster is"
+_TLS: Final = "TLS and tokens"
 
-_EPILOG = "\n\n".join(
+_EPILOG = "\n".join(
     [
-        "--url, --json, --timeout, --ca, --cert and --cert-key may stand anywhere. Exit codes:",
-        *(f"{code}  {meaning}" for code, meaning in CODES.items()),
+        "The options above may stand anywhere. Completion: acordo --install-completion",
+        "",
+        "[bold]Exit codes[/bold]",
+        *(f"{code:>3}  {meaning}" for code, meaning in CODES.items()),
     ]
 )
 app = typer.Typer(
@@ -50,8 +54,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_HOISTED: Final = ("--url", "--timeout", "--ca", "--cert", "--cert-key")
-"""Options with a value that may stand anywhere; --json, too, may."""
+_HOISTED: Final = (
+    *("--url", "--timeout", "--attempt-timeout", "--connect-timeout"),
+    *("--ca", "--cert", "--cert-key", "--token", "--token-file"),
+)
+"""Options with a value that may stand anywhere."""
+_HOISTED_FLAGS: Final = ("--json", "--no-retry")
 
 OpIdOption = Annotated[
     str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")
@@ -69,6 +77,9 @@ class GlobalOptions(msgspec.Struct, frozen=True):
     cert_key: Path | None = None
     token: str | None = None
     token_file: Path | None = None
+    attempt_timeout_s: float = ATTEMPT_TIMEOUT_S
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    retries: bool = True
 
 
 def _show_version(asked: bool) -> None:
@@ -89,7 +100,67 @@ def take_global_options(
         typer.Option(
             "--url",
             "-u",
+            metavar="URL",
+            rich_help_panel=_WHERE,
             help=f"A node's URL; give several. Else ACORDO_URLS, else {URLS_DEFAULT}.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.01, metavar="S", rich_help_panel=_WHERE, help="Seconds for each call as a whole."
+        ),
+    ] = TIMEOUT_S,
+    attempt_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.01, metavar="S", rich_help_panel=_WHERE, help="Seconds for one attempt of a call."
+        ),
+    ] = ATTEMPT_TIMEOUT_S,
+    connect_timeout: Annotated[
+        float,
+        typer.Option(min=0.01, metavar="S", rich_help_panel=_WHERE, help="Seconds to connect."),
+    ] = CONNECT_TIMEOUT_S,
+    no_retry: Annotated[
+        bool,
+        typer.Option("--no-retry", rich_help_panel=_WHERE, help="Make one attempt of each call."),
+    ] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_TLS,
+            help="PEM file of the authority that signs the nodes' certificates. Else ACORDO_CA, "
+            "else the system's authorities.",
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_TLS,
+            help="PEM file of a certificate to show to nodes. Else ACORDO_CERT.",
+        ),
+    ] = None,
+    cert_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=_TLS, help="Its key. Else ACORDO_CERT_KEY."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN",
+            rich_help_panel=_TLS,
+            help="The token to show to nodes. Others on this machine may see it: rather "
+            "--token-file. Else ACORDO_TOKEN.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_TLS,
+            help="The file that it is in. Else ACORDO_TOKEN_FILE.",
         ),
     ] = None,
     as_json: Annotated[
@@ -99,43 +170,49 @@ def take_global_options(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0.01, help="Seconds for each call as a whole.")
-    ] = TIMEOUT_S,
-    ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="PEM file of the authority that signs the nodes' certificates. Else ACORDO_CA, "
-            "else the system's authorities.",
-        ),
-    ] = None,
-    cert: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="PEM file of a certificate to show to nodes. Else ACORDO_CERT."
-        ),
-    ] = None,
-    cert_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its key. Else ACORDO_CERT_KEY.")
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN",
-            help="The token to show to nodes. Others on this machine may see it: rather "
-            "--token-file. Else ACORDO_TOKEN.",
-        ),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The file that it is in. Else ACORDO_TOKEN_FILE."),
-    ] = None,
 ) -> None:
     """Take the options that stand before the command."""
-    given = url or [os.environ.get("ACORDO_URLS", "") or URLS_DEFAULT]
-    urls = tuple(each for text in given for each in re.split(r"[\s,]+", text) if each)
-    context.obj = GlobalOptions(urls, as_json, timeout, ca, cert, cert_key, token, token_file)
+    context.obj = GlobalOptions(
+        urls=urls_of(url),
+        as_json=as_json,
+        timeout_s=timeout,
+        ca=ca,
+        cert=cert,
+        cert_key=cert_key,
+        token=token,
+        token_file=token_file,
+        attempt_timeout_s=attempt_timeout,
+        connect_timeout_s=connect_timeout,
+        retries=not no_retry,
+    )
+
+
+def urls_of(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the URLs that are given, else those of ACORDO_URLS, else the local runner's."""
+    texts = given or [os.environ.get("ACORDO_URLS", "") or URLS_DEFAULT]
+    return tuple(each for text in texts for each in re.split(r"[\s,]+", text) if each)
+
+
+def client_of(
+    options: GlobalOptions,
+    *,
+    level: results.Level = "linearizable",
+    spread: bool = False,
+    op_ids: Callable[[], str] = new_op_id,
+) -> Client:
+    """Return a client, not yet open, with the given options. Raises BadRequest."""
+    return Client(
+        options.urls,
+        timeout_s=options.timeout_s,
+        attempt_timeout_s=options.attempt_timeout_s,
+        connect_timeout_s=options.connect_timeout_s,
+        retries=options.retries,
+        level=level,
+        spread=spread,
+        op_ids=op_ids,
+        token=client_token(options.token, file=options.token_file) or "",
+        tls=client_tls(ca=options.ca, cert=options.cert, cert_key=options.cert_key),
+    )
 
 
 def run(
@@ -158,15 +235,7 @@ def run(
         return output.op_id
 
     async def inside() -> int | None:
-        client = Client(
-            options.urls,
-            timeout_s=options.timeout_s,
-            level=level,
-            spread=spread,
-            op_ids=op_id,
-            token=client_token(options.token, file=options.token_file) or "",
-            tls=client_tls(ca=options.ca, cert=options.cert, cert_key=options.cert_key),
-        )
+        client = client_of(options, level=level, spread=spread, op_ids=op_id)
         with interrupts.cancelling():
             async with client:
                 telling = asyncio.create_task(_tell_silence(client, output, options))
@@ -214,17 +283,20 @@ def _exit_code_of(
 
 
 async def _tell_silence(client: Client, output: Output, options: GlobalOptions) -> None:
-    """Tell the user when no node has answered for a while."""
+    """Say once what a call waits for, when it has been silent for a while."""
     if options.timeout_s <= SILENCE_S or output.as_json:
         return
-    while not client.answered:
-        await asyncio.sleep(SILENCE_S)
-        if client.unanswered_s >= SILENCE_S / 2:
-            tried = escape(", ".join(printable(url, 200) for url in client.urls))
-            output.note(
-                f"[dim]no node answers yet ({tried}): "
-                f"trying for {options.timeout_s:g} s; Ctrl-C ends it[/dim]"
-            )
+    told = f"trying for {options.timeout_s:g} s; Ctrl-C ends it"
+    while True:
+        await asyncio.sleep(SILENCE_S / 4)
+        if client.unanswered_s >= SILENCE_S:
+            tried = escape(", ".join(printable(url, 2000) for url in client.urls))
+            output.note(f"[dim]no node answers yet ({tried}): {told}[/dim]")
+            return
+        if client.answered and client.waiting and client.waiting[0] >= SILENCE_S:
+            _, url, why = client.waiting
+            whom = f"an answer: {url} said: {why}" if url else "an answer"
+            output.note(f"[dim]waiting for {escape(printable(whom, 2000))}; {told}[/dim]")
             return
 
 
@@ -285,7 +357,7 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
         if each == "--":
             rest += [each, *left]
             break
-        if each == "--json" or each.startswith(tuple(f"{option}=" for option in _HOISTED)):
+        if each in _HOISTED_FLAGS or each.startswith(tuple(f"{option}=" for option in _HOISTED)):
             front.append(each)
         elif each in (*_HOISTED, "-u") and left:
             front += [each, left.pop(0)]

@@ -44,6 +44,11 @@ def _visible(ch: str) -> str:
 
 
 def shown_key(key: bytes) -> str:
+    """Return a key in the form that arguments accept, without rich's markup."""
+    return escape(typed_key(key))
+
+
+def typed_key(key: bytes) -> str:
     """Return a key in the form that arguments accept: as it is, or as `base64:…` where that would
     be ambiguous.
     """
@@ -53,7 +58,7 @@ def shown_key(key: bytes) -> str:
         and not text.startswith(BASE64)
         and all(_visible(ch) == ch for ch in text)
     )
-    return escape(text if plain else BASE64 + b64encode(key).decode())
+    return text if plain else BASE64 + b64encode(key).decode()
 
 
 def shown(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:

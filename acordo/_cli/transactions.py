@@ -9,6 +9,7 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from acordo import _intents as intents
+from acordo._cli import completing
 from acordo._cli.output import Output
 from acordo._cli.shell import OpIdOption, input_bytes, key_of, run
 from acordo._cli.text import printable, reading_form, shown, shown_key
@@ -31,10 +32,12 @@ def txn(
     ] = None,
     *,
     if_absent: Annotated[
-        list[str] | None, typer.Option("--if-absent", help="Guard: KEY is absent.")
+        list[str] | None,
+        typer.Option("--if-absent", help="Guard: KEY is absent.", autocompletion=completing.keys),
     ] = None,
     if_exists: Annotated[
-        list[str] | None, typer.Option("--if-exists", help="Guard: KEY is present.")
+        list[str] | None,
+        typer.Option("--if-exists", help="Guard: KEY is present.", autocompletion=completing.keys),
     ] = None,
     if_revision: Annotated[
         list[str] | None, typer.Option("--if-revision", help="Guard: KEY=REVISION.")
@@ -44,14 +47,22 @@ def txn(
     ] = None,
     puts: Annotated[list[str] | None, typer.Option("--put", help="Write: KEY=VALUE.")] = None,
     deletes: Annotated[
-        list[str] | None, typer.Option("--delete", help="Write: delete KEY.")
+        list[str] | None,
+        typer.Option("--delete", help="Write: delete KEY.", autocompletion=completing.keys),
     ] = None,
     deleted_prefixes: Annotated[
         list[str] | None,
-        typer.Option("--delete-prefix", help="Write: delete all keys that begin so."),
+        typer.Option(
+            "--delete-prefix",
+            help="Write: delete all keys that begin so.",
+            autocompletion=completing.keys,
+        ),
     ] = None,
     reads: Annotated[
-        list[str] | None, typer.Option("--read", help="Read KEY as the guards see it.")
+        list[str] | None,
+        typer.Option(
+            "--read", help="Read KEY as the guards see it.", autocompletion=completing.keys
+        ),
     ] = None,
     op_id: OpIdOption = None,
 ) -> None:

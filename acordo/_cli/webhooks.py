@@ -10,6 +10,7 @@ import typer
 
 from acordo import _intents as intents
 from acordo import _results as results
+from acordo._cli import completing
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
 from acordo._cli.shell import run
@@ -72,20 +73,24 @@ def webhook_list(context: typer.Context) -> None:
 
 @webhook_app.command("remove")
 def webhook_remove(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="Its name.")]
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name.", autocompletion=completing.webhooks)],
 ) -> None:
     """End a webhook, and forget how far it was."""
 
     async def work(client: Client, output: Output) -> int:
         try:
             await client.delete_webhook(name)
+            existed = True
         except BadRequest as exc:
             if exc.code != "not_there":
                 raise
-            output.say(f"{shown(name)} is no webhook")
-            return NO
-        output.say(f"{shown(name)} removed")
-        return OK
+            existed = False
+        if output.as_json:
+            output.json({"name": name, "existed": existed})
+        else:
+            output.say(f"{shown(name)} removed" if existed else f"{shown(name)} is no webhook")
+        return OK if existed else NO
 
     run(context, work)
 
@@ -93,7 +98,7 @@ def webhook_remove(
 @webhook_app.command("give")
 def webhook_give(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    name: Annotated[str, typer.Argument(help="Its name.", autocompletion=completing.webhooks)],
     owner: Annotated[str, typer.Argument(help="The principal whose it is to be.")],
 ) -> None:
     """Let a webhook be another principal's: what that one may read is delivered."""

@@ -335,14 +335,27 @@ class FakeCluster:
             if key.startswith(prefix) and key > after and value is not None:
                 value_form = {} if raw.get("keys_only") else {"value": to_json(value)}
                 entries.append({"key": to_json(key), **value_form, "revision": at})
-        page = entries[:limit]
+        page, folders = entries[:limit], dict[bytes, None]()
+        if separator := raw.get("separator"):
+            ends = {k: k.find(separator, len(prefix)) for k in self.history}
+            page = [each for each in entries if ends[from_json(each["key"])] < 0]
+            folders = {
+                k[: ends[k] + len(separator)]: None
+                for k in (from_json(each["key"]) for each in entries)
+                if ends[k] >= 0
+            }
         token = (
             f"{revision}:{from_json(page[-1]['key']).hex()}".encode()
             if len(entries) > limit
             else None
         )
         return web.json_response(
-            {"items": page, "revision": revision, "continue": token.decode() if token else None}
+            {
+                "items": page,
+                "prefixes": [to_json(each) for each in folders],
+                "revision": revision,
+                "continue": token.decode() if token else None,
+            }
         )
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:

@@ -19,7 +19,7 @@ from acordo._cli.shell import app, hoisted
 from coordinator.raft.net.security import Certificates, certified_names, tls_contexts
 from node.http.tls import HttpTls, TlsFiles
 
-assert _commands.GROUPS  # importing it registers the commands
+assert _commands.COMMANDS  # importing it registers the commands
 
 
 def acordo(*arguments: object) -> tuple[int, str]:
