@@ -154,6 +154,9 @@ cloud-costs: $(READY)  ## reckon the tables of CLOUD/README from its prices and 
 images: $(READY)  ## build every image from the distribution's packages alone
 	$(PY) -m deploy.images
 
+sync: $(READY)  ## make the synchronous client from the asynchronous one
+	$(PY) .ci/sync.py
+
 lock:  ## pin the newest versions that requirements*.in allow
 	@PYTHON=$(PYTHON) .ci/lock
 
@@ -161,4 +164,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help docs install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
-	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade flaky chart cloud-costs images lock clean
+	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade flaky chart cloud-costs images sync lock clean

@@ -11,7 +11,10 @@
         async for event in client.watch("gre", after=written.revision):  # reconnects by itself
             print(event.kind, event.key, event.value, event.revision)
 
-Everything in `__all__` is public: the client, the guards and writes of transactions and batches
+`SyncClient` is the same without async, for scripts and threads. `open()` and `close()` stand beside
+`with`.
+
+Everything in `__all__` is public: both clients, the guards and writes of transactions and batches
 (put, touch, delete, delete_range, delete_prefix, nested, absent, exists, at_revision, equals,
 compare; intent_of_json reads them from the API's JSON), what calls return, and the errors that they
 raise.
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
         Webhook,
         Written,
     )
+    from acordo._sync._client import SyncClient
     from acordo._tls import client_tls
     from acordo._wire.forms import intent_of_json
 
@@ -135,6 +139,7 @@ __all__ = [
     "Refused",
     "Served",
     "Signed",
+    "SyncClient",
     "TransactionDone",
     "TransactionRefused",
     "Undone",
@@ -168,6 +173,7 @@ _HOMES: Final = (
     "acordo._tls",
     "acordo._client",
     "acordo._base_client",
+    "acordo._sync._client",
 )
 """The modules that define the public names; those that load fast come first."""
 

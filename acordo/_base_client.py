@@ -56,7 +56,7 @@ class BaseClient:
         tls: ssl.SSLContext | None = None,
         op_ids: Callable[[], str] = new_op_id,
     ) -> None:
-        """Check the settings. Connections are opened only inside `async with`.
+        """Check the settings. Connections are made only inside `async with`, or after `open`.
 
         `urls`: base URLs of nodes, or of a proxy in front of them. `timeout_s`, `attempt_timeout_s`
         and `connect_timeout_s` (seconds, above 0) bound a whole call, one of its attempts, and
@@ -97,12 +97,20 @@ class BaseClient:
             spread=spread,
         )
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """Make the client ready for calls; `async with` does it. Nothing is sent yet."""
         await self._transport.__aenter__()
         return self
 
+    async def close(self) -> None:
+        """Close all connections; calls that are under way fail. It may be opened again."""
+        await self._transport.__aexit__(None, None, None)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
     async def __aexit__(self, *exc: object) -> None:
-        await self._transport.__aexit__(*exc)
+        await self.close()
 
     @property
     def revision(self) -> int:

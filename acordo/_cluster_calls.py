@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-import aiohttp
-
 from acordo import _results as results
 from acordo._base_client import BaseClient
+from acordo._calls.attempts import StreamCut
 from acordo._calls.operation_errors import error_of
+from acordo._calls.transport import Stream
 from acordo._errors import BadRequest, ReadFailed
 from acordo._messages import Reply
 from acordo._outcomes import classify
@@ -65,12 +65,11 @@ class ClusterCalls(BaseClient):
             async with self._caller.stream(at, request, idle_s, "application/octet-stream") as got:
                 if not isinstance(got, Reply):
                     try:
-                        async for piece in got.content.iter_any():
+                        async for piece in got.chunks():
                             yield piece
-                    except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                    except StreamCut as exc:
                         raise ReadFailed(
-                            f"the backup broke off: {exc or type(exc).__name__}",
-                            reason="backup_cut",
+                            f"the backup broke off: {exc}", reason="backup_cut"
                         ) from exc
                     return
                 why = got
@@ -92,13 +91,11 @@ class ClusterCalls(BaseClient):
                 raise error_of(request, got, [classify(got.observed)])
             found: results.Inspected | None = None
             try:
-                async for line in got.content:
+                async for line in _lines(got):
                     found = answers.parse_inspected(line)
                     yield found
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
-                raise ReadFailed(
-                    f"{url}: the check broke off: {exc or type(exc).__name__}", reason="verify_cut"
-                ) from exc
+            except (StreamCut, ValueError) as exc:
+                raise ReadFailed(f"{url}: the check broke off: {exc}", reason="verify_cut") from exc
             if found is None or not found.done:
                 raise ReadFailed(f"{url}: the check ended early", reason="verify_cut")
 
@@ -162,3 +159,14 @@ class ClusterCalls(BaseClient):
             return await self._caller.at(
                 leader_url, request, answers.parse_adopted, timeout_s=limit_s
             )
+
+
+async def _lines(stream: Stream) -> AsyncIterator[bytes]:
+    """Iterate over the lines of a stream. Raises StreamCut."""
+    rest = b""
+    async for chunk in stream.chunks():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest

@@ -13,11 +13,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-import aiohttp
 import msgspec
 
 from acordo import _results as results
+from acordo._calls.attempts import StreamCut
 from acordo._calls.caller import Caller
+from acordo._calls.transport import Stream
 from acordo._errors import (
     AcordoError,
     BadRequest,
@@ -93,20 +94,18 @@ class Watch:
             await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
             pause = min(pause * 2, PAUSE_MAX_S)
 
-    async def _stream(
-        self, response: aiohttp.ClientResponse
-    ) -> AsyncIterator[results.Event | None]:
+    async def _stream(self, stream: Stream) -> AsyncIterator[results.Event | None]:
         """Iterate over events until the stream ends; yield None for every received chunk as a sign
         of life.
         """
         parser = Parser()
         try:
-            async for chunk in response.content.iter_any():
+            async for chunk in stream.chunks():
                 yield None
                 for event in parser.feed(chunk):
                     for change in self._take(event):
                         yield change
-        except (aiohttp.ClientError, TimeoutError, OSError, EventTooLong, Damaged):
+        except (StreamCut, EventTooLong, Damaged):
             return
 
     def _take(self, event: ServerEvent) -> list[results.Event]:

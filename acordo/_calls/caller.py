@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
 
-import aiohttp
 import msgspec
 
 from acordo._calls import retry_policy
-from acordo._calls.nodes import Nodes
+from acordo._calls.attempts import EVENTS
+from acordo._calls.nodes import Highest, Nodes
 from acordo._calls.operation_errors import error_of
 from acordo._calls.retry_policy import enough_s
-from acordo._calls.transport import EVENTS, Transport
+from acordo._calls.transport import Stream, Transport
 from acordo._errors import NotApplied
 from acordo._messages import Reply, Request
 from acordo._outcomes import EXPIRED, GUARDED, Certainty, Judgement, classify
@@ -51,10 +51,14 @@ class Caller:
         self.retries: Final = retries
         self._rng = random.Random()
         self.nodes = Nodes(urls, spread=spread, rng=self._rng)
-        self.revision = 0
-        """The highest `Acordo-Revision` seen."""
+        self._revision = Highest()
         self.waiting: Waiting | None = None
         """What the newest call waits for; None: it has ended."""
+
+    @property
+    def revision(self) -> int:
+        """The highest `Acordo-Revision` seen."""
+        return self._revision.value
 
     async def call(
         self, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
@@ -132,7 +136,7 @@ class Caller:
 
     def stream(
         self, at: int, request: Request, idle_s: float, media: str = EVENTS
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Reply]:
+    ) -> AbstractAsyncContextManager[Stream | Reply]:
         """Open a stream at the node with index `at`, by default of events."""
         return self._transport.stream(
             self.nodes.url(at),
@@ -193,7 +197,7 @@ class Caller:
         """Record the revision in the answer, and whether to keep using the node."""
         position = reply.headers.get("Acordo-Revision", "")
         if position.isascii() and position.isdigit():
-            self.revision = max(self.revision, int(position))
+            self._revision.reach(int(position))
         if leader := reply.headers.get("Acordo-Leader", ""):
             self.nodes.leads(leader)
         status = reply.observed.status

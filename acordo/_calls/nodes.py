@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -67,3 +68,16 @@ class Nodes:
     def trust(self, at: int) -> None:
         """Use this node normally again, because it answered."""
         self._avoided_until[at] = 0.0
+
+
+class Highest:
+    """The highest of the numbers that any thread has reached; it never goes back."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def reach(self, number: int) -> None:
+        """Take a number, if it is higher."""
+        with self._lock:
+            self.value = max(self.value, number)

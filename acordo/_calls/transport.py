@@ -14,59 +14,34 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Final
 
 import aiohttp
-import msgspec
 from yarl import URL
 
-from acordo._messages import Problem, Reply, Request
-from acordo._outcomes import Observation
-
-RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
-"""A longer answer is treated as damaged."""
-TIMEOUT_S_MAX: Final = 3600.0
-"""Longest time-out that nodes accept."""
-PROBLEM_BYTES_MAX: Final = 64 * 1024
-EVENTS: Final = "text/event-stream"
-
-
-_problem_decoder: Final = msgspec.json.Decoder(Problem)
+from acordo._calls.attempts import (
+    EVENTS,
+    RESPONSE_BYTES_MAX,
+    Attempt,
+    StreamCut,
+    described,
+    node_time,
+)
+from acordo._messages import Reply, Request
 
 
-class _Attempt:
-    """One attempt of a request at one node, with what it has shown so far."""
+class Stream:
+    """A stream of bytes that a node sends."""
 
-    def __init__(self, base: str, request: Request) -> None:
-        self.base, self.request = base, request
-        self.sent = False
-        """Set by aiohttp's trace just before the first byte is sent."""
-        self.status: int | None = None
-        self.headers: Mapping[str, str] = {}
-        self.body = b""
-        self.whole = False
-        self.error = ""
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
 
-    def reply(self) -> Reply:
-        """Return the attempt's result as a Reply."""
-        problem = _problem(self.status, self.headers, self.body)
-        return Reply(
-            url=self.base,
-            headers=self.headers,
-            body=self.body,
-            problem=problem,
-            error=self.error,
-            observed=Observation(
-                mutation=self.request.mutation,
-                sent=self.sent,
-                status=self.status,
-                complete=self.whole,
-                from_node="Acordo-Node" in self.headers,
-                outcome=problem.outcome if problem else None,
-                code=(problem.code or None) if problem else None,
-                idempotent=self.request.op_id is not None,
-            ),
-        )
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over what arrives until the node ends the stream. Raises StreamCut."""
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise StreamCut(described(exc)) from exc
 
 
 class Transport:
@@ -135,7 +110,9 @@ class Transport:
     def session(self) -> aiohttp.ClientSession:
         """Return the open session. Raises RuntimeError outside `async with`."""
         if self._session is None:
-            raise RuntimeError("the client is not open: use `async with Client(...)`")
+            raise RuntimeError(
+                "the client is not open: use `async with Client(...)`, or `await open()`"
+            )
         return self._session
 
     async def once(
@@ -146,16 +123,13 @@ class Transport:
         `timeout_s`: how long to wait for the answer. `node_timeout_s`: the time given to the node
         (`Acordo-Timeout`).
         """
-        attempt = _Attempt(base, request)
+        attempt = Attempt(base, request)
         try:
             async with self.session.request(
                 request.method,
                 URL(base + request.path, encoded=True),
                 data=request.body,
-                headers={
-                    **request.headers,
-                    "Acordo-Timeout": f"{min(node_timeout_s, TIMEOUT_S_MAX):.3f}",
-                },
+                headers={**request.headers, **node_time(node_timeout_s)},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     total=timeout_s, sock_connect=min(timeout_s, self._connect_timeout_s)
@@ -171,7 +145,7 @@ class Transport:
             waited = f"no answer within {timeout_s:.1f} s"
             attempt.error = waited if attempt.sent else "could not connect in time"
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            attempt.error = _described(exc)
+            attempt.error = described(exc)
         return attempt.reply()
 
     @asynccontextmanager
@@ -183,11 +157,11 @@ class Transport:
         head_timeout_s: float,
         idle_s: float,
         media: str = EVENTS,
-    ) -> AsyncIterator[aiohttp.ClientResponse | Reply]:
-        """Open a stream of a media type, by default of server-sent events; yield the response, or
-        a Reply if no stream was opened.
+    ) -> AsyncIterator[Stream | Reply]:
+        """Open a stream of a media type, by default of server-sent events; yield it, or a Reply if
+        no stream was opened.
         """
-        attempt, opened = _Attempt(base, request), False
+        attempt, opened = Attempt(base, request), False
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=min(head_timeout_s, self._connect_timeout_s), sock_read=idle_s
         )
@@ -209,17 +183,11 @@ class Transport:
                         attempt.body = await _read(response)
                         attempt.whole = True
             except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as exc:
-                opened, attempt.error = False, _described(exc)
+                opened, attempt.error = False, described(exc)
             if opened:
-                yield response
+                yield Stream(response)
             else:
                 yield attempt.reply()
-
-
-def _described(exc: Exception) -> str:
-    said = f"{type(exc).__name__}: {exc}".rstrip(": ")
-    plain = any(mark in said for mark in ("WRONG_VERSION_NUMBER", "wrong version number"))
-    return f"{said} (this port speaks plain HTTP: use http://)" if plain else said
 
 
 def _is_of(response: aiohttp.ClientResponse, media: str) -> bool:
@@ -256,14 +224,3 @@ def _framed(response: aiohttp.ClientResponse) -> bool:
         or "Content-Length" in response.headers
         or "chunked" in response.headers.get("Transfer-Encoding", "").lower()
     )
-
-
-def _problem(status: int | None, headers: Mapping[str, str], body: bytes) -> Problem | None:
-    if status is None or status < 400 or not body or len(body) > PROBLEM_BYTES_MAX:
-        return None
-    if "json" not in headers.get("Content-Type", ""):
-        return None
-    try:
-        return _problem_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None

@@ -19,6 +19,8 @@ from acordo import (
 )
 from tests.unit.acordo.scripted import Play, Scripted, closed_port, http, problem
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
 WRITTEN = http(200, b'{"revision": 5}', kind="application/json", headers={"ETag": '"5"'})
 NOT_APPLIED = problem(503, code="no_leader", outcome="not_applied", headers={"Retry-After": "1"})
 UNKNOWN = problem(504, code="timed_out", outcome="unknown")

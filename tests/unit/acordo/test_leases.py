@@ -12,6 +12,8 @@ from acordo._bulk.dump import dump
 from tests.unit.acordo.test_cli import Shell
 from tests.unit.node.conftest import Api, opened
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
 
 @pytest.fixture
 async def node() -> AsyncIterator[Api]:

@@ -13,6 +13,8 @@ from acordo._watch import Watch
 from acordo._wire.sse import Parser, ServerEvent
 from tests.unit.acordo.scripted import Play, Scripted, http, problem
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
     b"Acordo-Node: n1\r\nAcordo-Revision: 3\r\n\r\n"

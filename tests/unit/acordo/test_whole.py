@@ -11,6 +11,8 @@ import acordo
 from acordo import Change, Client, NotApplied, PreconditionFailed, Pruned, TransactionRefused
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
 
 async def test_put_get_delete_cas() -> None:
     async with FakeCluster() as cluster, Client(cluster.urls) as client:

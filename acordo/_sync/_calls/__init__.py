@@ -1,0 +1,3 @@
+"""One call to a cluster: its attempts, what each one showed, the decision to retry, and the
+error.
+"""

@@ -1,0 +1,114 @@
+"""The synchronous client: that it is what would be made, and what only threads can show."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import acordo
+from acordo import Client, OutcomeUnknown, SyncClient
+from tests.unit.acordo.fake_cluster import FakeCluster
+from tests.unit.acordo.scripted import Play, Scripted, http
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_what_is_there_is_what_would_be_made() -> None:
+    command = [sys.executable, ".ci/sync.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), "make sync"
+
+
+def test_both_have_the_same_face() -> None:
+    def face(client: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(call).parameters)
+            for name, call in inspect.getmembers(client, callable)
+            if not name.startswith("_")
+        }
+
+    assert face(SyncClient) == face(Client)
+    assert "put" in face(SyncClient)
+
+
+async def test_threads_share_one_client_and_no_connection() -> None:
+    async with FakeCluster() as cluster:
+        with SyncClient(cluster.urls, connections_max=3) as client:
+            await asyncio.gather(
+                *(asyncio.to_thread(client.put, f"k{n}", str(n)) for n in range(40))
+            )
+            keys = await asyncio.to_thread(lambda: [found.key for found in client.list()])
+    assert sorted(keys) == sorted(f"k{n}".encode() for n in range(40))
+    assert cluster.applied == 40
+
+
+async def test_an_answer_that_comes_byte_by_byte_does_not_outlast_the_time_out() -> None:
+    """Each byte comes in time; the answer does not."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in http(200, b"v" * 1000, headers={"ETag": '"5"'}):
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    with SyncClient(url, timeout_s=0.3, retries=False) as client, pytest.raises(OutcomeUnknown):
+        await asyncio.to_thread(client.delete, "k")
+    server.close()
+
+
+async def test_closing_ends_a_watch_of_another_thread() -> None:
+    async with FakeCluster() as cluster:
+        client = SyncClient(cluster.urls).open()
+        seen, ended = threading.Event(), list[BaseException]()
+
+        def follow() -> None:
+            try:
+                for _ in client.watch("", after=0):
+                    seen.set()
+            except RuntimeError as exc:
+                ended.append(exc)
+
+        following = asyncio.create_task(asyncio.to_thread(follow))
+        await asyncio.to_thread(client.put, "k", "v")
+        await asyncio.to_thread(seen.wait, 10)
+        client.close()
+        await asyncio.wait_for(following, 10)
+        assert "not open" in str(ended[0])
+
+
+async def test_a_connection_that_the_node_has_closed_is_not_used_again() -> None:
+    script = [Play(http(200, b"v", headers={"ETag": '"5"'}), then="close")]
+    async with Scripted(script) as server:
+        with SyncClient(server.url, retries=False) as client:
+            await asyncio.to_thread(client.get, "k")
+            while not await asyncio.to_thread(_is_over, client):
+                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(client.get, "k") is not None
+
+
+def _is_over(client: SyncClient) -> bool:
+    (idle,) = client._transport._idle.values()
+    return not idle[0].is_usable()
+
+
+async def test_open_and_close_stand_beside_with() -> None:
+    async with FakeCluster() as cluster:
+        client = await Client(cluster.urls).open()
+        await client.put("k", "v")
+        await client.close()
+        with pytest.raises(RuntimeError, match="not open"):
+            await client.get("k")
+        await client.open()
+        assert (await client.get("k")) is not None
+        await client.close()
+        with pytest.raises(RuntimeError, match="not open"):
+            SyncClient(cluster.urls).get("k")
+    assert acordo.SyncClient is SyncClient
