@@ -4,13 +4,14 @@ holds one that is not whole.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from acordo._bulk.backup_file import BackupCheck, BackupSummary
-from acordo._bulk.checkpoints import beside, in_thread_to_its_end
+from acordo._bulk.checkpoints import in_thread_to_its_end
+from acordo._bulk.places import Directory, Place
 from acordo._bulk.progress import OnProgress, Progress, ignore
 from acordo._client import Client
 from acordo._errors import BadRequest
@@ -21,19 +22,34 @@ PIECE_BYTES: Final = 1024 * 1024
 async def backup(
     client: Client, target: Path, *, on_progress: OnProgress = ignore
 ) -> BackupSummary:
-    """Write a backup to `target`, which appears, durable, once it is whole, and replaces what was
-    there. Raises BadRequest, ReadFailed, Unreachable, OSError; then the file is as it was.
+    """Write a backup to `target`; as `backup_into`."""
+    return await backup_into(client, Directory(target.parent), target.name, on_progress=on_progress)
+
+
+async def backup_into(
+    client: Client, place: Place, name: str, *, on_progress: OnProgress = ignore
+) -> BackupSummary:
+    """Write a backup to a place, where it appears, durable, once it is whole, and replaces what had
+    its name. Raises BadRequest, ReadFailed, Unreachable, OSError; then what was there stays.
     """
-    part = beside(target, "part")
-    file = await in_thread_to_its_end(lambda: part.open("wb"))
-    try:
-        done = await backup_to(client, file.write, on_progress=on_progress)
-        await in_thread_to_its_end(lambda: _finish(file, part, target))
-    except BaseException:
-        file.close()
-        part.unlink(missing_ok=True)
-        raise
-    return done
+    check = BackupCheck()
+    found: list[BackupSummary] = []
+
+    async def checked() -> AsyncGenerator[bytes, None]:
+        async with aclosing(_given_by(client)) as pieces:
+            async for piece in pieces:
+                await in_thread_to_its_end(lambda piece=piece: check.feed(piece))  # type: ignore[misc]  # called before the next
+                on_progress(Progress(0, check.size))
+                yield piece
+        found.append(check.end())  # raises, so that the place keeps nothing
+
+    async with aclosing(checked()) as pieces:
+        await place.write(name, pieces)
+    return found[0]
+
+
+def _given_by(client: Client) -> AsyncGenerator[bytes, None]:
+    return cast(AsyncGenerator[bytes, None], client.backup())  # says less of itself than it is
 
 
 async def backup_to(
@@ -61,6 +77,18 @@ def verify_file(source: BinaryIO, *, on_progress: OnProgress = ignore) -> Backup
     return check.end()
 
 
+async def verify_stored(
+    place: Place, name: str, *, on_progress: OnProgress = ignore
+) -> BackupSummary:
+    """Check a backup in a place. Raises BadRequest, OSError."""
+    check = BackupCheck()
+    async with aclosing(place.read(name)) as pieces:
+        async for piece in pieces:
+            await in_thread_to_its_end(lambda piece=piece: check.feed(piece))  # type: ignore[misc]  # called before the next
+            on_progress(Progress(0, check.size))
+    return check.end()
+
+
 def check_cluster(found: BackupSummary, cluster_id: str) -> None:
     """Raise BadRequest if a backup is not of the named cluster."""
     if found.cluster_id != cluster_id:
@@ -69,15 +97,3 @@ def check_cluster(found: BackupSummary, cluster_id: str) -> None:
             code="backup_of_another_cluster",
             allowed="a backup of that cluster, or no --cluster-id",
         )
-
-
-def _finish(file: BinaryIO, part: Path, target: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    part.replace(target)
-    directory = os.open(target.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # else a power cut may undo the renaming
-    finally:
-        os.close(directory)

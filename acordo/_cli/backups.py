@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from acordo._bulk.backup import backup as write_backup
-from acordo._bulk.backup import backup_to, check_cluster, verify_file
+from acordo._bulk.backup import (
+    backup_into,
+    backup_to,
+    check_cluster,
+    verify_file,
+    verify_stored,
+)
 from acordo._bulk.backup_file import BackupSummary
+from acordo._bulk.buckets import place_of, split
 from acordo._cli.exit_codes import OK
 from acordo._cli.output import Output
 from acordo._cli.shell import opened, run
@@ -24,13 +29,18 @@ RESTORED_BY = (
     "`python -m node --restore FILE` before its first start (docs/operations.md)"
 )
 
-FileArgument = Annotated[str, typer.Argument(help="A backup's file; - is standard input.")]
+FileArgument = Annotated[
+    str, typer.Argument(help="A backup's file, or s3://BUCKET/KEY; - is standard input.")
+]
 
 
 def backup(
     context: typer.Context,
     target: Annotated[
-        str, typer.Argument(help="File to write, whole or not at all; - is standard output.")
+        str,
+        typer.Argument(
+            help="File to write, or s3://BUCKET/KEY, whole or not at all; - is standard output."
+        ),
     ],
 ) -> None:
     """Take a backup of the running cluster, at one revision: keys with history, expiries, leases,
@@ -42,8 +52,9 @@ def backup(
             done = await backup_to(client, output.raw)
             output.note(_line(done))
             return
+        place, name = split(target)
         with output.progress("backup", None) as progress:
-            done = await write_backup(client, Path(target), on_progress=progress)
+            done = await backup_into(client, place_of(place), name, on_progress=progress)
         _show(output, done)
 
     run(context, work)
@@ -52,7 +63,10 @@ def backup(
 def verify(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="A backup's file, - for standard input; else the cluster.")
+        str,
+        typer.Argument(
+            help="A backup's file or s3://BUCKET/KEY, - for standard input; else the cluster."
+        ),
     ] = "",
     cluster_id: Annotated[
         str, typer.Option(help="Refuse a backup that is not of the cluster with this id.")
@@ -69,9 +83,7 @@ def verify(
     async def work(client: Client, output: Output) -> int:
         if not source:
             return await verify_cluster(client, output)
-        path = None if source == "-" else Path(source)
-        with opened(path) as file, output.progress("verify", None) as progress:
-            found = verify_file(file, on_progress=progress)
+        found = await _verified(source, output)
         if cluster_id:
             check_cluster(found, cluster_id)
         _show(output, found)
@@ -84,8 +96,7 @@ def restore(context: typer.Context, source: FileArgument) -> None:
     """Say how a backup is restored: never into a cluster that runs. The file is checked."""
 
     async def work(client: Client, output: Output) -> None:
-        with opened(None if source == "-" else Path(source)) as file:
-            found = verify_file(file)
+        found = await _verified(source, output)
         output.note(_line(found))
         raise BadRequest(
             "a running cluster is not restored: what its clients were told would be undone under "
@@ -95,6 +106,14 @@ def restore(context: typer.Context, source: FileArgument) -> None:
         )
 
     run(context, work)
+
+
+async def _verified(source: str, output: Output) -> BackupSummary:
+    with output.progress("verify", None) as progress:
+        if source == "-":
+            return verify_file(opened(None), on_progress=progress)
+        place, name = split(source)
+        return await verify_stored(place_of(place), name, on_progress=progress)
 
 
 def _show(output: Output, found: BackupSummary) -> None:

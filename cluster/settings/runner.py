@@ -47,7 +47,7 @@ class RunnerSettings(SharedSettings):
         "",
         "backup that a new directory is made of; its cluster goes on as a new one "
         "([operations](operations.md))",
-        "path of a file that `acordo backup` wrote",
+        "path of a file that `acordo backup` wrote, or s3://BUCKET/KEY",
     )
     at_revision: int = count(
         0, "revision as of which it is restored; 0: the backup's own", 0, 2**53 - 1

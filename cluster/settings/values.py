@@ -136,6 +136,15 @@ def http_url(given: str) -> str:
     return given.rstrip("/")
 
 
+def place_of_backups(given: str) -> str:
+    """Return a directory's path or the URL of a bucket unchanged. Raises ValueError."""
+    if "://" in given:
+        parts = urlsplit(given)
+        if parts.scheme != "s3" or not parts.netloc or parts.query or "@" in parts.netloc:
+            raise ValueError("no bucket")
+    return given
+
+
 def setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
     """Return a field with its default, its meaning, and a description of the allowed values."""
     return Field(

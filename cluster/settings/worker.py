@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from cluster.settings.shared import SharedSettings
-from cluster.settings.values import count, name_of, seconds, setting
+from cluster.settings.values import count, name_of, place_of_backups, seconds, setting
 
 
 class WorkerSettings(SharedSettings):
@@ -43,3 +43,11 @@ class WorkerSettings(SharedSettings):
     webhook_allow_private: bool = setting(
         False, "deliver also to loopback, private and link-local addresses", "true, false"
     )
+    backup_to: Annotated[str, BeforeValidator(place_of_backups)] = setting(
+        "",
+        "where backups are taken to, the same for all workers; empty: none are taken "
+        "(docs/operations.md)",
+        "a directory, s3://BUCKET or s3://BUCKET/PREFIX",
+    )
+    backup_every_s: float = seconds(86_400, "time between two backups", 60, 31 * 86_400)
+    backup_keep: int = count(7, "backups that are kept; older ones are removed", 1, 10_000)

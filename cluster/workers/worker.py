@@ -1,4 +1,5 @@
-"""Run `python -m cluster worker`: submit asynchronous writes, deliver webhooks. Any number may run.
+"""Run `python -m cluster worker`: submit asynchronous writes, deliver webhooks, take backups. Any
+number may run.
 
 It does everything through the HTTP API, with op_ids that make repetition harmless. It never drops a
 command that has no definite outcome.
@@ -20,10 +21,12 @@ import structlog
 from prometheus_client import start_http_server
 
 from acordo import AcordoError, Client
+from acordo.backups import place_of
 from backends.rabbitmq.async_writes import Commands, Queues
 from cluster import logs
 from cluster.settings.loading import load
 from cluster.settings.worker import WorkerSettings
+from cluster.workers.backups import Backups
 from cluster.workers.sender import DeliveryLimits
 from cluster.workers.submitter import SUBMIT_TIMEOUT_S, Submitter
 from cluster.workers.webhooks import Webhooks
@@ -54,6 +57,7 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
     async with AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(Client(urls, timeout_s=SUBMIT_TIMEOUT_S))
+            backups = backups_of(settings, client, name, rng)
         except AcordoError as exc:
             raise kv_errors.BadRequest("bad_settings", str(exc)) from exc
         webhooks = await stack.enter_async_context(
@@ -62,7 +66,12 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
         commands = None
         if settings.broadcast.startswith("amqp"):
             commands = functools.partial(_commands, settings, client, rng)
-        _log.info("working", urls=urls, asynchronous_writes=commands is not None)
+        _log.info(
+            "working",
+            urls=urls,
+            asynchronous_writes=commands is not None,
+            backups=settings.backup_to or None,
+        )
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(webhooks.run(), name="webhooks")]
             running.append(
@@ -70,6 +79,8 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
             )
             if commands is not None:
                 running.append(tasks.create_task(commands(), name="commands"))
+            if backups is not None:
+                running.append(tasks.create_task(backups.run(), name="backups"))
             await stop.wait()
             for task in running:
                 task.cancel()
@@ -115,6 +126,24 @@ async def say_what_is_missing(client: Client, urls: list[str], *, broker: bool) 
             urls=urls,
             error=exc.detail[:300],
         )
+
+
+def backups_of(
+    settings: WorkerSettings, client: Client, name: str, rng: random.Random
+) -> Backups | None:
+    """Return what takes the backups that the settings ask for; None: they ask for none. Raises
+    acordo.BadRequest.
+    """
+    if not settings.backup_to:
+        return None
+    return Backups(
+        client,
+        place_of(settings.backup_to),
+        name,
+        every_s=settings.backup_every_s,
+        keep=settings.backup_keep,
+        rng=rng,
+    )
 
 
 def limits_of(settings: WorkerSettings) -> DeliveryLimits:

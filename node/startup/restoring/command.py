@@ -1,5 +1,5 @@
-"""Run `python -m node --restore FILE`: make this member's directory out of a backup, before its
-first start.
+"""Run `python -m node --restore FILE` (or `s3://BUCKET/KEY`): make this member's directory out of a
+backup, before its first start.
 
 It touches no directory that holds anything, and leaves one that no node starts from until it is
 done.
@@ -12,7 +12,6 @@ import asyncio
 import secrets
 import shutil
 import sqlite3
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -37,6 +36,7 @@ from coordinator.raft.storage.snapshot import SnapshotStore
 from kv.errors import BadRequest
 from kv.names import UNNAMED
 from kv.ports import Identity
+from node.startup.restoring.files import opened
 from node.startup.restoring.history import INDEX, NewHistory, begun
 from node.startup.restoring.state import Digested, StateAt
 from node.startup.settings import first_members, first_members_digest
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     options, rest = _parser().parse_known_args(list(argv))
     settings = load(NodeSettings, rest, prog="python -m node --restore FILE")
     incarnation = _incarnation(options.incarnation, settings)
-    with Path(options.restore).open("rb") if options.restore != "-" else sys.stdin.buffer as source:
+    with opened(options.restore) as source:
         make_directory(settings.data_dir)
         with locked(settings.data_dir, "node"):
             _check_empty(settings.data_dir)

@@ -15,6 +15,7 @@ from acordo._bulk.backup_file import BackupCheck
 from acordo._cli.verifying import Verdict, differing
 from acordo._results import Inspected
 from kv import backup as written
+from tests.s3 import BUCKET, served
 from tests.unit.acordo.scripted import Play, Scripted, http
 from tests.unit.acordo.test_cli import Shell
 from tests.unit.node.conftest import Api, opened
@@ -51,6 +52,25 @@ async def test_a_backup_is_taken_whole_and_verified(api: Api, tmp_path: Path) ->
     assert piped.code == 0 and b"whole: 1 keys" in piped.err.encode()
     check(piped.out)
     assert (await acordo("verify", "-", stdin=piped.out)).code == 0
+
+
+async def test_a_backup_is_kept_in_a_bucket_and_verified_there(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acordo = Shell([api.url])
+    with served() as s3:
+        for name, value in s3.environ.items():
+            monkeypatch.setenv(name, value)
+        taken = await acordo("backup", f"s3://{BUCKET}/of/a/cluster", "--json")
+        assert taken.code == 0, taken.err
+        assert s3.objects() == ["of/a/cluster"]
+        again = await acordo("verify", f"s3://{BUCKET}/of/a/cluster", "--json")
+        assert (again.code, again.json) == (0, taken.json)
+        s3.put("cut", s3.get("of/a/cluster")[:-1])
+        cut = await acordo("--json", "verify", f"s3://{BUCKET}/cut")
+        assert cut.code == 2 and '"code":"backup_truncated"' in cut.err
+        missing = await acordo("verify", f"s3://{BUCKET}/missing")
+        assert missing.code == 2 and "no such bucket or object" in missing.err
 
 
 async def test_a_backup_of_another_cluster_and_a_damaged_one_are_refused_by_name(

@@ -12,6 +12,7 @@ from cluster.local.process import ROOT
 from cluster.settings.loading import table
 from cluster.settings.node import NodeSettings
 from cluster.settings.runner import RunnerSettings
+from cluster.settings.worker import WorkerSettings
 
 README = (ROOT / "README.md").read_text()
 SETTINGS = ROOT / "docs" / "settings.md"
@@ -57,8 +58,12 @@ def test_every_make_target_it_names_is_there() -> None:
 def written(text: str) -> str:
     """Return the page with its tables of settings made anew."""
     node = table(NodeSettings)
-    own = [row for row in table(RunnerSettings).splitlines() if row not in node.splitlines()[2:]]
-    for name, rows in (("node", node), ("runner", "\n".join(own))):
+    shared = node.splitlines()[2:]
+    runner, worker = (
+        "\n".join(row for row in table(of).splitlines() if row not in shared)
+        for of in (RunnerSettings, WorkerSettings)
+    )
+    for name, rows in (("node", node), ("runner", runner), ("worker", worker)):
         begin, end = f"<!-- settings: {name} -->\n", "<!-- end -->"
         before, _, rest = text.partition(begin)
         text = before + begin + rows + "\n" + end + rest.partition(end)[2]

@@ -30,6 +30,7 @@ from node.__main__ import main
 from node.startup.restoring import history
 from node.startup.restoring.history import REVISIONS, TERMS
 from node.startup.restoring.state import StateAt
+from tests.s3 import BUCKET, served
 
 T = 10.0
 
@@ -313,3 +314,25 @@ def test_a_directory_at_rest_is_verified(
         assert says in found, found
         path.write_bytes(sound)
     assert verified(tmp_path, capsys, 0) == said
+
+
+def test_a_directory_is_made_out_of_an_object_of_a_bucket(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = file_of(
+        *(put(b"%d" % n, n, b"v" * 200_000) for n in range(1, 9)), BaseRecord(0), revision=8
+    )
+    options = [*OPTIONS, "--of-cluster", "c", "--restore"]
+    with served() as s3:
+        for name, value in s3.environ.items():
+            monkeypatch.setenv(name, value)
+        s3.put("of/c", large)
+        s3.put("cut", large[:-1])
+        assert main([*options, f"s3://{BUCKET}/of/c", "--data-dir", str(tmp_path / "n1")]) == 0
+        assert "8 keys as of revision 8" in capsys.readouterr().out
+        for key, why in (("cut", "without its trailer"), ("none", "no such bucket or object")):
+            wrong = [*options, f"s3://{BUCKET}/{key}", "--data-dir", str(tmp_path / key)]
+            assert main(wrong) == 78
+            assert why in capsys.readouterr().err
+    assert main([*options, "s3://", "--data-dir", str(tmp_path / "n4")]) == 78
+    assert "names no file" in capsys.readouterr().err
