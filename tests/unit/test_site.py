@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import acordo
 from acordo._cli.main import COMMANDS
-from docs.site import checks, generated
+from docs.site import checks, generated, pictures
 from node.api.openapi.document import ALL
 
 ROOT = Path(__file__).parents[2]
@@ -49,3 +50,13 @@ def test_every_page_has_its_place_in_the_menu() -> None:
     named = set(re.findall(r"^([\w./-]+)$", index, re.M))
     there = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
     assert not there - named, "enter the page in a toctree of docs/index.md"
+
+
+@pytest.mark.parametrize("draw", pictures.PICTURES)
+def test_a_picture_is_as_it_was_drawn(draw: Callable[[], pictures.Picture]) -> None:
+    """Mend with `python -m docs.site.pictures`."""
+    picture = draw()
+    path = pictures.HERE / f"{picture.name}.svg"
+    assert path.read_text() == picture.svg()
+    assert not list(checks.fetched_elsewhere(path.name, picture.svg()))
+    assert f"pictures/{picture.name}.svg" in (ROOT / "docs" / "how-it-works.md").read_text()
