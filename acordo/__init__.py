@@ -12,7 +12,7 @@
             print(event.kind, event.key, event.value, event.revision)
 
 `SyncClient` is the same without async, for scripts and threads. `open()` and `close()` stand beside
-`with`.
+`with`. `embedded()` runs a cluster of this machine while a block of a script or a test does.
 
 Everything in `__all__` is public: both clients, the guards and writes of transactions and batches
 (put, touch, delete, delete_range, delete_prefix, nested, absent, exists, at_revision, equals,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         put,
         touch,
     )
+    from acordo._local import Embedded, NotStarted, embedded
     from acordo._results import (
         Accepted,
         AccessRole,
@@ -114,6 +115,7 @@ __all__ = [
     "Cluster",
     "Delete",
     "DeleteRange",
+    "Embedded",
     "Event",
     "Found",
     "Guard",
@@ -127,6 +129,7 @@ __all__ = [
     "Mismatch",
     "Nested",
     "NotApplied",
+    "NotStarted",
     "Operation",
     "OutOfOrder",
     "OutcomeUnknown",
@@ -156,6 +159,7 @@ __all__ = [
     "delete",
     "delete_prefix",
     "delete_range",
+    "embedded",
     "equals",
     "exists",
     "intent_of_json",
@@ -171,6 +175,7 @@ _HOMES: Final = (
     "acordo._intents",
     "acordo._wire.forms",
     "acordo._tls",
+    "acordo._local",
     "acordo._client",
     "acordo._base_client",
     "acordo._sync._client",

@@ -179,39 +179,3 @@ async def test_a_watch_survives_the_death_of_its_node(start: Start) -> None:
         assert [c.revision for c in seen] == sorted(c.revision for c in seen)
         assert len(seen) == len(written)
         assert {(c.key, c.revision) for c in seen} == written
-
-
-async def test_the_pytest_fixture_starts_a_node_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "test_suite.py").write_text(
-        "async def test_client(acordo, acordo_prefix):\n"
-        "    await acordo.put(acordo_prefix + 'k', 'v')\n"
-        "    assert (await acordo.get(acordo_prefix + 'k')).text == 'v'\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "ACORDO_URLS"}
-    process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "pytest_asyncio.plugin",
-            "-p",
-            "acordo.pytest_plugin",
-        ),
-        *(
-            "-o",
-            "asyncio_mode=auto",
-            "-p",
-            "no:cacheprovider",
-            "--rootdir",
-            str(tmp_path),
-            str(tmp_path),
-        ),
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()

@@ -17,7 +17,7 @@ import pytest
 
 from acordo import Client
 from cluster.ports import free_base_port, lasting_port
-from tests.unit.acordo.installing import ROOT, install, make_python, run
+from tests.unit.acordo.installing import ROOT, install, lend, make_python, run
 from tests.unit.acordo.test_types import of_the_readme
 
 BARE = {
@@ -86,6 +86,30 @@ async def answering(url: str) -> None:
     """Wait until a node leads. Raises an error after a minute."""
     async with Client(url, timeout_s=60) as client:
         await client.get("nothing")
+
+
+SUITE = """
+async def test_client(acordo, acordo_node, acordo_prefix):
+    await acordo.put(acordo_prefix + "k", "v")
+    assert (await acordo.get(acordo_prefix + "k")).text == "v"
+
+def test_cluster(acordo_cluster):
+    assert len(acordo_cluster.urls) == 3
+"""
+
+
+def test_the_pytest_fixtures_work_outside_the_repository(
+    server_python: Path, tmp_path: Path
+) -> None:
+    lend("pytest", server_python)
+    lend("pytest-asyncio", server_python)
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    options = ("-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider", "--rootdir", ".")
+    command = [str(server_python), "-m", "pytest", *options, "test_suite.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=BARE, capture_output=True, text=True, check=False
+    )
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_console_script_runs_nodes_and_the_runner(server_python: Path, tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def install(wheel: Path, python: Path, *extras: str) -> None:
     run(*PIP, "--python", str(python), "check", cwd=wheel.parent)
 
 
+def lend(name: str, python: Path) -> None:
+    """Lend an interpreter another distribution, with what it requires."""
+    site = site_packages(python)
+    _place(distribution(name), site)
+    _lend(distribution(name), site, set(), set())
+
+
 def site_packages(python: Path) -> Path:
     return next((python.parents[1] / "lib").glob("python3*")) / "site-packages"
 
@@ -78,8 +85,12 @@ def _lend(dist: Distribution, site: Path, extras: set[str], lent: set[str]) -> N
         lent.add(key)
         found = distribution(asked.name)
         assert found.version in asked.specifier, (text, found.version)
-        for file in found.files or ():
-            top = site / file.parts[0]
-            if file.parts[0] != ".." and not top.exists():
-                top.symlink_to(Path(str(found.locate_file(file.parts[0]))))
+        _place(found, site)
         _lend(found, site, set(asked.extras), lent)
+
+
+def _place(dist: Distribution, site: Path) -> None:
+    for file in dist.files or ():
+        top = site / file.parts[0]
+        if file.parts[0] != ".." and not top.exists():
+            top.symlink_to(Path(str(dist.locate_file(file.parts[0]))))
