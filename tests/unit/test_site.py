@@ -60,3 +60,28 @@ def test_a_picture_is_as_it_was_drawn(draw: Callable[[], pictures.Picture]) -> N
     assert path.read_text() == picture.svg()
     assert not list(checks.fetched_elsewhere(path.name, picture.svg()))
     assert f"pictures/{picture.name}.svg" in (ROOT / "docs" / "how-it-works.md").read_text()
+
+
+def test_what_a_newcomer_from_elsewhere_is_shown_is_there() -> None:
+    page = (ROOT / "docs" / "coming-from.md").read_text()
+    commands = set(re.findall(r"^#+ acordo (.+)$", "\n".join(generated.commands()), re.M))
+    options = set(re.findall(r"(--[a-z-]+)", "\n".join(generated.commands())))
+    paths = {path for path, _ in ALL}
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", page, re.M)
+    rows = [row for row in rows if not row[0].startswith("---") and row[1] != "here"]
+    assert len(rows) > 60
+    named = 0
+    for _, here in rows:
+        for name in re.findall(r"`([^`]+)`", here):
+            if name.startswith("client."):
+                assert hasattr(acordo.Client, name.removeprefix("client.")), name
+            elif name.startswith("acordo "):
+                assert name.removeprefix("acordo ") in commands, name
+            elif name.startswith("GET "):
+                assert name.removeprefix("GET ") in paths, name
+            elif name.startswith("--"):
+                assert name in options, name
+            else:
+                continue
+            named += 1
+    assert named > 70
