@@ -1,11 +1,12 @@
 // Requests to this node, and how their problems are shown. A write that brought no answer is never called failed.
 import { textOf } from "./bytes.js";
+import { t } from "./strings.js";
 
 const REQUEST_TIMEOUT_MS = 12000;
 
 export class Problem extends Error {
   constructor(form, status = 0) {
-    super(form.detail || form.title || "something went wrong");
+    super(form.detail || form.title || t("ask.wrong"));
     this.form = form;
     this.status = status;
     this.unknown = form.outcome === "unknown";
@@ -21,12 +22,12 @@ export async function ask(method, path, { headers = {}, body, mutation = false, 
     response = await fetch(path, { method, headers, body, signal, redirect: "error", cache: "no-store" });
     bytes = new Uint8Array(await response.arrayBuffer());
   } catch (error) {
-    const silent = error.name === "TimeoutError" ? `no answer within ${timeoutMs / 1000} s` : "this node does not answer";
+    const silent = error.name === "TimeoutError" ? t("ask.within", { seconds: timeoutMs / 1000 }) : t("ask.dead");
     throw new Problem({
-      title: mutation ? "Outcome unknown" : "No answer",
+      title: t(mutation ? "ask.unknown" : "ask.none"),
       detail: silent,
       outcome: mutation ? "unknown" : "not_applied",
-      advice: mutation ? "it may have been applied: look it up, or try again" : "try again",
+      advice: t(mutation ? "ask.maybe" : "ask.again"),
     });
   }
   const answer = { status: response.status, headers: response.headers, bytes };
@@ -45,10 +46,10 @@ export function problemOf(answer, mutation) {
   if (!fromNode || form === null || typeof form !== "object") {
     const refused = answer.status >= 400 && answer.status < 500 && answer.status !== 404;
     form = {
-      title: `Answer ${answer.status}`,
-      detail: fromNode ? "the answer is damaged" : "a proxy answered, not a node",
+      title: t("ask.status", { status: answer.status }),
+      detail: t(fromNode ? "ask.broken" : "ask.proxy"),
       outcome: mutation && !refused ? "unknown" : "not_applied",
-      advice: mutation && !refused ? "it may have been applied: look it up, or try again" : "try again",
+      advice: t(mutation && !refused ? "ask.maybe" : "ask.again"),
     };
   }
   return new Problem(form, answer.status);
@@ -58,7 +59,7 @@ export function jsonOf(answer) {
   try {
     return JSON.parse(textOf(answer.bytes));
   } catch {
-    throw new Problem({ title: "Answer damaged", detail: "the node's answer is no JSON", advice: "try again" });
+    throw new Problem({ title: t("ask.damaged"), detail: t("ask.nojson"), advice: t("ask.again") });
   }
 }
 
@@ -82,9 +83,9 @@ export function showProblem(box, problem, actions = []) {
   const { form } = problem;
   box.replaceChildren();
   box.classList.toggle("unknown", problem.unknown);
-  box.append(element("p", form.title || "Problem", "title"));
+  box.append(element("p", form.title || t("ask.problem"), "title"));
   if (form.detail && form.detail !== form.title) box.append(element("p", form.detail));
-  if (form.allowed) box.append(element("p", `allowed: ${form.allowed}`));
+  if (form.allowed) box.append(element("p", t("ask.allowed", { allowed: form.allowed })));
   const facts = [form.advice, problem.status && `HTTP ${problem.status}`, form.code].filter(Boolean).join(" · ");
   if (facts) box.append(element("p", facts, "quiet"));
   if (actions.length) {

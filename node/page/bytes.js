@@ -1,5 +1,7 @@
 // Bytes and the ways they are shown and edited: what a form control cannot hold byte for byte is edited as base64.
 import { Problem, element } from "./asking.js";
+import { hexOf, bytesOfHex, prettyJson } from "./forms.js";
+import { t } from "./strings.js";
 
 export const byId = (id) => document.getElementById(id);
 
@@ -75,15 +77,45 @@ export function visibleBytes(bytes) {
   return made;
 }
 
-// A field whose content is text or base64. What was put in comes out as it was, unless somebody changed it.
+// How a key or prefix is written in one line: as it is or, where that would not show all of it, as base64:…
+export function typed(bytes) {
+  const text = textOf(bytes);
+  const plain = text !== null && !text.startsWith("base64:") && ![...text].some((ch) => HIDDEN.test(ch));
+  return plain ? text : `base64:${base64Of(bytes)}`;
+}
+
+// The bytes of a line that somebody typed, or null if it is not base64 after base64:.
+export function bytesTyped(line) {
+  return line.startsWith("base64:") ? bytesOfBase64(line.slice(7)) : encoder.encode(line);
+}
+
+// The JSON form of bytes: a string if they are UTF-8.
+export function jsonForm(bytes) {
+  return textOf(bytes) ?? { base64: base64Of(bytes) };
+}
+
+// The ways to write bytes: each returns text, or null for what cannot be written so; and reads text, null if it is none.
+const FORMS = {
+  text: { write: textOf, parse: (text) => encoder.encode(text), plain: true },
+  json: {
+    write: (bytes) => prettyJson(textOf(bytes) ?? ""),
+    parse: (text) => (prettyJson(text) === null ? null : encoder.encode(text)),
+    plain: true,
+  },
+  hex: { write: hexOf, parse: bytesOfHex },
+  base64: { write: base64Of, parse: bytesOfBase64 },
+};
+
+// A field whose content is written in one of these ways. What was put in comes out as it was, unless somebody changed it.
 export class BytesField {
-  // `refused` is told why the way of writing them cannot change.
+  // `what`: key or value; `refused` is told why the way of writing it cannot change.
   constructor(input, formOf, what, refused) {
     this.input = input;
     this.formOf = formOf;
     this.what = what;
     this.refused = refused;
     this.loaded = null;
+    this.chosen = "text";
     formOf.addEventListener("change", () => this.rewrite());
     this.form = formOf.value;
   }
@@ -96,42 +128,58 @@ export class BytesField {
     return probe.value === text && ![...text].some((ch) => HIDDEN.test(ch) && (!lines || IN_A_LINE.test(ch)));
   }
 
+  // The bytes as text of that form, or null if the control could not hold or show all of it.
+  written(bytes, form) {
+    const text = FORMS[form].write(bytes);
+    return text === null || (FORMS[form].plain && !this.holds(text)) ? null : text;
+  }
+
   // Keep the bytes when the way of writing them changes, if they can be written so.
   rewrite() {
-    const bytes = this.form === "base64" ? bytesOfBase64(this.input.value) : this.bytes;
-    const text = bytes && (this.formOf.value === "base64" ? base64Of(bytes) : textOf(bytes));
-    if (text === null || (this.formOf.value === "text" && !this.holds(text))) {
+    const wanted = this.formOf.value;
+    const { edited } = this;
+    const bytes = this.parsed();
+    const text = bytes && this.written(bytes, wanted);
+    if (text === null) {
       this.formOf.value = this.form;
-      this.refused(`the ${this.what} cannot be written as text here without changing it`);
+      this.refused(t(`bytes.refused.${wanted}.${this.what}`));
       return;
     }
-    this.form = this.formOf.value;
-    this.show(bytes, text);
+    this.form = this.chosen = wanted;
+    this.show(bytes, text, edited);
   }
 
-  show(bytes, text) {
+  // `edited`: they are not what was put in any more.
+  show(bytes, text, edited = false) {
     this.input.value = text;
-    this.loaded = { bytes, shown: this.input.value, form: this.form };
+    this.loaded = { bytes, shown: this.input.value, form: this.form, edited };
   }
 
-  get edited() {
+  get touched() {
     const { loaded } = this;
     return loaded === null ? this.input.value !== "" : this.input.value !== loaded.shown || this.form !== loaded.form;
   }
 
+  get edited() {
+    return this.touched || (this.loaded?.edited ?? false);
+  }
+
+  parsed() {
+    return this.loaded !== null && !this.touched ? this.loaded.bytes : FORMS[this.form].parse(this.input.value);
+  }
+
   get bytes() {
-    if (this.loaded !== null && !this.edited) return this.loaded.bytes;
-    if (this.form === "text") return encoder.encode(this.input.value);
-    const bytes = bytesOfBase64(this.input.value);
-    if (bytes === null) throw new Problem({ title: `The ${this.what} is not base64`, advice: "fix it; nothing was changed" });
+    const bytes = this.parsed();
+    if (bytes === null) throw new Problem({ title: t(`bytes.not.${this.form}.${this.what}`), advice: t("bytes.fix") });
     return bytes;
   }
 
+  // The form that somebody chose last is kept where it can show them, else it is text, else base64.
   set bytes(bytes) {
-    const text = textOf(bytes);
-    const plain = text !== null && this.holds(text);
-    this.form = this.formOf.value = plain ? "text" : "base64";
-    this.show(bytes, plain ? text : base64Of(bytes));
+    const wished = ["json", "hex"].includes(this.chosen) ? [this.chosen, "text"] : ["text"];
+    this.form = wished.find((form) => this.written(bytes, form) !== null) ?? "base64";
+    this.formOf.value = this.form;
+    this.show(bytes, FORMS[this.form].write(bytes));
   }
 
   clear() {

@@ -3,16 +3,20 @@
 import { Problem, ask, hide, jsonOf, newOpId, problemOf, showProblem } from "./asking.js";
 import { BytesField, base64Of, byId, bytesOfBase64, percent, textOf, visible, visibleBytes } from "./bytes.js";
 import { cluster } from "./cluster.js";
+import { compared } from "./conflict.js";
+import { forgetHistory, historyOf } from "./history.js";
+import { number, t } from "./strings.js";
 
 const VALUE_SHOWN_BYTES = 1024 * 1024;
 
 export const key = new BytesField(byId("key"), byId("key-form-of"), "key", throwAway);
 export const value = new BytesField(byId("value"), byId("value-form-of"), "value", throwAway);
-const read = { key: null, revision: null, position: 0, valueOf: null, kept: null };
-// valueOf: the key, in base64, under which the value in the field belongs; kept: the ttl as it was read, until when.
+const read = { key: null, revision: null, position: 0, valueOf: null, kept: null, lease: null };
+// valueOf: the key, in base64, under which the value in the field belongs; kept: the ttl as it was read, until when;
+// lease: the one that the key ends with.
 
 function throwAway(text) {
-  showProblem(byId("key-problem"), new Problem({ title: text[0].toUpperCase() + text.slice(1) }));
+  showProblem(byId("key-problem"), new Problem({ title: text }));
 }
 
 function say(text, good = false) {
@@ -36,9 +40,10 @@ function sameKey() {
 // What "only if it is still as it was read" means for the key in the field.
 export function showGuard() {
   const known = sameKey();
-  byId("guard-what").textContent = !known ? "absent: it was not read" : read.revision === 0 ? "absent" : `at revision ${read.revision}`;
+  byId("guard-what").textContent = !known ? t("key.guard.unread") : read.revision === 0 ? t("key.guard.absent")
+    : t("key.guard.at", { revision: read.revision });
   const text = key.form === "base64" ? textOf(bytesOfBase64(key.input.value) ?? new Uint8Array()) : null;
-  byId("key-shown").replaceChildren(...(text ? ["This is ", visible(text)] : []));
+  byId("key-shown").replaceChildren(...(text ? [t("key.shown"), visible(text)] : []));
   byId("key-shown").hidden = !text;
 }
 
@@ -50,6 +55,17 @@ export function leaveFormer() {
     read.valueOf = null;
   }
   if (read.kept !== null && read.kept.key !== now) forgetTtl();
+  if (!sameKey()) {
+    noteLease(null);
+    forgetHistory();
+  }
+}
+
+function noteLease(lease) {
+  read.lease = lease;
+  byId("lease-row").hidden = lease === null;
+  byId("lease-name").textContent = lease ?? "";
+  byId("keep-lease").checked = true;
 }
 
 function forgetTtl() {
@@ -69,8 +85,8 @@ function keepTtl(answer, bytes) {
   const leftS = Math.max(0.1, (expiresMs - nodeMs) / 1000);
   byId("ttl").value = leftS.toFixed(1);
   read.kept = { key: base64Of(bytes), shown: byId("ttl").value, until: performance.now() + leftS * 1000 };
-  byId("ttl-note").textContent = "what was left as it was read; it is kept";
-  return `, expires in ${leftS.toFixed(0)} s`;
+  byId("ttl-note").textContent = t("key.ttl.kept");
+  return t("key.expires", { seconds: number(Math.round(leftS)) });
 }
 
 function ttlToSend() {
@@ -87,10 +103,10 @@ function remember(bytes, revision) {
 }
 
 function keyPath(bytes) {
-  if (!bytes.length) throw new Problem({ title: "The key is empty", allowed: "1 to 1024 bytes" });
+  if (!bytes.length) throw new Problem({ title: t("key.empty"), allowed: t("key.empty.allowed") });
   const text = textOf(bytes);
   if (text === "." || text === "..") {
-    throw new Problem({ title: `A browser cannot ask for the key ${text}`, advice: "use the command line for it" });
+    throw new Problem({ title: t("key.dots", { key: text }), advice: t("key.dots.advice") });
   }
   return "/v1/kv/" + percent(bytes);
 }
@@ -107,28 +123,40 @@ export async function getKey() {
   if (answer.status === 404 && !isAbsence(answer)) throw problemOf(answer, false);
   notePosition(answer);
   if (keyInField() !== asked) {
-    say("The key in the field was changed meanwhile: nothing is shown of the other one.");
+    say(t("key.meanwhile"));
     return;
   }
   if (read.valueOf !== null && read.valueOf !== asked) value.clear();
-  const how = `${answer.headers.get("Acordo-Level") || level}, as of revision ${answer.headers.get("Acordo-Revision")}`;
+  const how = t("key.how", { level: answer.headers.get("Acordo-Level") || level, revision: answer.headers.get("Acordo-Revision") });
   if (answer.status === 404) {
     if (value.loaded !== null) value.clear();
     forgetTtl();
+    noteLease(null);
     remember(bytes, 0);
-    say(`Absent (${how}).`);
+    say(t("key.absent", { how }));
+    historyOf(bytes, restore);
     return;
   }
   const revision = revisionIn(answer);
   if (answer.bytes.length > VALUE_SHOWN_BYTES) {
     value.clear();
-    throw new Problem({ title: "The value is too large to be shown" });
+    throw new Problem({ title: t("key.large") });
   }
   value.bytes = answer.bytes;
   read.valueOf = asked;
   const expires = keepTtl(answer, bytes);
+  noteLease(answer.headers.get("Acordo-Lease"));
   remember(bytes, revision);
-  say(`Revision ${revision}, ${answer.bytes.length.toLocaleString("en")} bytes${expires} (${how}).`, true);
+  say(t("key.read", { revision, bytes: number(answer.bytes.length), expires, how }), true);
+  historyOf(bytes, restore);
+}
+
+// Put the value of an earlier version into the field; it is written when somebody puts it.
+function restore(bytes) {
+  value.bytes = bytes;
+  value.loaded.edited = true;
+  read.valueOf = keyInField();
+  byId("value").focus();
 }
 
 function isAbsence(answer) {
@@ -144,7 +172,7 @@ function notePosition(answer) {
 function revisionIn(answer) {
   const revision = Number((answer.headers.get("ETag") || "").replaceAll('"', ""));
   if (!Number.isSafeInteger(revision) || revision < 1) {
-    throw new Problem({ title: "Answer damaged", detail: "the answer has no revision", advice: "try again" });
+    throw new Problem({ title: t("ask.damaged"), detail: t("key.norevision"), advice: t("ask.again") });
   }
   return revision;
 }
@@ -160,6 +188,7 @@ function putKey() {
   const query = new URLSearchParams();
   const ttl = ttlToSend();
   if (ttl) query.set("ttl", ttl);
+  if (read.lease !== null && sameKey() && byId("keep-lease").checked) query.set("lease", read.lease);
   return {
     method: "PUT",
     bytes,
@@ -175,9 +204,9 @@ function deleteKey() {
   const guarded = byId("guard").checked;
   if (guarded && !sameKey()) {
     throw new Problem({
-      title: "This key was not read yet",
-      detail: "so there is nothing to compare it with",
-      advice: "get it first, or clear the box to delete whatever it is now",
+      title: t("key.unread"),
+      detail: t("key.unread.detail"),
+      advice: t("key.unread.advice"),
     });
   }
   return { method: "DELETE", bytes, path: keyPath(bytes), headers: guarded ? guardHeaders() : {}, opId: newOpId() };
@@ -189,7 +218,7 @@ function confirmed(write) {
   const dialog = byId("ask-delete");
   byId("ask-delete-key").replaceChildren(visibleBytes(write.bytes));
   byId("ask-delete-what").textContent = write.headers["If-Match"]
-    ? `If it is still at revision ${read.revision}.` : write.headers["If-None-Match"] ? "It was absent." : "Whatever it is now.";
+    ? t("delete.at", { revision: read.revision }) : t(write.headers["If-None-Match"] ? "delete.absent" : "delete.whatever");
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
@@ -204,11 +233,13 @@ async function send(write) {
   if (!answer.headers.has("Acordo-Node")) throw problemOf(answer, true);
   notePosition(answer);
   const done = jsonOf(answer);
-  const again = done.again ? " (an earlier attempt had done it)" : "";
+  const told = { revision: done.revision, again: done.again ? t("key.done.again") : "" };
   remember(write.bytes, write.method === "PUT" ? done.revision : 0);
   holdsNow(write);
-  if (write.method === "PUT") say(`${done.existed ? "Written" : "Created"} at revision ${done.revision}${again}.`, true);
-  else say(`${done.existed === false ? "It was absent already" : `Deleted at revision ${done.revision}`}${again}.`, true);
+  if (write.method === "PUT") say(t(done.existed ? "key.done.written" : "key.done.created", told), true);
+  else say(t(done.existed === false ? "key.done.nothing" : "key.done.deleted", told), true);
+  historyOf(write.bytes, restore);
+  document.dispatchEvent(new CustomEvent("acordo:written"));
 }
 
 // The value in the field, if it is still what was written, is now that key's.
@@ -225,14 +256,14 @@ async function lookUp(write, settle = false) {
   if (found.outcome === "applied") {
     remember(write.bytes, write.method === "PUT" ? found.revision : 0);
     holdsNow(write);
-    say(`It was applied, at revision ${found.revision}.`, true);
+    say(t("key.found.applied", { revision: found.revision }), true);
   } else if (found.outcome === "refused" || found.outcome === "expired") {
-    say(`It was not applied, and never will be (${found.outcome}).`);
+    say(t("key.found.not", { outcome: found.outcome }));
   } else if (found.code === "not_ordered") {
-    throw new Problem({ title: "Not applied so far", detail: found.detail, outcome: "unknown", code: found.code,
-      advice: "it may still arrive: give it up for good, try again, or look again later" });
+    throw new Problem({ title: t("key.found.sofar"), detail: found.detail, outcome: "unknown", code: found.code,
+      advice: t("key.found.sofar.advice") });
   } else {
-    throw new Problem({ title: "Still unknown", detail: found.detail, outcome: "unknown", advice: "look it up again" });
+    throw new Problem({ title: t("key.found.unknown"), detail: found.detail, outcome: "unknown", advice: t("key.found.again") });
   }
 }
 
@@ -269,18 +300,33 @@ async function write(prepare) {
   );
 }
 
+// A write was refused because somebody else wrote in between: show both values, and let the person decide.
+async function showConflict(made) {
+  const answer = await ask("GET", keyPath(made.bytes), { also: [404] });
+  if (answer.status === 404 && !isAbsence(answer)) throw problemOf(answer, false);
+  const theirs = answer.status === 404 ? { bytes: null, revision: 0 } : { bytes: answer.bytes, revision: revisionIn(answer) };
+  const condition = theirs.revision ? { "If-Match": `"${theirs.revision}"` } : { "If-None-Match": "*" };
+  const over = { ...made, opId: newOpId(), headers: { "Content-Type": "application/octet-stream", ...condition } };
+  byId("key-problem").append(
+    compared(made.body, theirs, () => act(() => send(over), (next) => actionsAfter(next, over))),
+  );
+}
+
 function actionsAfter(problem, made) {
   if (made === null) return [];
   if (problem.unknown) {
-    const giveUp = ["Give it up", () => act(() => lookUp(made, true), (next) => actionsAfter(next, made))];
+    const giveUp = [t("do.giveup"), () => act(() => lookUp(made, true), (next) => actionsAfter(next, made))];
     return [
       ...(problem.form.code === "not_ordered" ? [giveUp] : []),
-      ["Look it up", () => act(() => lookUp(made), (next) => actionsAfter(next, made))],
-      ["Try again", () => act(() => send(made), (next) => actionsAfter(next.unknown ? next : stillUnknown(next), made))],
+      [t("do.lookup"), () => act(() => lookUp(made), (next) => actionsAfter(next, made))],
+      [t("do.again"), () => act(() => send(made), (next) => actionsAfter(next.unknown ? next : stillUnknown(next), made))],
     ];
   }
-  if (problem.status === 412) return [["Get what is there now", () => act(getKey)]];
-  if (problem.status === 503) return [["Try again", () => act(() => send(made), (next) => actionsAfter(next, made))]];
+  if (problem.status === 412) {
+    if (made.method === "PUT") showConflict(made).catch(() => {}); // what is there now can be asked for by the button
+    return [[t("do.theirs"), () => act(getKey)]];
+  }
+  if (problem.status === 503) return [[t("do.again"), () => act(() => send(made), (next) => actionsAfter(next, made))]];
   return [];
 }
 
@@ -302,7 +348,7 @@ byId("key").addEventListener("input", () => {
 });
 byId("key-form-of").addEventListener("change", showGuard);
 byId("ttl").addEventListener("input", () => {
-  byId("ttl-note").textContent = read.kept !== null && byId("ttl").value === read.kept.shown ? "it is kept as it was read" : "";
+  byId("ttl-note").textContent = read.kept !== null && byId("ttl").value === read.kept.shown ? t("key.ttl.kept") : "";
 });
 byId("ask-delete-yes").addEventListener("click", () => byId("ask-delete").close("yes"));
 byId("ask-delete-no").addEventListener("click", () => byId("ask-delete").close(""));

@@ -1,12 +1,15 @@
 // The frame of the page: which tab is shown, after the address's fragment (#keys/orders), and the texts of the frame.
-import { addStrings, language, translate } from "./strings.js";
+import { addStrings, chooseLanguage, language, translate } from "./strings.js";
+import "./keys_texts.js";
 import "./chart.js";
 import "./cluster.js";
 import "./events.js";
 import "./glance.js";
 import "./keys.js";
 import "./listing.js";
+import "./operations.js";
 import "./probe.js";
+import "./txn.js";
 import { showTab } from "./tabs.js";
 
 addStrings("en", {
@@ -32,4 +35,6 @@ addStrings("pt", {
 
 document.documentElement.lang = language === "pt" ? "pt-BR" : "en";
 translate();
+document.getElementById("language").lang = language === "pt" ? "en" : "pt-BR";
+document.getElementById("language").addEventListener("click", () => chooseLanguage(language === "pt" ? "en" : "pt"));
 showTab();

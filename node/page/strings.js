@@ -1,7 +1,23 @@
 // What the page says, in the language that the browser asks for: English or Portuguese.
 const tables = { en: new Map(), pt: new Map() };
 
-export const language = (navigator.language || "en").toLowerCase().startsWith("pt") ? "pt" : "en";
+const KEPT_AS = "acordo.language";
+
+function chosen() {
+  try {
+    return localStorage.getItem(KEPT_AS);
+  } catch {
+    return null; // storage may be forbidden
+  }
+}
+
+export const language = (chosen() || navigator.language || "en").toLowerCase().startsWith("pt") ? "pt" : "en";
+
+// Show the page in another language from now on, also when it is opened again.
+export function chooseLanguage(of) {
+  localStorage.setItem(KEPT_AS, of);
+  location.reload();
+}
 
 // Add texts of one part of the page. A text may hold {names}, which `t` fills in.
 export function addStrings(of, texts) {

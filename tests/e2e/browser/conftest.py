@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from playwright.async_api import Page, async_playwright
@@ -33,22 +34,29 @@ async def cluster() -> AsyncIterator[FakeCluster]:
         yield made
 
 
+NewPage: TypeAlias = Callable[..., Awaitable[Page]]
+
+
 @pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    """A blank page. The test fails if the page logs an error, breaks its policy, or asks anyone but
-    nodes of this machine.
+async def page(new_page: NewPage) -> Page:
+    """A blank page."""
+    return await new_page()
+
+
+@pytest.fixture
+async def new_page() -> AsyncIterator[NewPage]:
+    """Make blank pages, each in a context of its own (`locale`, `color_scheme`, …). The test fails
+    if one logs an error, breaks its policy, or asks anyone but nodes of this machine.
     """
     if not CHROMIUM:
         needs("chromium")
     troubles: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM or "/usr/bin/chromium", args=FLAGS
-        )
-        context = await browser.new_context(viewport={"width": 1180, "height": 900})
+    asked: set[str] = set()
+
+    async def make(**options: Any) -> Page:
+        context = await browser.new_context(viewport={"width": 1180, "height": 900}, **options)
         made = await context.new_page()
         made.set_default_timeout(20_000)
-        asked: set[str] = set()
         made.on("pageerror", lambda error: troubles.append(f"error: {error}"))
         made.on(
             "console",
@@ -58,7 +66,13 @@ async def page() -> AsyncIterator[Page]:
             "request",
             lambda request: asked.add(request.url.split("/")[2] if "//" in request.url else ""),
         )
-        yield made
+        return made
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM or "/usr/bin/chromium", args=FLAGS
+        )
+        yield make
         await browser.close()
     assert troubles == []
     assert {where.partition(":")[0] for where in asked} <= {"127.0.0.1", ""}

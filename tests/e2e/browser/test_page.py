@@ -516,11 +516,11 @@ async def test_is_accessible(page: Page, cluster: FakeCluster) -> None:
     )
     assert unnamed == []
     assert await page.evaluate("document.documentElement.lang") == "en"
-    assert await page.locator("[role=alert]").count() == 3
+    assert await page.locator("[role=alert]").count() == 6
     await page.keyboard.press("Tab")
     assert await page.evaluate("document.activeElement.textContent") == "Skip to the content"
     seen = []
-    for _ in range(40):
+    for _ in range(50):
         await page.keyboard.press("Tab")
         seen.append(await page.evaluate("document.activeElement.id"))
     order = [
@@ -528,7 +528,7 @@ async def test_is_accessible(page: Page, cluster: FakeCluster) -> None:
         for name in seen
         if name in ("key", "get", "value", "guard", "put", "delete", "prefix", "limit")
     ]
-    assert order[:8] == ["key", "get", "value", "guard", "put", "delete", "prefix", "limit"]
+    assert order[:8] == ["prefix", "limit", "key", "get", "value", "guard", "put", "delete"]
 
 
 async def test_fits_a_narrow_screen(page: Page, cluster: FakeCluster) -> None:
