@@ -18,9 +18,7 @@ addStrings("en", {
   "event.heals": "{id} heard again",
   "event.leads": "{id} leads, term {term}",
   "event.stopped": "writes stopped {time}",
-  "event.silent": "{id} had been silent for {time}",
   "event.waited": "writes waited {time}",
-  "event.noleader": "no leader",
 });
 addStrings("pt", {
   "events.title": "O que aconteceu",
@@ -31,9 +29,7 @@ addStrings("pt", {
   "event.heals": "{id} ouvido de novo",
   "event.leads": "{id} lidera, termo {term}",
   "event.stopped": "escritas pararam por {time}",
-  "event.silent": "{id} estava em silêncio há {time}",
   "event.waited": "escritas esperaram {time}",
-  "event.noleader": "sem líder",
 });
 
 // Newest last: { at, last, parts: [{ kind, text }] }; `at` is a wall time in ms.
