@@ -34,6 +34,7 @@ from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store
 from node.access.access import Access, Need
 from node.access.changes import Changes
 from node.access.granted import gate
+from node.access.sessions import Sessions
 from node.access.webhooks import WebhookRecords
 from node.api.openapi import document as openapi
 from node.api.operating.service_metrics import service_metrics
@@ -121,6 +122,7 @@ def services_of(
         access=access,
         changes=changes,
         webhooks=WebhookRecords(access, changes),
+        sessions=Sessions(access, changes),
         async_writes=async_writes,
     )
 
@@ -355,7 +357,8 @@ class Server:
         if route.needs is not Need.NOTHING:
             await access.wait_known(x.left_s)
         given = x.request.headers.get("Authorization")
-        x.services = gate(self.services, route.needs, given, certificate_names(x.request))
+        session = x.session(reads=x.method in READING) if route.needs is not Need.NOTHING else None
+        x.services = gate(self.services, route.needs, given, certificate_names(x.request), session)
         if route.needs is Need.ADMIN and x.method not in READING and x.services.grant is not None:
             who = x.services.grant.rights.principal
             log.info("admin action", principal=who, method=x.method, path=x.path[:200])

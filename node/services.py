@@ -9,6 +9,7 @@ from typing import Protocol
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store, StoreReader
 from node.access.access import Access, Grant
 from node.access.changes import Changes
+from node.access.sessions import Sessions
 from node.access.webhooks import WebhookRecords
 from node.http.allowances import Allowances
 from node.http.load import NodeLoad
@@ -72,6 +73,8 @@ class NodeServices:
     access: Access
     changes: Changes
     webhooks: WebhookRecords
+    sessions: Sessions
+    """It begins and ends what the caller's own credentials allow."""
     async_writes: AsyncWrites | None = None
     grant: Grant | None = None
     """Of the caller whose services these are; None: they are the node's own."""

@@ -6,7 +6,7 @@ While it is not known nobody is let in: a member that began anew reads it from i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from hmac import compare_digest
 from typing import Final
@@ -26,6 +26,7 @@ from kv.access import (
 from kv.errors import KvError, NotAllowed, NotApplied, NotSignedIn
 from kv.model import Version
 from kv.ports import Clock, Consensus, Settled, StoreReader
+from kv.sessions import Session, found, sessions_of
 from node.http.steps import in_task
 from node.settings import ServerSettings
 from node.watching.frames import Frames
@@ -74,8 +75,11 @@ class Grant:
         token: str | None = None,
         names: tuple[str, ...] = (),
         rescue: bool = False,
+        session: str | None = None,
     ) -> None:
-        self._access, self._token, self._names, self._rescue = access, token, names, rescue
+        self._access, self._names, self._rescue = access, names, rescue
+        self.token, self.session = token, session
+        """The ids of the token that was brought, and of the session by which it was, if any."""
         self._policy: Policy | None = None
         self._rights = NOTHING
         self._expires_ms: int | None = None
@@ -108,11 +112,16 @@ class Grant:
             return UNCONTROLLED
         if self._rescue:
             return policy.rescued(RESCUE)
-        if self._token is not None:
-            token = policy.tokens.get(self._token)
+        if self.token is not None:
+            token = policy.tokens.get(self.token)
             if token is None:
                 raise NotSignedIn("the token is unknown or was revoked")
             self._expires_ms = token.expires_ms
+            if self.session is not None:
+                session = self._access.sessions.get(self.session)
+                if session is None:
+                    raise NotSignedIn("the session has ended")
+                self._expires_ms = min(session.expires_ms, token.expires_ms or session.expires_ms)
             return policy.rights(token.principal, token.roles)
         for name in self._names:
             if name in policy.certificates:
@@ -167,6 +176,8 @@ class Access:
         self._grants: dict[object, Grant] = {}
         self._doubts = 0
         self._doubted, self._known = asyncio.Event(), asyncio.Event()
+        self.sessions: Mapping[str, Session] = {}
+        """The sessions of browsers, as they stand here."""
         self.frames = (Frames(settings.watch_frames_bytes), Frames(settings.watch_frames_bytes))
         """Encoded events for watchers who do not see the system's keys, and for admins."""
         self.denied_total = 0
@@ -317,32 +328,51 @@ class Access:
         self._doubted.set()
 
     def _build(self) -> None:
-        self.policy = Policy(self.records())
+        records = self.records()
+        self.policy, self.sessions = Policy(records), sessions_of(records)
         self.guards = self.policy.stands
         self._grants = {}
         self._known.set()
 
     # ------------------------------------------------------------------------------------- the gate
 
-    def gate(self, authorization: str | None, names: tuple[str, ...], need: Need) -> Grant:
+    def gate(
+        self,
+        authorization: str | None,
+        names: tuple[str, ...],
+        need: Need,
+        session: str | None = None,
+    ) -> Grant:
         """Return the grant of a caller, who meets a route's need. `authorization`: the header of
-        that name; `names`: those of the caller's certificate. Raises NotSignedIn, NotAllowed,
-        NotApplied.
+        that name; `names`: those of the caller's certificate; `session`: from its cookie. Raises
+        NotSignedIn, NotAllowed, NotApplied.
         """
         try:
-            grant = self._grant(authorization, names, need)
+            grant = self._grant(authorization, names, need, session)
             grant.require(need)
         except (NotSignedIn, NotAllowed):
             self.denied_total += 1
             raise
         return grant
 
-    def _grant(self, authorization: str | None, names: tuple[str, ...], need: Need) -> Grant:
+    def _grant(
+        self,
+        authorization: str | None,
+        names: tuple[str, ...],
+        need: Need,
+        session: str | None,
+    ) -> Grant:
         policy = self.policy
         if need is Need.NOTHING:
             return Grant(self)
         if policy is None:
             raise NotApplied("starting", "who may do what is not known here yet")
+        if authorization is None and session is not None and policy.on:
+            self.check_time()
+            of = found(session, self.sessions, policy, self.now_ms())
+            if of is not None:
+                id, token = of[0].id, of[1].id
+                return self._kept((id, 1), lambda: Grant(self, token=token, session=id))
         if authorization is None or not policy.on:
             known = names if any(name in policy.certificates for name in names) else ()
             return self._kept(known, lambda: Grant(self, names=known))

@@ -75,12 +75,16 @@ class Only:
 
 
 def gate(
-    services: NodeServices, need: Need, authorization: str | None, names: tuple[str, ...]
+    services: NodeServices,
+    need: Need,
+    authorization: str | None,
+    names: tuple[str, ...],
+    session: str | None = None,
 ) -> NodeServices:
     """Return the services that a caller may use, who meets a route's need. Raises NotSignedIn,
     NotAllowed, NotApplied.
     """
-    return granted(services, services.access.gate(authorization, names, need))
+    return granted(services, services.access.gate(authorization, names, need, session))
 
 
 def granted(services: NodeServices, grant: Grant) -> NodeServices:

@@ -31,7 +31,7 @@ from node.api import (
     watch,
 )
 from node.api.openapi import document as openapi
-from node.api.operating import access, ledger, verify, webhooks
+from node.api.operating import access, ledger, sessions, verify, webhooks
 from node.etcd.call import Identity
 from node.etcd.cluster import version as etcd_version
 from node.etcd.routes import PREFIXES as ETCD_PREFIXES
@@ -133,6 +133,7 @@ WHOLE: Final = (
     ),
     Route("/v1/access/roles", {"GET": access.roles}, Need.ADMIN),
     Route("/v1/access/certificates", {"GET": access.certificates}, Need.ADMIN),
+    Route("/v1/session", {"POST": sessions.begin, "DELETE": sessions.end}, Need.SIGNED_IN),
     Route("/v1/webhooks", {"GET": webhooks.listing, "POST": webhooks.create}, Need.SIGNED_IN),
     Route(
         "/kv",

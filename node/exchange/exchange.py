@@ -20,6 +20,7 @@ from node.exchange import headers as asked_headers
 from node.exchange import parameters, screening
 from node.exchange.headers import HEADER_CHARS_MAX, JSON, TIMEOUT_S_MIN
 from node.exchange.parameters import percent_encoded
+from node.http import cookies
 from node.http.bodies import HeldBody
 from node.http.connections import HttpConnection
 from node.http.origin import member_origins
@@ -129,6 +130,32 @@ class Exchange:
         if principal is None or principal == ANONYMOUS:
             return self.request.remote or ""
         return principal
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether this connection is HTTPS."""
+        transport = self.request.transport
+        return transport is not None and transport.get_extra_info("sslcontext") is not None
+
+    def session(self, *, reads: bool) -> str | None:
+        """Return the session in the request's cookie, if a page of this node sent it, or that of
+        another member where it may read. Raises BadRequest for a change that another page, or none
+        that says so, sent with a cookie alone.
+        """
+        headers = self.request.headers
+        text = cookies.sent(headers.get("Cookie"))
+        if text is None or "Authorization" in headers:
+            return None
+        host, site = headers.get("Host", ""), headers.get("Sec-Fetch-Site")
+        if cookies.from_own_page(host, site, headers.get("Origin"), reads=reads):
+            return text
+        if reads:
+            return text if self.shared and self._member_origin() is not None else None
+        raise BadRequest(
+            "cross_site",
+            "a cookie came without the word of the browser that this node's own page sent it",
+            allowed="this node's own page; Authorization for other clients",
+        )
 
     # ------------------------------------------------------------------------------------- its time
 

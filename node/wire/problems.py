@@ -95,6 +95,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "bad_role": ProblemKind(400, "Not a role to give"),
     "too_many": ProblemKind(400, "Too many"),
     "not_there": ProblemKind(404, "Not there"),
+    "no_token": ProblemKind(400, "No token for a session"),
     "bad_url": ProblemKind(400, "Not a URL for webhooks"),
     "bad_secret": ProblemKind(400, "Not a secret"),
     "name_taken": ProblemKind(409, "Name in use", "choose another name; nothing was changed"),

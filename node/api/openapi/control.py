@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from node.api.openapi.endpoints import Endpoint
 from node.api.openapi.parameters import Parameter
+from node.api.operating.sessions import SessionAnswer
 from node.exchange.headers import JSON
 from node.wire.access_forms import (
     AccessAnswer,
@@ -106,6 +107,22 @@ CONTROL: Final[dict[tuple[str, str], Endpoint]] = {
     ),
     ("/v1/access/certificates/{name}", "DELETE"): _removal(
         "Take these roles away.", "name", "Name in a certificate."
+    ),
+    ("/v1/session", "POST"): Endpoint(
+        "Sign a browser in with the token in Authorization: it keeps a cookie instead.",
+        {201: ("Who is signed in; Set-Cookie.", JSON, SessionAnswer)},
+        _BODY,
+        (),
+        NothingForm,
+        False,
+    ),
+    ("/v1/session", "DELETE"): Endpoint(
+        "Sign it out: the session in the cookie ends.",
+        {200: ("It has ended.", JSON, dict[str, Any])},
+        _BODY,
+        (),
+        NothingForm,
+        False,
     ),
     ("/v1/webhooks", "GET"): Endpoint(
         "List the caller's webhooks; an admin sees all.",

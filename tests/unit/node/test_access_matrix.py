@@ -124,6 +124,7 @@ NATIVE: Final[dict[tuple[str, str], list[Row]]] = {
     ("/v1/keep-alive", "POST"): [Row(KEYS, plain("/v1/keep-alive", {"ids": ["7"]}))],
     ("/v1/leader", "GET"): [Row(SIGNED, plain("/v1/leader"))],
     ("/v1/cluster", "GET"): [Row(SIGNED, plain("/v1/cluster"))],
+    ("/v1/activity", "GET"): [Row(SIGNED, plain("/v1/activity"))],
     ("/v1/access", "GET"): [Row(SIGNED, plain("/v1/access"))],
     ("/v1/cluster/transfer", "POST"): [Row(ADMIN, plain("/v1/cluster/transfer"))],
     ("/v1/cluster/members", "POST"): [Row(ADMIN, plain("/v1/cluster/members", {}))],
@@ -153,6 +154,8 @@ NATIVE: Final[dict[tuple[str, str], list[Row]]] = {
     ("/v1/access/certificates/{name}", "DELETE"): [
         Row(ADMIN, plain("/v1/access/certificates/none"))
     ],
+    ("/v1/session", "POST"): [Row(SIGNED, plain("/v1/session"))],
+    ("/v1/session", "DELETE"): [Row(SIGNED, plain("/v1/session"))],
     ("/v1/webhooks", "GET"): [Row(SIGNED, plain("/v1/webhooks"))],
     ("/v1/webhooks", "POST"): [
         Row(SIGNED, lambda a, b, w: Ask("/v1/webhooks", _webhook(a, w)), "r", True)
