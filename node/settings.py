@@ -31,6 +31,9 @@ class ServerSettings:
     """The hash of the token that stands in a file of this node, whose bearer is an admin here; ""
     means that there is none.
     """
+    control: tuple[str, str] | None = None
+    """URL and token of the control port of the local runner that started this node, if it has one.
+    """
     page_dir: Path | None = None
     """Directory of the web page's files; None serves no page."""
 

@@ -44,6 +44,8 @@ class NodeProcess:
         self.url, self.data_dir, self.environ = url, data_dir, dict(environ)
         self.process: asyncio.subprocess.Process | None = None
         self.state = NodeState.DOWN
+        self.paused = False
+        """Stopped by a person on purpose: its silence is no reason to kill it."""
         self.starts = 0
         self.log_from = 0
         """Offset in the log at which the current process began to write."""

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
@@ -21,6 +22,7 @@ import msgspec
 from cluster.directory import locked, write_whole
 from cluster.local import closing
 from cluster.local.asking import cluster_as_seen_by, leader_of, why_not_ready
+from cluster.local.control import ControlPort
 from cluster.local.layout import (
     ClusterFile,
     Place,
@@ -31,6 +33,7 @@ from cluster.local.layout import (
     make_secret,
     read_cluster,
 )
+from cluster.local.links import Links
 from cluster.local.process import NodeProcess, NodeState
 from cluster.local.readiness import Readiness, judge_readiness
 from cluster.local.restoring import restore_members
@@ -66,7 +69,10 @@ class LocalCluster:
         say: Callable[[str], None] = lambda line: None,
         command: tuple[str, ...] | None = None,
         overrides: Mapping[str, Mapping[str, str]] | None = None,
+        control: bool = False,
     ) -> None:
+        """`control`: open the port by which people of this machine disturb the members."""
+        self._control = control
         self.settings, self.say, self.command = settings, say, command or NODE
         self.overrides = overrides or {}
         self.closes = closing.is_closed_here(settings)
@@ -86,6 +92,8 @@ class LocalCluster:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             self._prepare(stack)
+            if self._control:
+                await self._open_control(stack)
             patience = aiohttp.ClientTimeout(total=self.settings.liveness_timeout_s / 2)
             self._http = await stack.enter_async_context(
                 session(
@@ -166,6 +174,25 @@ class LocalCluster:
             keep_cluster(data, self.file)
         for place in places:
             self.nodes[place.id] = self._node(place)
+
+    async def _open_control(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open the control port, and the relays between the members that are there now."""
+        named = {PREFIX + "CONTROL_FILE": str(self._control_file)}
+        self._common |= named  # for members that are added later
+        for node in self.nodes.values():
+            node.environ |= named
+        links: Links | None = None
+        if self.settings.relay_links:
+            links = await stack.enter_async_context(
+                Links(MemberSetting(n.id, n.raft_address) for n in self.nodes.values())
+            )
+            for node in self.nodes.values():
+                node.environ[PREFIX + "RAFT_ROUTES"] = links.routes_of(node.id)
+        await stack.enter_async_context(ControlPort(self, self._control_file, links))
+
+    @property
+    def _control_file(self) -> Path:
+        return self.settings.data.absolute() / "control.json"
 
     def _find(self) -> tuple[ClusterFile, bool]:
         """Return the directory's cluster and whether it is new. Raises BadRequest."""

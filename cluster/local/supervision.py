@@ -158,7 +158,9 @@ class Supervisor:
         """Kill the node once its `/livez` has been silent for too long."""
         heard_s = self._beat.lived_s
         while True:
-            if await self._answers(node.url + "/livez"):
+            if node.paused:
+                heard_s = self._beat.lived_s
+            elif await self._answers(node.url + "/livez"):
                 node.state = NodeState.ALIVE
                 heard_s = self._beat.lived_s
             # `why_not_ready` may have set the state to ALIVE, and the node may be silent since.

@@ -35,7 +35,7 @@ async def _up(settings: RunnerSettings) -> int:
             cluster.kill_all()
         stop.set()
 
-    cluster = LocalCluster(settings, say=say)
+    cluster = LocalCluster(settings, say=say, control=settings.control)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping)
     async with cluster:

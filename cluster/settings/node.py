@@ -60,6 +60,12 @@ class NodeSettings(SharedSettings):
         )
     )
     data_dir: Path = setting(Path("data/n1"), "this node's own directory", "path of a directory")
+    control_file: Path | None = setting(
+        None,
+        "file in which a local runner names its control port; admins of this machine are told of "
+        "it (`GET /v1/control`)",
+        "path of a file",
+    )
     stop_with_stdin: bool = setting(
         False, "stop when standard input ends (the runner is gone)", "true, false"
     )

@@ -62,6 +62,19 @@ class RunnerSettings(SharedSettings):
         3, "silence of /livez after which a node is killed and started again", 0.5, 600
     )
 
+    control: bool = setting(
+        True,
+        "whether people of this machine may kill, pause and cut off members, by the page's buttons "
+        "or by `acordo kill`",
+        "true, false",
+    )
+    relay_links: bool = setting(
+        False,
+        "whether the members' connections to each other lead through the runner, so that a member "
+        "can be cut off; each write then takes a little longer",
+        "true, false",
+    )
+
     @property
     def store_url(self) -> str:
         """Return what the nodes are told as their store."""

@@ -12,9 +12,10 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.names import channels
 from kv.ports import Member
-from node.api.openapi.answers import ActivityAnswer, LatencyHistogram
+from node.api.openapi.answers import ActivityAnswer, ControlAnswer, LatencyHistogram
 from node.exchange.exchange import Exchange
 from node.exchange.parameters import percent_decoded
+from node.http.origin import of_this_machine
 from node.readiness.findings import unready
 from node.wire.answers import LeaderAnswer
 from node.wire.requests import AdoptForm, MemberForm, TransferForm
@@ -60,8 +61,25 @@ async def activity(x: Exchange) -> web.Response:
             write_ms=LatencyHistogram(BOUNDS_MS, tuple(done.buckets)),
             waits=tuple(done.waits),
             leaderships=status.leaderships,
+            control=x.services.settings.control is not None,
         )
     )
+
+
+async def control(x: Exchange) -> web.Response:
+    """Return where the runner of this node is told to disturb members, to a caller of this machine
+    alone.
+    """
+    x.params()
+    found = x.services.settings.control
+    transport = x.request.transport
+    local = None if transport is None else transport.get_extra_info("sockname")
+    here = of_this_machine(
+        x.request.remote or "", str(local[0]) if isinstance(local, tuple) else ""
+    )
+    if found is None or not here:
+        return x.problem("no_control", "no local runner lets this caller disturb members")
+    return x.json(ControlAnswer(*found))
 
 
 async def transfer(x: Exchange) -> web.Response:

@@ -87,4 +87,6 @@ def _members(x: Exchange) -> frozenset[str]:
     """Return the origins of members; a policy cannot name one of an IPv6 address."""
     members = x.services.consensus.status().members
     found = member_origins((each.url for each in members), x.request.headers.get("Host", ""))
+    if x.services.settings.control is not None:
+        found |= {x.services.settings.control[0]}
     return frozenset(origin for origin in found if "[" not in origin)

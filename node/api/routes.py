@@ -119,6 +119,7 @@ WHOLE: Final = (
     Route("/v1/backup", {"GET": backup.get}, Need.ADMIN, long=True),
     Route("/v1/cluster", {"GET": cluster.get}, Need.SIGNED_IN, always=True, shared=True),
     Route("/v1/activity", {"GET": cluster.activity}, Need.SIGNED_IN, always=True, shared=True),
+    Route("/v1/control", {"GET": cluster.control}, Need.ADMIN),
     Route("/v1/cluster/transfer", {"POST": cluster.transfer}, Need.ADMIN, always=True),
     Route("/v1/cluster/members", {"POST": cluster.add}, Need.ADMIN, always=True),
     Route("/v1/cluster/limits", {"POST": cluster.amend}, Need.ADMIN, always=True),

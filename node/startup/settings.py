@@ -6,6 +6,8 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from cluster.settings.node import NodeSettings
 from coordinator.log import PeerAddress
 from coordinator.machine.limits import Limits
@@ -81,6 +83,24 @@ def rescue_hash(path: Path | None) -> str:
     return hash_of(token)
 
 
+class _ControlFile(msgspec.Struct):
+    url: str
+    token: str
+
+
+def control_port(path: Path | None) -> tuple[str, str] | None:
+    """Return URL and token of the control port that a file names. A file that is gone or damaged
+    opens nothing, and is no reason not to serve.
+    """
+    if path is None:
+        return None
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_ControlFile)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found.url, found.token
+
+
 def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
     """Return the settings of the HTTP server. `descriptors`: how many files and sockets this
     process may open.
@@ -93,6 +113,7 @@ def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
         closed=settings.closed,
         etcd=settings.etcd,
         rescue_token_hash=rescue_hash(settings.rescue_token_file),
+        control=control_port(settings.control_file),
         page_dir=PAGE if PAGE.is_dir() else None,
         request_timeout_s=settings.request_timeout_s,
         slow_request_s=settings.slow_request_s,

@@ -190,6 +190,11 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "lease_full": ProblemKind(
         409, "Too many keys at one lease", "grant another lease; nothing was changed"
     ),
+    "no_control": ProblemKind(
+        404,
+        "No control port",
+        "start the cluster by `python -m cluster up`, and ask from the same machine",
+    ),
     "pruned": ProblemKind(410, "No longer kept", "begin again from the present state"),
     "undone": ProblemKind(
         410,

@@ -111,6 +111,16 @@ class ActivityAnswer(msgspec.Struct, frozen=True):
     """
     leaderships: tuple[Leadership, ...]
     """The newest changes of leader, oldest first."""
+    control: bool
+    """Whether a local runner lets people of its machine disturb members (`GET /v1/control`)."""
+
+
+class ControlAnswer(msgspec.Struct, frozen=True):
+    """The control port of the local runner that started this node."""
+
+    url: str
+    token: str
+    """What a request to it brings as `Authorization: Bearer`."""
 
 
 class HealthView(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from node.api.openapi.answers import (
     AdoptAnswer,
     AmendAnswer,
     ClusterView,
+    ControlAnswer,
     HealthView,
     LegacyAnswer,
     TransferAnswer,
@@ -305,6 +306,12 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         "What this node acknowledged since it started, and the changes of leader it saw.",
         {200: ("Its figures.", JSON, ActivityAnswer)},
         (400,),
+    ),
+    ("/v1/control", "GET"): Endpoint(
+        "Where the local runner that started this node is told to kill, pause, cut off and heal "
+        "members. For callers of the same machine alone.",
+        {200: ("Its control port.", JSON, ControlAnswer)},
+        (400, 404),
     ),
     ("/v1/cluster/transfer", "POST"): Endpoint(
         "Hand leadership over.",

@@ -14,15 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from cluster.local import layout
+from cluster.local.control import ControlFile
 from cluster.local.layout import running
+from cluster.local.links import Links
 from cluster.local.process import ROOT, NodeState
 from cluster.local.runner import LocalCluster
 from cluster.local.supervision import STEADY_S, NodeFailed, backoff_s, failures_after
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
+from cluster.settings.values import MemberSetting
 from kv.errors import BadRequest
 
 DUMMY = (sys.executable, "-m", "tests.unit.cluster.dummy_node")
@@ -346,3 +350,80 @@ async def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         assert response.status == 200
     assert await asyncio.to_thread(command.main, ["down", "--data", str(made.data)]) == 0
     assert await process.wait() == 0
+
+
+async def test_the_control_port_disturbs_members_for_who_knows_its_token(tmp_path: Path) -> None:
+    async with LocalCluster(settings(tmp_path), command=DUMMY, control=True) as cluster:
+        await cluster.wait_ready()
+        path = tmp_path / "data" / "control.json"
+        assert path.stat().st_mode & 0o077 == 0
+        port = msgspec.json.decode(path.read_bytes(), type=ControlFile)
+        node, other = cluster.nodes["n1"], cluster.nodes["n2"]
+        assert node.environ["ACORDO_CONTROL_FILE"] == str(path)
+        own_page = {"Origin": node.url, "Authorization": f"Bearer {port.token}"}
+        async with aiohttp.ClientSession(base_url=port.url, headers=own_page) as http:
+
+            async def ask(path: str, **headers: str) -> int:
+                async with http.post(path, headers=headers) as answer:
+                    assert answer.status == 200 or (await answer.json())["detail"]
+                    return answer.status
+
+            before = node.pid
+            assert await ask("/v1/members/n1/kill", Authorization="Bearer guessed") == 401
+            assert await ask("/v1/members/n1/kill", Origin="http://evil.example") == 403
+            assert await ask("/v1/members/n1/kill", Host=f"evil.example:{node.url[-5:]}") == 421
+            assert await ask("/v1/members/n9/kill") == await ask("/v1/members/n1/burn") == 404
+            assert await ask("/v1/members/n2/cut") == 409  # its links do not lead through here
+            assert node.pid == before
+            async with http.options("/v1/members/n1/kill") as allowed:
+                assert allowed.headers["Access-Control-Allow-Origin"] == node.url
+
+            assert await ask("/v1/members/leader/kill") == 200
+            await until(lambda: node.pid not in (None, before), "the runner starts it again")
+            assert await ask("/v1/members/n2/stop") == 200
+            await until(lambda: other.pid is None, "it stays down")
+            async with http.get("/v1/members") as found:
+                listed = {each["id"]: each for each in (await found.json())["members"]}
+            assert [listed[name]["down"] for name in ("n1", "n2", "n3")] == [False, True, False]
+            assert await ask("/v1/members/n2/heal") == 200
+            await until(lambda: other.pid is not None, "it runs again")
+    assert not path.exists()
+
+
+async def test_a_paused_member_is_not_killed_for_its_silence(tmp_path: Path) -> None:
+    async with LocalCluster(
+        settings(tmp_path, liveness_timeout_s=0.5), command=DUMMY, control=True
+    ) as cluster:
+        await cluster.wait_ready()
+        node = cluster.nodes["n1"]
+        pid, node.paused = node.pid, True
+        assert cluster.nodes["n1"].signal(signal.SIGSTOP)
+        cluster.kill("n2")
+        starts = cluster.nodes["n2"].starts
+        await until(lambda: cluster.nodes["n2"].starts > starts, "the other one is looked after")
+        await asyncio.sleep(1.0)  # longer than the silence that it kills for
+        assert node.pid == pid
+        node.paused = False
+        await until(lambda: node.pid not in (None, pid), "its silence counts again")
+
+
+async def test_what_is_cut_waits_and_goes_on_when_it_is_healed() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(100):
+            writer.write(chunk)
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, Links([MemberSetting("n1", address), MemberSetting("n2", address)]) as links:
+        port = int(links.routes_of("n1").removeprefix("n2=127.0.0.1:"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"one")
+        assert await reader.read(3) == b"one"
+        links.cut_off("n2")
+        writer.write(b"two")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(3), 0.2)
+        links.heal("n2")
+        assert await reader.read(3) == b"two"
+        writer.close()

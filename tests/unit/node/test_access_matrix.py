@@ -125,6 +125,7 @@ NATIVE: Final[dict[tuple[str, str], list[Row]]] = {
     ("/v1/leader", "GET"): [Row(SIGNED, plain("/v1/leader"))],
     ("/v1/cluster", "GET"): [Row(SIGNED, plain("/v1/cluster"))],
     ("/v1/activity", "GET"): [Row(SIGNED, plain("/v1/activity"))],
+    ("/v1/control", "GET"): [Row(ADMIN, plain("/v1/control"))],
     ("/v1/access", "GET"): [Row(SIGNED, plain("/v1/access"))],
     ("/v1/cluster/transfer", "POST"): [Row(ADMIN, plain("/v1/cluster/transfer"))],
     ("/v1/cluster/members", "POST"): [Row(ADMIN, plain("/v1/cluster/members", {}))],

@@ -40,3 +40,17 @@ async def test_activity_counts_what_was_acknowledged_once(open_api: Open) -> Non
         after = (await api.ask("GET", "/v1/activity")).json()
         assert after["writes_acknowledged"] == sum(after["write_ms"]["counts"]) == 1
         assert len(after["write_ms"]["counts"]) == len(after["write_ms"]["bounds"]) + 1
+
+
+async def test_a_local_runner_is_told_to_callers_of_this_machine(open_api: Open) -> None:
+    async with open_api() as api:
+        (await api.ask("GET", "/v1/control")).problem(404, "no_control")
+    async with open_api(control=("http://127.0.0.1:9", "secret")) as api:
+        assert (await api.ask("GET", "/v1/control")).json() == {
+            "url": "http://127.0.0.1:9",
+            "token": "secret",
+        }
+        rebound = await api.ask("GET", "/v1/control", headers={"Host": "evil.example"})
+        rebound.problem(421, "wrong_host")
+        page = await api.ask("GET", "/")
+        assert " http://127.0.0.1:9 " in page.headers["Content-Security-Policy"]
