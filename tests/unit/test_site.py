@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,3 +86,43 @@ def test_what_a_newcomer_from_elsewhere_is_shown_is_there() -> None:
                 continue
             named += 1
     assert named > 70
+
+
+def code_of(page: Path) -> list[str]:
+    return re.findall(r"^```\w+\n.*?^```", page.read_text(), re.M | re.S)
+
+
+def test_the_readme_in_portuguese_keeps_step() -> None:
+    english, portuguese = ROOT / "README.md", ROOT / "README.pt-BR.md"
+    assert code_of(english) == code_of(portuguese), "the same commands, programs and output"
+    for form in (r"^#+ ", r"^\| ", r"^\* ", r"^!\["):
+        counts = [len(re.findall(form, page.read_text(), re.M)) for page in (english, portuguese)]
+        assert counts[0] == counts[1], form
+    links = [
+        set(re.findall(r"\]\((?!README)([^)\s]+)\)", page.read_text()))
+        for page in (english, portuguese)
+    ]
+    assert links[0] == links[1]
+
+
+def test_what_is_said_to_language_models_leads_somewhere() -> None:
+    text = (ROOT / "llms.txt").read_text()
+    assert text.startswith("# Acordo\n\n> ")
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 15
+    assert not [link for link in links if not (ROOT / link).exists()]
+    paths = {re.sub(r"\{\w+\}", "{}", path) for path, _ in ALL}
+    for path in re.findall(r"(?:GET|PUT|POST) (/[\w/{}]+)", text):
+        assert re.sub(r"\{\w+\}", "{}", path) in paths, path
+    for name in re.findall(r"`(Sync)?Client`", text):
+        assert hasattr(acordo, f"{name}Client")
+
+
+def test_the_page_of_releases_names_what_is_made() -> None:
+    page, version = (ROOT / "docs" / "releases.md").read_text(), generated.version()
+    for name in (f"acordo-{version}-py3-none-any.whl", f"acordo-node:{version}"):
+        assert name in page
+    manifests = (ROOT / "deploy" / "kubernetes" / "members.yaml").read_text()
+    assert f"image: acordo-node:{version}" in manifests
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cli", "server", "cert"} <= set(project["optional-dependencies"])
