@@ -139,6 +139,9 @@ test-failover: $(READY)  ## fail the primary of a shared store under Patroni ove
 test-upgrade: $(READY)  ## roll a cluster of the released version to this one under load, and back (QUICK=1: the replicated store alone, 90 seconds)
 	$(PY) -m tests.upgrade $(if $(QUICK),--kinds replicated --short)
 
+fuzz: $(READY)  ## fuzz every parser by coverage, for MINUTES=10 each (T=raft_frames,http: some of them); faults in build/fuzz/faults
+	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(T),--targets $(T))
+
 flaky: $(READY)  ## run what touches time, signals or processes N=50 times with both cores busy (T=path for a part)
 	$(PY) -m tests.flaky --rounds $(or $(N),50) $(T_GIVEN)
 
@@ -164,4 +167,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help docs install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
-	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade flaky chart cloud-costs images sync lock clean
+	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade fuzz flaky chart cloud-costs images sync lock clean

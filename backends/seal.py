@@ -41,7 +41,7 @@ def unseal(space: Space, key: bytes, raw: object) -> Entry | None:
         return None
     try:
         entry = _unpack(packed)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None  # signed by us, but encoded by another version
     sound = (
         entry.key == key

@@ -223,7 +223,7 @@ def read_file(path: Path, kind: type[_F], *, newest: int = FORMAT) -> _F:
                 f"{newest})",
             )
         return msgspec.json.decode(raw, type=kind)
-    except (OSError, msgspec.MsgspecError, TypeError, UnicodeDecodeError) as exc:
+    except (OSError, msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest(
             "corrupt_file", f"{path} cannot be read: {exc}", allowed="the file as it was written"
         ) from exc

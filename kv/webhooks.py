@@ -58,7 +58,7 @@ def _read(records: Mapping[bytes, bytes]) -> Iterable[Webhook]:
         if key.startswith(WEBHOOKS):
             try:
                 yield msgspec.json.decode(raw, type=Webhook)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
 
 

@@ -100,7 +100,14 @@ class BackupCheck:
         while self._digest and (found := self._take()) is not None:
             try:
                 self._enter(*found)
-            except (msgspec.MsgspecError, ValueError, TypeError, IndexError, LookupError) as exc:
+            except (
+                msgspec.MsgspecError,
+                ValueError,
+                TypeError,
+                IndexError,
+                LookupError,
+                RecursionError,
+            ) as exc:
                 raise self._altered(f"it cannot be read ({exc})") from exc
 
     def end(self) -> BackupSummary:

@@ -71,7 +71,7 @@ def read_point(checkpoint: Path, kind: type[_Point]) -> _Point:
     """
     try:
         point = msgspec.json.decode(checkpoint.read_bytes(), type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest(
             f"{checkpoint} is no checkpoint: {exc}",
             code="bad_checkpoint",

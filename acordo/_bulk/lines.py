@@ -189,7 +189,7 @@ class LineReader:
                 return Line(number, b"", b"", None, "", lease)
             key = intents.key_bytes(forms.from_json(form.key))
             value = forms.from_json(form.value)
-        except (msgspec.MsgspecError, forms.Damaged, BadRequest, ValueError) as exc:
+        except (msgspec.MsgspecError, forms.Damaged, BadRequest, ValueError, RecursionError) as exc:
             self._tally.reject(number, str(exc))
             return None
         if form.expires_ms is not None and form.ttl is not None:

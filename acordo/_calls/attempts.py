@@ -82,5 +82,5 @@ def problem_in(status: int | None, headers: Mapping[str, str], body: bytes) -> P
         return None
     try:
         return _problem_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

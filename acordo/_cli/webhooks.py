@@ -159,6 +159,6 @@ async def replay(client: Client, letter: dict[str, Any]) -> None:
 def _object(value: bytes) -> dict[str, Any]:
     try:
         form = msgspec.json.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     return form if isinstance(form, dict) else {}

@@ -362,10 +362,18 @@ def _converted(form: object, kind: type[_T]) -> _T:
 
 
 def parse_inspected(line: bytes) -> results.Inspected:
-    """Return one line of a check. Raises ReadFailed if it is the reason why that ended early."""
+    """Return one line of a check. Raises ReadFailed if it is the reason why that ended early, or
+    is cut off.
+    """
     try:
         return msgspec.json.decode(line, type=results.Inspected)
-    except msgspec.ValidationError as exc:
-        ended = msgspec.json.decode(line, type=dict[str, dict[str, str]]).get("ended", {})
-        detail = ended.get("detail") or str(exc)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        detail = _why_ended(line) or str(exc)
         raise ReadFailed(f"the check ended early: {detail}", reason="verify_cut") from exc
+
+
+def _why_ended(line: bytes) -> str:
+    try:
+        return msgspec.json.decode(line, type=dict[str, dict[str, str]])["ended"]["detail"]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
+        return ""

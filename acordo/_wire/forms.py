@@ -6,7 +6,6 @@ Data from a node is checked: whatever is not what the API promises raises `Damag
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 import msgspec
@@ -55,7 +54,7 @@ def from_json(form: object) -> bytes:
     if isinstance(form, dict) and set(form) == {"base64"} and isinstance(form["base64"], str):
         try:
             return base64.b64decode(form["base64"], validate=True)
-        except binascii.Error as exc:
+        except ValueError as exc:  # also of characters beyond ASCII
             raise Damaged("broken base64") from exc
     raise Damaged('neither a string nor {"base64": …}')
 
@@ -199,7 +198,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in `body`. Raises Damaged."""
     try:
         answer = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise Damaged(f"broken JSON: {exc}") from exc
     if not isinstance(answer, dict):
         raise Damaged("not a JSON object")

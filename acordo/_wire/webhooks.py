@@ -126,5 +126,5 @@ def _decoded(reply: Reply, kind: type[T]) -> T:
     served(reply)
     try:
         return msgspec.json.decode(reply.body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise Damaged(str(exc)) from exc

@@ -173,5 +173,5 @@ def tables_of(content: bytes) -> MemberTables:
         raise ValueError("it is torn")
     try:
         return MemberTables.of(_unpack(packed))
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ValueError("it cannot be read") from exc

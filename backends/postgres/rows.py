@@ -74,7 +74,7 @@ def version_of(key: bytes, revision: int, row: Sequence[Any], *, store: str) -> 
         return Version(key, revision, value, *said)
     try:
         return Version(key, revision, _unpack_reference(value), *said)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise StoreDamaged(store, key, revision) from exc
 
 
@@ -112,7 +112,7 @@ def b64(raw: bytes) -> str:
 def _sound(decode: Callable[[bytes], T], packed: bytes) -> T:
     try:
         return decode(packed)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise StoreDamaged(
             "store", b"", 0, f"a row of the ledger or of op_ids is damaged: {exc}"
         ) from exc

@@ -346,7 +346,7 @@ def parse(body: bytes) -> Command:
         raise BadRequest("bad_message", f"{len(body)} bytes", allowed=f"up to {BODY_BYTES_MAX}")
     try:
         found = msgspec.json.decode(body, type=Command)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadRequest("bad_message", str(exc), allowed=f"a command of schema {SCHEMA}") from exc
     except UnicodeDecodeError as exc:
         raise BadRequest(

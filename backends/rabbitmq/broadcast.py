@@ -220,7 +220,7 @@ def change_of(raw: bytes) -> Change:
     """Decode the change in a message that `body` made. Raises BadRequest for any other message."""
     try:
         message = msgspec.json.decode(raw, type=_Message)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest("bad_message", str(exc), allowed=f"a message of schema {SCHEMA}") from exc
     if message.schema != SCHEMA:
         raise BadRequest(

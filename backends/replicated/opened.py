@@ -180,7 +180,7 @@ class OpenedFile:
                 self.newest = reads.newest_row(connection)
                 self.floor = schema.one(connection, "SELECT floor FROM state")
                 self.leases = LeaseIndex(reads.leased(connection))
-            except (sqlite3.Error, msgspec.MsgspecError, ValueError) as exc:
+            except (sqlite3.Error, msgspec.MsgspecError, ValueError, RecursionError) as exc:
                 self._goes_on(exc)
                 raise files.unavailable(self.path, exc) from exc
             self._newest.clear()
@@ -234,7 +234,7 @@ class OpenedFile:
     def _now(self, body: Callable[[], T]) -> T:
         try:
             return body()
-        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as exc:
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError, RecursionError) as exc:
             self._goes_on(exc)
             raise files.unavailable(self.path, exc) from exc
 

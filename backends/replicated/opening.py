@@ -65,7 +65,7 @@ def open_file(path: str) -> Found:
             raise
     except UnsoundFile:
         raise
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise UnsoundFile(f"its newest row cannot be read: {exc}") from exc
     except sqlite3.Error as exc:
         if is_damage(exc):

@@ -390,7 +390,7 @@ def damaged_rows(connection: sqlite3.Connection, after: int) -> tuple[int, tuple
     for n, value in enumerate(values):
         try:
             row = rows.ledger_row(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             damaged.append(value[0])
             before = None
             reached = value[0]

@@ -44,7 +44,7 @@ def open_run(path: Path) -> SavedRun:
     if (path / FINAL_FILE).exists():
         try:
             evidence = msgspec.json.decode((path / FINAL_FILE).read_bytes(), type=Evidence)
-        except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, OSError, RecursionError) as exc:
             raise HistoryError(str(exc), source=FINAL_FILE) from exc
     return SavedRun(load_history(path / HISTORY_FILE), ledger, evidence, path.name)
 
@@ -74,6 +74,6 @@ def load_ledger(path: Path) -> Ledger:
     for n, line in enumerate(lines, 1):
         try:
             rows += [msgspec.json.decode(line, type=dict[str, Any])] if line.strip() else []
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise HistoryError(f"no JSON ({exc})", line=n, source=str(path)) from exc
     return ledger.parse(rows, source=path.name)

@@ -39,7 +39,7 @@ class LocalDriver:
             )
         try:
             self.file = msgspec.json.decode(path.read_bytes(), type=ClusterFile)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise BadRequest("bad_directory", f"{path} cannot be read: {exc}") from exc
         if self.file.store == "shared" and PREFIX + "STORE" not in self.settings:
             raise BadRequest(

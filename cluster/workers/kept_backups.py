@@ -40,7 +40,7 @@ def note_of(raw: bytes, name: str) -> BackupNote | None:
     """Decode the note that stands under a name; None: it is none of ours."""
     try:
         note = msgspec.json.decode(raw, type=BackupNote)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return note if NAME.fullmatch(note.name) and note.name + NOTE == name else None
 

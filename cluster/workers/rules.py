@@ -78,7 +78,7 @@ def parse_subscription(name: str, value: bytes) -> Subscription:
         raise refuse("its name", "1 to 64 letters, digits and . _ -, a letter or digit first")
     try:
         found = msgspec.json.decode(value, type=Subscription)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise refuse(str(exc), '{"url", "secret", "prefix"?, "after"?}') from exc
     if (wrong := wrong_url(found.url)) is not None:
         raise refuse(wrong, "http(s)://HOST[:PORT]/PATH, no login")

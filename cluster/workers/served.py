@@ -130,7 +130,7 @@ class ServedSubscription:
         begin = self._revision if self._subscription.after is None else self._subscription.after
         if found is None:
             return Place(begin)
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             cursor = msgspec.json.decode(found.value, type=Cursor)
             if cursor.of not in (0, self._created_ms):
                 return Place(begin)  # of an earlier subscription of this name
@@ -294,7 +294,7 @@ class ServedSubscription:
         try:
             letter = msgspec.json.decode(value, type=DeadLetter)
             body = b64decode(letter.body, validate=True)
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         if not rules.DELIVERY.fullmatch(letter.delivery):
             _log.warning("a replay that names no delivery is dropped", subscription=self._name)

@@ -97,7 +97,7 @@ class Asking:
             times = _decode_answer(said)
             if len(times) != len(batch):
                 raise NotApplied("not_leader", "the leader's answer cannot be used")
-        except (KvError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (KvError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             failed = exc if isinstance(exc, NotApplied) else NotApplied("not_leader", str(exc))
             for _, _, answered in batch:
                 if not answered.done():

@@ -159,7 +159,7 @@ class LeaseKeeper:
         """Answer a LeaseQuestion, as `coordinator.log.Replica.answer`. Raises NotApplied."""
         try:
             asked = decode_question(question)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise BadRequest("bad_question", str(exc)) from exc
         tenure = self._serving()
         received_s = self._clock.monotonic()

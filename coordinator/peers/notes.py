@@ -69,7 +69,7 @@ def read_note(note: bytes) -> Note | None:
         return None
     try:
         return _decoder.decode(note)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -53,7 +53,7 @@ def place_of(token: str, prefix: bytes, *, keys_only: bool) -> PagePosition:
         place, bound = _decode(
             base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         )
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as exc:
+    except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError) as exc:
         raise bad from exc
     sound = (
         place.form == FORM

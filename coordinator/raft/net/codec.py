@@ -83,7 +83,13 @@ class Codec:
             return self._encoder.encode(
                 kind(**{name: value for name, value in message.items() if name != "type"})
             )
-        except (TypeError, OverflowError, UnicodeError, msgspec.MsgspecError) as exc:
+        except (
+            TypeError,
+            OverflowError,
+            UnicodeError,
+            msgspec.MsgspecError,
+            RecursionError,
+        ) as exc:
             raise WireError(f"{message['type']}: {exc}") from exc
 
     def decode(self, payload: bytes | bytearray | memoryview) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def decode_identity(facts: bytes) -> PeerIdentity:
     """Decode a peer's identity; return an empty one if it cannot be decoded."""
     try:
         return _decoder.decode(facts) if facts else PeerIdentity()
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return PeerIdentity()
 
 

@@ -245,5 +245,5 @@ def _without_prefix(magic: bytes, content: bytes) -> tuple[bytes, int]:
 def _decode(body: bytes, kind: type[_Header]) -> _Header:
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadHeaderError("broken", f"the header cannot be read ({exc})") from exc

@@ -79,7 +79,7 @@ def decode(content: bytes) -> Snapshot:
         if zlib.crc32(view[_PREFIX.size : begin]) != checksum:
             raise NotASnapshotError("snapshot_corrupt", "its header's checksum is wrong")
         header = msgspec.msgpack.decode(view[_PREFIX.size : begin], type=SnapshotHeader)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise NotASnapshotError("snapshot_corrupt", f"its header cannot be read ({exc})") from exc
     body = content[begin:-DIGEST_BYTES]
     if len(body) != header.length:

@@ -127,7 +127,7 @@ def decode_change(change: bytes) -> Change:
     """Decode a change. Raises ValueError if the bytes are no change."""
     try:
         return _change_decoder.decode(change)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ValueError(f"no membership change: {exc}") from exc
 
 
@@ -135,7 +135,7 @@ def decode_configuration(configuration: bytes) -> Configuration:
     """Decode a configuration. Raises ValueError if the bytes are no configuration."""
     try:
         return _decode_configuration(configuration)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ValueError(f"no configuration: {exc}") from exc
 
 
