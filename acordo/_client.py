@@ -7,6 +7,7 @@ This module combines them into the public calls.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, TypeVar, overload
 
@@ -467,6 +468,27 @@ class Client(ClusterCalls, LeaseCalls, AccessCalls, WebhookCalls):
             bookmarks=bookmarks,
             timeout_s=self._timeout_s,
         )
+
+    async def poll(
+        self, prefix: Bytes = b"", *, after: int | str | None = None, wait_s: float = 30.0
+    ) -> results.Changes:
+        """Return the next changes under a prefix after a position, waiting up to `wait_s` seconds
+        for the first; at once and without any when `after` is None, for a position to begin with.
+
+        It tells what `watch` tells, which is cheaper where changes are many: poll where a wait has
+        to end. `Changes.position` is what to poll after next. Raises Pruned (Undone when what was
+        told before is void), ReadFailed, Unreachable, BadRequest.
+        """
+        raw, deadline = as_bytes(prefix, "prefix"), time.monotonic() + wait_s
+        position = None if after is None else str(after)
+        while True:
+            left = deadline - time.monotonic()
+            # less than one attempt may take, or each would be given up before its answer
+            request = requests.poll_request(raw, position, max(0, min(left, self._poll_s)))
+            found = await self._call(request, answers.parse_changes, None)
+            if found.events or position is None or left <= self._poll_s:
+                return found
+            position = found.position
 
     # ------------------------------------------------------------------------------------ privately
 

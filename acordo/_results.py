@@ -4,6 +4,7 @@ anything.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -53,6 +54,11 @@ class Reading(_Result, frozen=True, kw_only=True):
     version: int = 0
     """How often the key was put since then, this one included; 0: absent, or not said."""
     served: Served
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the key will be deleted, approximately; None: never."""
+        return _moment(self.expires_ms)
 
     @property
     def present(self) -> bool:
@@ -399,6 +405,22 @@ class Change(_Result, frozen=True, kw_only=True):
     given again.
     """
 
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the key will be deleted, approximately; None: never."""
+        return _moment(self.expires_ms)
+
+
+class Changes(_Result, frozen=True, kw_only=True):
+    """The changes that a poll has found, oldest first, each revision whole."""
+
+    events: tuple[Change, ...]
+    """Empty: there were none in time."""
+    position: str
+    """What to poll after next."""
+    revision: int
+    """Everything under the prefix up to here has been told."""
+
 
 class Bookmark(_Result, frozen=True, kw_only=True):
     """A position to resume after: every change under the prefix up to `revision` has been
@@ -438,3 +460,7 @@ class LedgerRow(_Result, frozen=True, kw_only=True):
     """In hexadecimal; computed over all that the rows up to here made, outcomes and versions; empty
     in a shared store.
     """
+
+
+def _moment(ms: int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)

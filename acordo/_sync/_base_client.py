@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from acordo import _results as results
 from acordo._errors import BadRequest
 from acordo._messages import Reply, Request
-from acordo._sync._calls.caller import Caller
+from acordo._sync._calls.caller import FIRST_SHARE, Caller
 from acordo._sync._calls.transport import Transport
 from acordo._tls import client_tls
 from acordo._tokens import client_token
@@ -27,6 +27,8 @@ TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 4.0
 CONNECT_TIMEOUT_S: Final = 1.0
 CONNECTIONS_MAX: Final = 128
+POLL_SHARE: Final = 0.75
+"""Share of a first attempt's time for which a node is asked to wait for a change."""
 
 T = TypeVar("T")
 
@@ -83,6 +85,7 @@ class BaseClient:
         if tls is None and any(url.startswith("https") for url in self.urls):
             tls = client_tls()
         self._timeout_s = timeout_s
+        self._poll_s = min(attempt_timeout_s * FIRST_SHARE, timeout_s) * POLL_SHARE
         self._level, self._new_op_id = level, op_ids
         self._transport = Transport(
             connections_max=connections_max,

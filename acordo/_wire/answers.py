@@ -269,7 +269,27 @@ def parse_ledger(reply: Reply) -> tuple[tuple[results.LedgerRow, ...], int | Non
 
 def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
     """Return one change of a watch. Raises Damaged."""
-    form = json_object(data)
+    return _change(kind, json_object(data), last=last)
+
+
+def parse_changes(reply: Reply) -> results.Changes:
+    """Return the changes of a poll. Raises Damaged."""
+    form = _object(reply)
+    events, position = json_list(form.get("events")), form.get("next")
+    if not isinstance(position, str) or not all(isinstance(each, dict) for each in events):
+        raise Damaged("a poll without its events, or without next")
+    found = [_change(str(each.get("event")), each, last=False) for each in events]
+    for at, change in enumerate(found):
+        if at + 1 == len(found) or found[at + 1].revision != change.revision:
+            found[at] = msgspec.structs.replace(change, last=True)
+    if found:
+        found[-1] = msgspec.structs.replace(found[-1], position=position)
+    return results.Changes(
+        events=tuple(found), position=position, revision=parse_event_id(position)
+    )
+
+
+def _change(kind: str, form: dict[str, Any], *, last: bool) -> results.Change:
     key, revision = from_json(form.get("key")), integer(form.get("revision"))
     op_id = form.get("op_id")
     return results.Change(

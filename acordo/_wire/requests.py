@@ -213,6 +213,11 @@ def watch_request(prefix: bytes, after: str) -> Request:
     )
 
 
+def poll_request(prefix: bytes, after: str | None, wait_s: float) -> Request:
+    """Return a request for the next changes after a position; None: for the present position."""
+    return plain_get(with_query("/v1/watch", prefix=prefix, after=after, poll=round(wait_s, 3)))
+
+
 def grant_request(ttl_s: float, lease: str | None, op_id: str) -> Request:
     """Return a request to grant a lease."""
     body: dict[str, object] = {"ttl": ttl_s} if lease is None else {"ttl": ttl_s, "id": lease}

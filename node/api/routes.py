@@ -28,10 +28,10 @@ from node.api import (
     operations,
     page,
     txn,
-    watch,
 )
 from node.api.openapi import document as openapi
 from node.api.operating import access, ledger, sessions, verify, webhooks
+from node.api.watching import stream as watching
 from node.etcd.call import Identity
 from node.etcd.cluster import version as etcd_version
 from node.etcd.routes import PREFIXES as ETCD_PREFIXES
@@ -110,7 +110,7 @@ WHOLE: Final = (
     Route("/v1/txn", {"POST": txn.post}, Need.KEYS),
     Route("/v1/batch", {"POST": batch.post}, Need.KEYS),
     Route("/v1/async", {"POST": asynchronous.post}, Need.KEYS),
-    Route("/v1/watch", {"GET": watch.get}, Need.KEYS, long=True),
+    Route("/v1/watch", {"GET": watching.get}, Need.KEYS, long=True),
     Route("/v1/leases", {"GET": leases.listing, "POST": leases.grant}, Need.KEYS),
     Route("/v1/keep-alive", {"POST": leases.keep_many_alive}, Need.KEYS),
     Route("/v1/leader", {"GET": cluster.leader}, Need.SIGNED_IN, always=True),

@@ -132,6 +132,33 @@ class HistoryAnswer(Struct, frozen=True, omit_defaults=True):
     """What to go on with: there may be older ones. Left out at the end of what is kept."""
 
 
+class EventAnswer(Struct, frozen=True, omit_defaults=True):
+    """One change of one key. A delete has no value."""
+
+    event: Literal["put", "delete"]
+    key: str | dict[str, str]
+    revision: int
+    op_id: str
+    log_time_ms: int
+    value: str | dict[str, str] | UnsetType = UNSET
+    expires_ms: int | None = None
+    """Log time at which the key will be deleted. Left out if never."""
+    create_revision: int = 0
+    version: int = 0
+    lease: str | None = None
+
+
+class ChangesAnswer(Struct, frozen=True):
+    """The changes after a position, oldest first, each revision whole; none: there was none in
+    time. Ask after `next` for those that follow.
+    """
+
+    events: list[EventAnswer]
+    next: str
+    revision: int
+    """Everything up to here has been told."""
+
+
 class LeaderAnswer(Struct, frozen=True):
     """The leader, as the answering node knows it."""
 

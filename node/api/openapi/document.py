@@ -28,7 +28,11 @@ def document(version: str, url: str) -> bytes:
     for endpoint in ALL.values():
         kinds += [
             kind
-            for kind in (endpoint.body, *(a[2] for a in endpoint.answers.values()))
+            for kind in (
+                endpoint.body,
+                *(a[2] for a in endpoint.answers.values()),
+                *(kind for _, kind in endpoint.also.values()),
+            )
             if _is_struct(kind)
         ]
     unique = list(dict.fromkeys(kinds))
@@ -94,7 +98,7 @@ def _is_struct(kind: Any) -> bool:
 def _endpoint(
     path: str, method: str, endpoint: Endpoint, refs: Mapping[Any, Any]
 ) -> dict[str, Any]:
-    answers = {
+    answers: dict[str, Any] = {
         str(status): {
             "description": text,
             "headers": {
@@ -105,6 +109,8 @@ def _endpoint(
         }
         for status, (text, media, kind) in endpoint.answers.items()
     }
+    for status, (media, kind) in endpoint.also.items():
+        answers[str(status)]["content"][media] = {"schema": _schema(kind, refs)}
     for status in sorted({*endpoint.refusals, *(() if path in _OPEN else (401, 403)), 429, 503}):
         answers.setdefault(str(status), _refusal(refs))
     found: dict[str, Any] = {

@@ -40,10 +40,12 @@ from node.api.openapi.parameters import (
     REVISION,
     Parameter,
 )
+from node.api.watching.polling import POLL_S_MAX
 from node.exchange.headers import BYTES, JSON
 from node.reads.separated import SEPARATOR_BYTES_MAX
 from node.wire.answers import (
     BatchAnswer,
+    ChangesAnswer,
     HistoryAnswer,
     ItemAnswer,
     LeaderAnswer,
@@ -87,6 +89,8 @@ class Endpoint(NamedTuple):
     body: Any = None
     """The body: a type for JSON, or `bytes`."""
     body_required: bool = True
+    also: Mapping[int, tuple[str, Any]] = {}
+    """status → (media type, type) of what it answers if asked otherwise."""
 
 
 _WRITE: Final = (400, 408, 413, 422, 503, 504)
@@ -294,7 +298,15 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
             PREFIX,
             Parameter("after", "query", REVISION, "Begin after this revision; nothing: now."),
             Parameter("Last-Event-ID", "header", {"type": "string"}, "Resume after this event."),
+            Parameter(
+                "poll",
+                "query",
+                {"type": "number", "minimum": 0, "maximum": POLL_S_MAX},
+                "Answer with one JSON document: the next changes, waited for so many seconds, and "
+                "`next`, the position to ask after. Without a position it tells the present one.",
+            ),
         ),
+        also={200: (JSON, ChangesAnswer)},
     ),
     ("/v1/leader", "GET"): Endpoint(
         "Who leads.", {200: ("The leader.", JSON, LeaderAnswer)}, (400, 503)

@@ -9,6 +9,7 @@ connection without an answer).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -363,12 +364,15 @@ class FakeCluster:
             k: unquote_to_bytes(v)
             for k, _, v in (p.partition("=") for p in request.query_string.split("&"))
         }
+        after = raw.get("after", str(self.revision).encode()).decode()
         prefix, position = (
             raw.get("prefix", b""),
-            int(request.headers.get("Last-Event-ID", self.revision)),
+            int(request.headers.get("Last-Event-ID", after)),
         )
         if position < self.floor:
             return problem(410, "pruned", floor=self.floor)
+        if "poll" in raw:
+            return await self._poll(prefix, position, float(raw["poll"]))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         while True:
@@ -385,6 +389,20 @@ class FakeCluster:
             if todo and self.trouble(request) == "cut":
                 return response
             await news.wait()
+
+    async def _poll(self, prefix: bytes, position: int, wait_s: float) -> web.Response:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not any(c[0] > position and c[2].startswith(prefix) for c in self.changes):
+                    await self._news.wait()
+        todo = [c for c in self.changes if c[0] > position and c[2].startswith(prefix)]
+        events = [
+            {"event": kind, "key": to_json(key), "revision": revision, "op_id": op_id}
+            | ({} if value is None else {"value": to_json(value)})
+            for revision, kind, key, value, op_id in todo
+        ]
+        end = {"next": str(self.revision), "revision": self.revision}
+        return web.json_response({"events": events, **end})
 
     async def _leader(self, request: web.Request) -> web.Response:
         if self.leader is None:

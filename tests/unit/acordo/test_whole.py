@@ -185,3 +185,36 @@ async def test_every_answer_may_fail_once_and_nothing_is_doubled() -> None:
         cluster.trouble = trouble
         written = [await client.put(f"k{n}", "v") for n in range(20)]
         assert len({w.revision for w in written}) == cluster.applied == 20
+
+
+async def test_a_poll_tells_what_a_watch_tells_and_ends() -> None:
+    async with FakeCluster() as cluster, Client(cluster.urls, attempt_timeout_s=0.2) as client:
+        begin = await client.poll("w/")
+        assert (begin.events, begin.position) == ((), "0")
+        await client.put("w/a", "1")
+        await client.put("other", "2")
+        await client.txn(writes=[acordo.put("w/b", "3"), acordo.delete("w/a")])
+        found = await client.poll("w/", after=begin.position, wait_s=10)
+        assert [(c.kind, c.key, c.value, c.last) for c in found.events] == [
+            ("put", b"w/a", b"1", True),
+            ("put", b"w/b", b"3", False),
+            ("delete", b"w/a", None, True),
+        ]
+        assert (await client.poll("w/", after=found.position, wait_s=0.3)).events == ()
+        waiting = asyncio.create_task(client.poll("w/", after=found.position, wait_s=60))
+        await client.put("w/c", "4")
+        assert [c.key for c in (await waiting).events] == [b"w/c"]
+        cluster.floor = cluster.revision + 1
+        with pytest.raises(Pruned):
+            await client.poll("w/", after=1)
+
+
+async def test_expiry_is_told_as_a_moment() -> None:
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        cluster.expires_ms[b"k"] = 1_796_000_000_500
+        await client.put("k", "v")
+        reading = await client.read("k")
+        assert reading.expires_at is not None
+        assert reading.expires_at.isoformat() == "2026-11-30T00:53:20.500000+00:00"
+        await client.put("other", "v")
+        assert (await client.read("other")).expires_at is None

@@ -1,4 +1,5 @@
-"""GET /v1/watch: stream changes under a prefix as server-sent events.
+"""GET /v1/watch: stream changes under a prefix as server-sent events, or answer with the next
+ones (`polling`).
 
 `event: put | delete | progress | error`; `id:` is set on the last event of a revision and on
 bookmarks. A client resumes by `Last-Event-ID` (or `after`); 410 when that position is no longer
@@ -13,32 +14,30 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.access import plain_op_id
-from kv.errors import BackendUnavailable, KvError, NotApplied
-from kv.model import Version
+from kv.errors import KvError, NotApplied
 from kv.ports import Change
+from node.api.watching import polling
+from node.api.watching.changes import change_forms
 from node.exchange.exchange import Exchange
 from node.watching.ring import Portion
 from node.watching.watches import WatchEnded, Watcher
-from node.wire.byte_forms import checked_prefix, json_form
+from node.wire.byte_forms import checked_prefix
 from node.wire.documents import encode
 from node.wire.kept_positions import KeptPosition, parse_position
-from node.wire.lease_forms import lease_id
 from node.wire.problems import problem_of
+from node.wire.text_fields import parse_seconds
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """Bytes that may wait in the socket's buffer for one watcher."""
-PIECE_BYTES: Final = 64 * 1024
-"""After an event of this many bytes other tasks get a turn: the events of one revision may have 4
-MiB together.
-"""
 CUT_LINGER_S: Final = 5.0
 """How long a disconnected watcher may still read what waits for it."""
 
 
 async def get(x: Exchange) -> web.StreamResponse:
-    """Stream changes until the client disconnects or is too slow, or the node stops."""
-    prefix, kept = _asked(x)
+    """Stream changes until the client disconnects or is too slow, or the node stops; with `poll`
+    answer with the next ones.
+    """
+    prefix, kept, poll_s = _asked(x)
     after = None if kept is None else kept.revision
     if kept is not None and not await x.services.reads.reach_kept(kept, "revision", x.deadline):
         raise NotApplied(
@@ -47,6 +46,8 @@ async def get(x: Exchange) -> web.StreamResponse:
     settings = x.services.settings
     async with x.services.watches.open(prefix, after) as watcher:
         x.when_lost(watcher.leave)
+        if poll_s is not None:
+            return x.json(await polling.answer(x, watcher, 0.0 if after is None else poll_s))
         coming = watcher.portions(idle_s=min(settings.watch_bookmark_s, settings.watch_heartbeat_s))
         first = await _first(watcher, coming)
         response = web.StreamResponse(headers={**x.headers(), **_HEADERS})
@@ -66,16 +67,20 @@ _HEADERS: Final = {
 _HEARTBEAT: Final = b"d\r\n: heartbeat\n\n\r\n"
 
 
-def _asked(x: Exchange) -> tuple[bytes, KeptPosition | None]:
-    params = x.params("prefix", "after")
-    prefix = checked_prefix(params.get("prefix", b""))
+def _asked(x: Exchange) -> tuple[bytes, KeptPosition | None, float | None]:
+    params = x.params("prefix", "after", "poll")
+    prefix, poll = checked_prefix(params.get("prefix", b"")), params.get("poll")
+    poll_s = (
+        None
+        if poll is None
+        else parse_seconds(poll.decode("ascii", "replace"), "poll", polling.POLL_S_MAX)
+    )
     last_id = x.request.headers.get("Last-Event-ID")
     if last_id:
-        return prefix, parse_position(last_id.strip(), "Last-Event-ID")
+        return prefix, parse_position(last_id.strip(), "Last-Event-ID"), poll_s
     after = params.get("after")
-    return prefix, None if after is None else parse_position(
-        after.decode("ascii", "replace"), "after"
-    )
+    kept = None if after is None else parse_position(after.decode("ascii", "replace"), "after")
+    return prefix, kept, poll_s
 
 
 async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
@@ -189,34 +194,13 @@ def _unchunked(chunk: bytes) -> bytes:
 async def _events(x: Exchange, change: Change) -> bytes:
     """Return the events of one revision together, with the id on the last one."""
     parts: list[bytes] = []
-    for place, version in enumerate(change.versions):
-        form: dict[str, object] = {"key": json_form(version.key), "revision": change.revision}
-        if version.present:
-            form["value"] = json_form(await _value(x, version))
-        if version.expires_ms is not None:
-            form["expires_ms"] = version.expires_ms
-        if version.present:
-            form["create_revision"] = version.create_revision
-            form["version"] = version.version
-        if version.lease:
-            form["lease"] = lease_id(version.lease)
-        form["op_id"] = plain_op_id(change.op_id)
-        form["log_time_ms"] = change.log_time_ms
-        if place == len(change.versions) - 1:
-            parts.append(b"id: %s\n" % KeptPosition(change.revision, change.term).text.encode())
-        kind = b"put" if version.present else b"delete"
-        parts.append(b"event: " + kind + b"\ndata: " + encode(form) + b"\n\n")
-        if len(parts[-1]) >= PIECE_BYTES:
-            await asyncio.sleep(0)
+    async for kind, form in change_forms(x, change):
+        if len(parts) == len(change.versions) - 1:
+            id = KeptPosition(change.revision, change.term).text.encode()
+            parts.append(b"id: %s\nevent: %s\ndata: %s\n\n" % (id, kind.encode(), encode(form)))
+        else:
+            parts.append(b"event: %s\ndata: %s\n\n" % (kind.encode(), encode(form)))
     return b"".join(parts)
-
-
-async def _value(x: Exchange, version: Version) -> bytes:
-    deadline = x.services.clock.monotonic() + x.services.settings.store_timeout_s
-    value = await x.services.reads.store.value_of(version, deadline=deadline)
-    if value is None:
-        raise BackendUnavailable("store", "a present version without a value")
-    return value
 
 
 def _bookmark(reached: KeptPosition) -> bytes:

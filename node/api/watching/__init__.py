@@ -1,0 +1,1 @@
+"""GET /v1/watch: changes under a prefix, as a stream of events or as documents."""
