@@ -46,7 +46,7 @@ async def test_page_of_a_real_cluster(page: Page, start: Start) -> None:
         await page.fill("#value", "after the kill")
         await page.click("#put")
         await expect(page.locator("#state")).to_contain_text("Written at revision", timeout=WAIT_MS)
-        await page.fill("#prefix", "from")
+        await page.fill("#prefix", "from the page/")
         await page.press("#prefix", "Enter")
         await expect(page.locator("#rows tr")).to_contain_text("after the kill")
         await page.click("#delete")

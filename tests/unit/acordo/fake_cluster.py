@@ -336,20 +336,17 @@ class FakeCluster:
             if key.startswith(prefix) and key > after and value is not None:
                 value_form = {} if raw.get("keys_only") else {"value": to_json(value)}
                 entries.append({"key": to_json(key), **value_form, "revision": at})
-        page, folders = entries[:limit], dict[bytes, None]()
-        if separator := raw.get("separator"):
-            ends = {k: k.find(separator, len(prefix)) for k in self.history}
-            page = [each for each in entries if ends[from_json(each["key"])] < 0]
-            folders = {
-                k[: ends[k] + len(separator)]: None
-                for k in (from_json(each["key"]) for each in entries)
-                if ends[k] >= 0
-            }
-        token = (
-            f"{revision}:{from_json(page[-1]['key']).hex()}".encode()
-            if len(entries) > limit
-            else None
-        )
+        shown: dict[bytes, dict[str, Any] | None] = {}  # None: it is a folder
+        for each in entries:
+            key = from_json(each["key"])
+            before, found, _ = key[len(prefix) :].partition(raw.get("separator") or b"\xff" * 9)
+            name = prefix + before + found
+            if name != after:  # the folder that the page before ended with
+                shown[name] = None if found else each
+        names = list(shown)[:limit]
+        page = [each for name in names if (each := shown[name]) is not None]
+        folders = [name for name in names if shown[name] is None]
+        token = f"{revision}:{names[-1].hex()}".encode() if len(shown) > limit else None
         return web.json_response(
             {
                 "items": page,
