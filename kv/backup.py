@@ -21,8 +21,14 @@ import msgspec
 from kv.errors import BadRequest
 from kv.model import LedgerRow, RecordedOperation, Version
 
-FORMAT: Final = 1
-"""The newest format that this version reads, and the one that it writes."""
+WHOLE: Final = 1
+"""The format of a file that holds everything."""
+INCREMENTAL: Final = 2
+"""The format of a file that goes on from another one: no version that knows only whole ones takes
+it for one.
+"""
+FORMAT: Final = INCREMENTAL
+"""The newest format that this version reads."""
 MAGIC: Final = b"ACORDOBK"
 _PREFIX: Final = struct.Struct(">8sH6x")
 _HEAD: Final = struct.Struct(">cxxxII")
@@ -40,7 +46,7 @@ ChunkKind: TypeAlias = Literal[b"H", b"R", b"E", b"T"]
 class BackupHeader(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup is of. Encoded by name; fields are only ever added, with defaults."""
 
-    format: int = FORMAT
+    format: int = WHOLE
     acordo: str
     """The version of the program that wrote it."""
     kind: Literal["shared", "replicated"]
@@ -64,6 +70,11 @@ class BackupHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The feature level in force (R14)."""
     limits: Mapping[str, int] = {}
     """The limits in force, by name."""
+    since: int = 0
+    """Of an incremental one: it holds what changed after this revision, and nothing before."""
+    since_seq: int = 0
+    since_digest: bytes = b""
+    """Seq of the row that ends there, and the digest of the order up to it."""
 
 
 class RowRecord(msgspec.Struct, frozen=True, array_like=True, tag="l", gc=False):
@@ -144,15 +155,15 @@ _early_end = msgspec.msgpack.Decoder(EarlyEnd).decode
 class BackupEncoder:
     """Makes the bytes of one backup, chunk after chunk."""
 
-    def __init__(self) -> None:
-        self._number = 0
-        self._digest = _first_digest(begin())
+    def __init__(self, format: int = WHOLE) -> None:
+        self._number, self._begin = 0, begin(format)
+        self._digest = _first_digest(self._begin)
         self._pending: list[bytes] = []
         self._size = 0
 
     def header(self, header: BackupHeader) -> bytes:
         """Return the beginning of the file."""
-        return begin() + self._chunk(b"H", _pack(header))
+        return self._begin + self._chunk(b"H", _pack(header))
 
     def add(self, record: BackupRecord) -> bytes:
         """Take a record; return a chunk if one is full, else nothing. Raises BadRequest for a
@@ -199,7 +210,7 @@ class BackupDecoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._number = 0
+        self._number = self._format = 0
         self._digest = b""
         self.header: BackupHeader | None = None
         self.trailer: BackupTrailer | None = None
@@ -239,9 +250,10 @@ class BackupDecoder:
                 f"the backup has format {format}",
                 allowed=f"up to {FORMAT}: use the version of Acordo that wrote it, or a newer one",
             )
-        if bytes(self._buffer[: _PREFIX.size]) != begin():
+        prefix = bytes(self._buffer[: _PREFIX.size])
+        if format < WHOLE or prefix != begin(format):
             raise _altered(0, "its beginning is not what was written")
-        self._digest = _first_digest(begin())
+        self._format, self._digest = format, _first_digest(prefix)
         del self._buffer[: _PREFIX.size]
 
     def _take(self) -> Chunk | None:
@@ -277,6 +289,8 @@ class BackupDecoder:
                 return _records(chunk.payload)
             if chunk.kind == b"H":
                 self.header = _header(chunk.payload)
+                if self.header.format != self._format:
+                    raise _altered(number, "it is of another format than the file")
             elif chunk.kind == b"T":
                 self.trailer = _trailer(chunk.payload)
             else:
@@ -291,9 +305,9 @@ class BackupDecoder:
         return ()
 
 
-def begin() -> bytes:
-    """Return the first bytes of every backup."""
-    return _PREFIX.pack(MAGIC, FORMAT)
+def begin(format: int = WHOLE) -> bytes:
+    """Return the first bytes of every backup of a format."""
+    return _PREFIX.pack(MAGIC, format)
 
 
 def _first_digest(prefix: bytes) -> bytes:

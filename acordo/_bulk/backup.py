@@ -14,7 +14,7 @@ from acordo._bulk.checkpoints import in_thread_to_its_end
 from acordo._bulk.places import Directory, Place
 from acordo._bulk.progress import OnProgress, Progress, ignore
 from acordo._client import Client
-from acordo._errors import BadRequest
+from acordo._errors import BadRequest, Pruned
 
 PIECE_BYTES: Final = 1024 * 1024
 
@@ -27,16 +27,24 @@ async def backup(
 
 
 async def backup_into(
-    client: Client, place: Place, name: str, *, on_progress: OnProgress = ignore
+    client: Client,
+    place: Place,
+    name: str,
+    *,
+    since: BackupSummary | None = None,
+    on_progress: OnProgress = ignore,
 ) -> BackupSummary:
     """Write a backup to a place, where it appears, durable, once it is whole, and replaces what had
-    its name. Raises BadRequest, ReadFailed, Unreachable, OSError; then what was there stays.
+    its name; with `since`, only what changed after that one.
+
+    Raises BadRequest, ReadFailed, Unreachable, OSError, and Pruned if the cluster does not keep all
+    that changed; then what was there stays.
     """
     check = BackupCheck()
     found: list[BackupSummary] = []
 
     async def checked() -> AsyncGenerator[bytes, None]:
-        async with aclosing(_given_by(client)) as pieces:
+        async with aclosing(_given_by(client, since)) as pieces:
             async for piece in pieces:
                 await in_thread_to_its_end(lambda piece=piece: check.feed(piece))  # type: ignore[misc]  # called before the next
                 on_progress(Progress(0, check.size))
@@ -48,16 +56,36 @@ async def backup_into(
     return found[0]
 
 
-def _given_by(client: Client) -> AsyncGenerator[bytes, None]:
-    return cast(AsyncGenerator[bytes, None], client.backup())  # says less of itself than it is
+async def _given_by(client: Client, since: BackupSummary | None) -> AsyncGenerator[bytes, None]:
+    point = None if since is None else (since.revision, since.order)
+    # it says less of itself than it is
+    given = cast(AsyncGenerator[bytes, None], client.backup(since=point))
+    try:
+        async with aclosing(given) as pieces:
+            async for piece in pieces:
+                yield piece
+    except Pruned as exc:
+        assert since is not None
+        raise Pruned(
+            f"the cluster does not keep all that changed after revision {since.revision} any more: "
+            "take a whole backup, and then incremental ones more often than the retention of "
+            "history (ACORDO_HISTORY_RETENTION_S, …_REVISIONS)",
+            floor=exc.floor,
+            status=exc.status,
+            node=exc.node,
+        ) from exc
 
 
 async def backup_to(
-    client: Client, write: Callable[[bytes], object], *, on_progress: OnProgress = ignore
+    client: Client,
+    write: Callable[[bytes], object],
+    *,
+    since: BackupSummary | None = None,
+    on_progress: OnProgress = ignore,
 ) -> BackupSummary:
-    """Write a backup to a stream, checked as it passes."""
+    """Write a backup to a stream, checked as it passes; otherwise as `backup_into`."""
     check = BackupCheck()
-    async for piece in client.backup():
+    async for piece in _given_by(client, since):
         await in_thread_to_its_end(lambda piece=piece: _take(check, write, piece))  # type: ignore[misc]  # called before the next
         on_progress(Progress(0, check.size))
     return check.end()

@@ -15,7 +15,8 @@ import msgspec
 
 from acordo._errors import BadRequest
 
-FORMAT: Final = 1
+WHOLE, INCREMENTAL = 1, 2
+"""The formats that are read."""
 MAGIC: Final = b"ACORDOBK"
 _PREFIX: Final = struct.Struct(">8sH6x")
 _HEAD: Final = struct.Struct(">cxxxII")
@@ -48,6 +49,11 @@ class BackupSummary(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     acordo: str
     history: str
+    order: str
+    """The digest of the order up to its revision, from which an incremental one goes on."""
+    since: int | None = None
+    """Of an incremental one: the revision that it goes on from; None: it is a whole one."""
+    since_order: str = ""
 
 
 class _Header(msgspec.Struct):
@@ -61,6 +67,9 @@ class _Header(msgspec.Struct):
     digest: bytes
     made_ms: int
     node: str
+    since: int = 0
+    since_seq: int = 0
+    since_digest: bytes = b""
 
 
 class _Totals(msgspec.Struct):
@@ -81,7 +90,7 @@ class BackupCheck:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._number = self.size = 0
+        self._number = self.size = self._format = 0
         self._digest = b""
         self._header: _Header | None = None
         self._totals: _Totals | None = None
@@ -138,6 +147,9 @@ class BackupCheck:
             node=header.node,
             acordo=header.acordo,
             history=header.history,
+            order=header.digest.hex(),
+            since=header.since if header.format == INCREMENTAL else None,
+            since_order=header.since_digest.hex(),
         )
 
     # ----------------------------------------------------------------------------------- its chunks
@@ -146,9 +158,9 @@ class BackupCheck:
         magic, format = _PREFIX.unpack_from(self._buffer)
         if magic != MAGIC:
             raise _foreign()
-        if format > FORMAT:
+        if format > INCREMENTAL:
             raise BadRequest(
-                f"the backup has format {format}, and this version reads up to {FORMAT}",
+                f"the backup has format {format}, and this version reads up to {INCREMENTAL}",
                 code="backup_newer",
                 allowed=_NEWER,
             )
@@ -156,6 +168,7 @@ class BackupCheck:
         if prefix != _PREFIX.pack(magic, format) or format < 1:
             raise self._altered("its beginning is not what was written")
         del self._buffer[: _PREFIX.size]
+        self._format = format
         self._digest = hashlib.blake2b(prefix, digest_size=_DIGEST_BYTES).digest()
 
     def _take(self) -> tuple[bytes, bytes] | None:
@@ -182,7 +195,11 @@ class BackupCheck:
             raise ValueError("the header is not where it belongs")
         match kind:
             case b"H":
-                self._header = msgspec.msgpack.decode(payload, type=_Header)
+                self._header = header = msgspec.msgpack.decode(payload, type=_Header)
+                if header.format != self._format:
+                    raise ValueError("it is of another format than the file")
+                if header.format == INCREMENTAL:  # its first row follows from there
+                    self._row = header.since_seq, header.since, header.since_digest
             case b"R":
                 for record in _items(payload):
                     self._count(*record)
@@ -215,7 +232,7 @@ class BackupCheck:
                 counts["gone"] += 1
                 self._places.discard((fields[0], fields[1]))
             case "b":
-                if self._places or fields[0] > self._revision:
+                if self._places or fields[0] > self._revision or self._format == INCREMENTAL:
                     raise ValueError("what was present is not where it belongs")
             case "o":
                 counts["operations"] += 1
@@ -237,7 +254,8 @@ class BackupCheck:
         if last > self._revision or (body and last - first + 1 != len(body)):
             raise ValueError(f"row {seq} is not of this order")
         before = self._row
-        if before is not None and seq <= before[0]:
+        gap = 1 if self._format == INCREMENTAL else seq
+        if before is not None and not before[0] < seq <= before[0] + gap:
             raise ValueError(f"row {seq} follows row {before[0]}")
         if before is not None and seq == before[0] + 1:
             rolled = before[2]

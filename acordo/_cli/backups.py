@@ -42,19 +42,32 @@ def backup(
             help="File to write, or s3://BUCKET/KEY, whole or not at all; - is standard output."
         ),
     ],
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="BACKUP",
+            help="An earlier backup, whole or incremental: take only what changed after it.",
+        ),
+    ] = "",
 ) -> None:
     """Take a backup of the running cluster, at one revision: keys with history, expiries, leases,
     op_ids and the ledger, as far as they are kept. It is checked while it is written.
+
+    With --since it holds what changed after that one, and is restored together with it. Leaves with
+    6 if the cluster does not keep all of that any more: take a whole one then.
     """
 
     async def work(client: Client, output: Output) -> None:
+        before = await _verified(since, output) if since else None
         if target == "-":
-            done = await backup_to(client, output.raw)
+            done = await backup_to(client, output.raw, since=before)
             output.note(_line(done))
             return
         place, name = split(target)
         with output.progress("backup", None) as progress:
-            done = await backup_into(client, place_of(place), name, on_progress=progress)
+            done = await backup_into(
+                client, place_of(place), name, since=before, on_progress=progress
+            )
         _show(output, done)
 
     run(context, work)
@@ -125,8 +138,9 @@ def _show(output: Output, found: BackupSummary) -> None:
 
 def _line(found: BackupSummary) -> str:
     made = datetime.fromtimestamp(found.made_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    what = "whole" if found.since is None else f"what changed after revision {found.since}"
     return (
-        f"whole: {found.keys} keys as of revision {found.revision}, {found.versions} versions, "
+        f"{what}: {found.keys} keys as of revision {found.revision}, {found.versions} versions, "
         f"{found.rows} rows of the ledger, {found.operations} op_ids, {found.leases} leases; "
         f"{found.bytes} bytes; cluster {shown(found.cluster_id) or '(unnamed)'}, a {found.kind} "
         f"store, taken at {made} by {shown(found.node)}; it can be restored as of any revision "

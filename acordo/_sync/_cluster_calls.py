@@ -53,14 +53,19 @@ class ClusterCalls(BaseClient):
             for row in rows:
                 yield row
 
-    def backup(self, *, idle_s: float = IDLE_S) -> Iterator[bytes]:
+    def backup(
+        self, *, since: tuple[int, str] | None = None, idle_s: float = IDLE_S
+    ) -> Iterator[bytes]:
         """Iterate over the bytes of a backup of everything that was acknowledged before, from the
         first node that gives one. A node that sends nothing for `idle_s` seconds is given up.
+
+        `since`: revision and order (`BackupSummary`) of an earlier one; then only what changed
+        after it. Raises Pruned if the cluster does not keep all of that any more.
 
         Only the end of the bytes tells whether the backup is whole: check it. Raises ReadFailed,
         Unreachable, BadRequest.
         """
-        request, why = requests.plain_get("/v1/backup"), None
+        request, why = requests.backup_request(since), None
         for _ in range(len(self.urls)):
             at = self._caller.nodes.choose()
             with self._caller.stream(at, request, idle_s, "application/octet-stream") as got:

@@ -261,6 +261,13 @@ def _lease_path(lease: str) -> str:
     return f"/v1/leases/{quote(lease, safe='')}"
 
 
+def backup_request(since: tuple[int, str] | None) -> Request:
+    """GET a backup; `since`: revision and digest of the order, as an earlier one says them."""
+    if since is None:
+        return plain_get("/v1/backup")
+    return plain_get(with_query("/v1/backup", since=since[0], digest=since[1]))
+
+
 def plain_get(path: str) -> Request:
     """Return a GET of a path without headers or a body."""
     return Request(method="GET", path=path)

@@ -35,7 +35,8 @@ def restore_members(
                 allowed="a new --data directory",
             )
     incarnation = secrets.token_hex(16)
-    options = ["--restore", settings.from_backup, "--incarnation", incarnation]
+    files = [each.strip() for each in settings.from_backup.split(",")]
+    options = ["--restore", *files, "--incarnation", incarnation]
     options += ["--of-cluster", settings.cluster_id]
     if settings.at_revision:
         options += ["--at-revision", str(settings.at_revision)]

@@ -47,7 +47,8 @@ class RunnerSettings(SharedSettings):
         "",
         "backup that a new directory is made of; its cluster goes on as a new one "
         "([operations](operations.md))",
-        "path of a file that `acordo backup` wrote, or s3://BUCKET/KEY",
+        "path of a file that `acordo backup` wrote, or s3://BUCKET/KEY; those that go on from it "
+        "after it, with a comma between them",
     )
     at_revision: int = count(
         0, "revision as of which it is restored; 0: the backup's own", 0, 2**53 - 1

@@ -1,4 +1,5 @@
-"""GET /v1/backup: stream everything that the store holds up to one revision, as a backup's file.
+"""GET /v1/backup: stream everything that the store holds up to one revision, as a backup's file;
+with `since` and `digest`, what changed after an earlier one.
 
 One at a time on a node. A reader that is too slow, or a node that stops, ends it early; the file
 says so, and is then no backup.
@@ -11,7 +12,8 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.errors import NotApplied
+from kv.errors import BadRequest, NotApplied
+from kv.model import GENESIS_DIGEST, REVISION_MAX
 from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES
 from node.reads.export import Export
@@ -25,7 +27,7 @@ RETRY_AFTER_S: Final = 10.0
 
 async def get(x: Exchange) -> web.StreamResponse:
     """Stream a backup of everything that was acknowledged before the request."""
-    x.params()
+    since = _since(x.text_params("since", "digest"))
     services = x.services.whole
     if services.load.backups.locked():
         raise NotApplied(
@@ -39,6 +41,7 @@ async def get(x: Exchange) -> web.StreamResponse:
             services.clock,
             services.settings,
             deadline=x.deadline,
+            since=since,
             stops=lambda: x.services.whole.load.draining,  # it raises once the caller may not
         )
         response = web.StreamResponse(
@@ -59,6 +62,24 @@ async def get(x: Exchange) -> web.StreamResponse:
             if x.request.transport is not None:
                 x.request.transport.abort()
         return response
+
+
+def _since(given: dict[str, str]) -> tuple[int, bytes] | None:
+    """Return where an incremental backup goes on: revision and digest. Raises BadRequest."""
+    if not given:
+        return None
+    try:
+        since, digest = int(given["since"]), bytes.fromhex(given["digest"])
+    except (KeyError, ValueError):
+        since, digest = -1, b""
+    if not 0 < since <= REVISION_MAX or len(digest) != len(GENESIS_DIGEST):
+        raise BadRequest(
+            "bad_parameter",
+            "since and digest",
+            allowed="both: the revision of an earlier backup, and the digest of the order up to it "
+            "as 64 hexadecimal digits",
+        )
+    return since, digest
 
 
 async def _write(x: Exchange, response: web.StreamResponse, piece: bytes) -> None:

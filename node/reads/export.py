@@ -14,6 +14,8 @@ from typing import Final
 import msgspec
 
 from kv.backup import (
+    INCREMENTAL,
+    WHOLE,
     BackupEncoder,
     BackupHeader,
     BackupTrailer,
@@ -25,7 +27,7 @@ from kv.backup import (
     VersionRecord,
 )
 from kv.content import content_digest, hash_of
-from kv.errors import BackendUnavailable, KvError, NotApplied, Pruned, StoreDamaged
+from kv.errors import BackendUnavailable, BadRequest, KvError, NotApplied, Pruned, StoreDamaged
 from kv.leases import lease_of
 from kv.model import Digest, LedgerRow, Reference, Version, roll
 from kv.ports import Clock, Consensus, StoreReader
@@ -61,11 +63,13 @@ class Export:
         *,
         timeout_s: float,
         stops: Callable[[], bool],
+        after: LedgerRow | None = None,
     ) -> None:
         self.header = header
+        self._after = after
         self._store, self._reads, self._clock = store, reads, clock
         self._timeout_s, self._stops = timeout_s, stops
-        self._encoder, self._revision = BackupEncoder(), header.revision
+        self._encoder, self._revision = BackupEncoder(header.format), header.revision
         self._totals = BackupTrailer(floor=0)
         self._base = 0
         """The newest revision before a row that was read with none before it: what is present as of
@@ -84,15 +88,22 @@ class Export:
         *,
         deadline: float,
         stops: Callable[[], bool],
+        since: tuple[int, Digest] | None = None,
     ) -> Export:
-        """Begin a backup of everything that was acknowledged before the call. `stops` says whether
-        it has to end early, or raises why. Raises NotApplied, BackendUnavailable.
+        """Begin a backup of everything that was acknowledged before the call; with `since`, of what
+        changed after that revision, of the order with that digest. `stops` says whether it has to
+        end early, or raises why. Raises NotApplied, BackendUnavailable; BadRequest, Pruned if it
+        cannot go on from there.
         """
         head = (await reads.snapshot((), deadline=deadline)).head
         timeout_s = settings.store_timeout_s
         row = await store.row_ending(head.last, timeout_s=timeout_s) if head.seq else None
+        after = None
+        if since is not None:
+            after = await _row_to_go_on_from(store, *since, head=head.last, timeout_s=timeout_s)
         status = consensus.status()
         header = BackupHeader(
+            format=WHOLE if after is None else INCREMENTAL,
             acordo=settings.version,
             kind=status.store_kind,
             cluster_id=status.cluster_id,
@@ -107,14 +118,18 @@ class Export:
             node=settings.node_id,
             level=status.feature_level,
             limits=status.limits,
+            since=0 if after is None else after.last,
+            since_seq=0 if after is None else after.seq,
+            since_digest=b"" if after is None else after.digest,
         )
-        return cls(header, store, reads, clock, timeout_s=timeout_s, stops=stops)
+        return cls(header, store, reads, clock, timeout_s=timeout_s, stops=stops, after=after)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the file, piece by piece. If it cannot be ended as a whole, its end says why."""
         yield self._encoder.header(self.header)
         try:
-            for part in (self._rows, self._present, self._counted, self._recorded):
+            parts = (self._rows, self._present, self._counted, self._recorded)
+            for part in parts if self._after is None else (self._rows, *parts[2:]):
                 async for piece in part():
                     if self._stops():
                         raise NotApplied("draining", "this node is stopping")
@@ -123,7 +138,8 @@ class Export:
             floor = await self._store.floor(timeout_s=self._timeout_s)
             if floor > self._revision:
                 raise Pruned(floor)
-            totals = msgspec.structs.replace(self._totals, floor=max(floor, self._base))
+            base = max(self._base, self.header.since)
+            totals = msgspec.structs.replace(self._totals, floor=max(floor, base))
             yield self._encoder.trailer(totals)
         except (KvError, TimeoutError) as exc:
             yield self._encoder.early_end(_early_end(exc))
@@ -132,8 +148,8 @@ class Export:
 
     async def _rows(self) -> AsyncIterator[bytes]:
         """Yield the kept rows up to the backup's, each with the versions that it made."""
-        before: LedgerRow | None = None
-        following = 0
+        before = self._after
+        following = 0 if before is None else before.seq + 1
         while following <= self.header.seq:
             rows = await self._store.ledger(following, ROWS, timeout_s=self._timeout_s)
             rows = tuple(row for row in rows if row.seq <= self.header.seq)
@@ -202,6 +218,8 @@ class Export:
     def _enter(self, before: LedgerRow | None, row: LedgerRow, made: _Made) -> None:
         """Check a row against the one before it, and count what it brings. Raises StoreDamaged."""
         if before is None or row.seq != before.seq + 1:
+            if self._after is not None:
+                raise Pruned(row.first - 1)  # what was between it must not leave out
             self._base, before = row.first - 1, None  # what was between was pruned meanwhile
         versions = [version for _, version in made if version is not None]
         if before is not None:
@@ -281,7 +299,7 @@ class Export:
 
     async def _recorded(self) -> AsyncIterator[bytes]:
         """Yield what is recorded of op_ids up to the revision."""
-        after = 0
+        after = self.header.since
         while True:
             found = await self._store.recorded_after(after, OPERATIONS, timeout_s=self._timeout_s)
             for operation in found:
@@ -299,6 +317,27 @@ class Export:
 
 _Place = tuple[bytes, int]
 _Made = list[tuple[_Place, Version | None]]
+
+
+async def _row_to_go_on_from(
+    store: StoreReader, since: int, digest: Digest, *, head: int, timeout_s: float
+) -> LedgerRow:
+    """Return the row that ends where an earlier backup does. Raises Pruned, BadRequest."""
+    row = await store.row_ending(since, timeout_s=timeout_s)
+    if row is not None and row.digest == digest:
+        return row
+    floor = await store.floor(timeout_s=timeout_s)
+    kept = await store.ledger(0, 1, timeout_s=timeout_s)
+    if row is None and since < max(floor, kept[0].first if kept else 0):
+        raise Pruned(floor)
+    raise BadRequest(
+        "backup_of_another_history",
+        f"the order up to revision {since} is not that of the earlier backup"
+        if row is not None
+        else f"no row of the ledger ends at revision {since} (the newest ends at {head})",
+        allowed="a backup of this cluster, taken since it was restored or its store adopted; else "
+        "take a whole one",
+    )
 
 
 def check_row(

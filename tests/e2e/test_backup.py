@@ -80,11 +80,19 @@ async def test_a_backup_is_taken_and_verified_as_the_page_says(
             for line in commands("Take a backup")
         ]
         assert "whole: 2 keys as of revision 2" in said[0] and said[0] == said[1]
+        await client.put("c", "3")
+        await client.delete("a")
+        await client.put("d", "4")
+        said = [
+            await carried_out(line, tmp_path, urls_of(cluster))
+            for line in commands("Take what changed since one")
+        ]
+        assert "what changed after revision 2: 3 keys as of revision 5" in said[0]
+        assert said[0] == said[1]
     if cluster.settings.store:
         return
-    (line,) = commands("Restore one")
-    said = [await carried_out(line, tmp_path, [])]
-    assert "n3: 2 keys as of revision 2" in said[0]
+    said = [await carried_out(line, tmp_path, []) for line in commands("Restore one")]
+    assert "n3: 2 keys as of revision 2" in said[0] and "n3: 3 keys as of revision 5" in said[1]
 
 
 (VERIFY,) = commands("Verify a cluster")

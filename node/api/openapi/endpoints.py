@@ -376,7 +376,16 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         "Everything that the store holds up to one revision, as the file that `acordo restore` "
         "takes; its end says whether it is whole.",
         {200: ("The backup.", BYTES, bytes)},
-        (400, 503),
+        (400, 410, 503),
+        (
+            Parameter("since", "query", REVISION, "After which revision; nothing: everything."),
+            Parameter(
+                "digest",
+                "query",
+                {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                "Of the order up to it, as the earlier backup says.",
+            ),
+        ),
     ),
     ("/v1/ledger", "GET"): Endpoint(
         "Rows of the ledger.",

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -56,22 +57,23 @@ def main(argv: Sequence[str]) -> None:
     options, rest = _parser().parse_known_args(list(argv))
     settings = load(NodeSettings, rest, prog="python -m node --restore FILE")
     incarnation = _incarnation(options.incarnation, settings)
-    with opened(options.restore) as source:
+    with ExitStack() as stack:
+        first = stack.enter_context(opened(options.restore[0]))  # before anything is made
         make_directory(settings.data_dir)
-        with locked(settings.data_dir, "node"):
-            _check_empty(settings.data_dir)
-            start_restoring(settings.data_dir)
-            with StateAt(settings.data_dir) as state:
-                backup = state.read(source, options.at_revision)
-                _check_cluster(backup, options.of_cluster, settings)
-                history = begun(
-                    backup,
-                    incarnation,
-                    first_members_digest(settings),
-                    replicated=settings.replicated,
-                )
-                _write(settings, state, history)
-                keys = state.keys
+        stack.enter_context(locked(settings.data_dir, "node"))
+        _check_empty(settings.data_dir)
+        start_restoring(settings.data_dir)
+        state = stack.enter_context(StateAt(settings.data_dir))
+        state.read(first, options.at_revision)
+        for each in options.restore[1:]:
+            with opened(each) as source:
+                state.read(source, options.at_revision)
+        backup = state.digested(options.at_revision)
+        _check_cluster(backup, options.of_cluster, settings)
+        members = first_members_digest(settings)
+        history = begun(backup, incarnation, members, replicated=settings.replicated)
+        _write(settings, state, history)
+        keys = state.keys
     print(
         f"{settings.node_id}: {keys} keys as of revision {backup.revision} of cluster "
         f"{backup.header.cluster_id or '(unnamed)'} are restored; it goes on from revision "
@@ -82,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m node --restore FILE", allow_abbrev=False)
-    parser.add_argument("--restore", required=True, metavar="FILE")
+    parser.add_argument("--restore", required=True, nargs="+", metavar="FILE")
     parser.add_argument("--at-revision", type=int, default=None, metavar="N")
     parser.add_argument("--incarnation", default="", metavar="HEX")
     parser.add_argument("--of-cluster", default=None, metavar="ID")

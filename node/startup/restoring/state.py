@@ -1,4 +1,4 @@
-"""Read a backup, and find out what was present as of one revision of it.
+"""Read a backup, and those that go on from it, and find out what was present as of a revision.
 
 It holds one chunk in memory; what may be needed later waits in a file without a name. Nothing is
 given before the whole backup has been checked.
@@ -6,6 +6,7 @@ given before the whole backup has been checked.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import tempfile
@@ -16,6 +17,8 @@ from typing import BinaryIO, Final, NamedTuple, Self
 import msgspec
 
 from kv.backup import (
+    DIGEST_BYTES,
+    INCREMENTAL,
     BackupDecoder,
     BackupHeader,
     BackupRecord,
@@ -68,6 +71,9 @@ class StateAt:
         for statement in _TABLES:
             self._database.execute(statement)
         os.unlink(name)  # gone with the process
+        self._read: list[Digested] = []
+        """The backups that were read, each of which goes on from the one before."""
+        self._in_base = False
         self._base = -1
         """The first revision of which the backup says what was present."""
 
@@ -77,27 +83,74 @@ class StateAt:
     def __exit__(self, *exc: object) -> None:
         self._database.close()
 
-    def read(self, source: BinaryIO, at: int | None) -> Digested:
-        """Read the whole backup. Raises BadRequest for one that is not whole and unaltered, and
-        for a revision that is not in it, OSError.
+    def read(self, source: BinaryIO, at: int | None) -> None:
+        """Read a backup up to a revision, and check all of it. Raises BadRequest for one that is
+        cut or altered, or that does not go on from the one before, OSError.
         """
         decoder = BackupDecoder()
+        self._in_base, checked = False, False
         self._database.execute("BEGIN")
         while piece := source.read(PIECE_BYTES):
             for record in decoder.feed(piece):
+                if not checked and decoder.header is not None:
+                    self._check_goes_on(decoder.header)
+                    checked = True
                 self._take(record, decoder.header, at)
         trailer, header = decoder.end(), decoder.header
         assert header is not None
-        revision = header.revision if at is None else at
-        if not trailer.floor <= revision <= header.revision:
+        self._check_goes_on(header)
+        self._database.execute(_FORGET, (self._base,))
+        self._database.execute("COMMIT")
+        self._read.append(Digested(header, trailer, decoder.digest, header.revision))
+
+    def _check_goes_on(self, header: BackupHeader) -> None:
+        """Raise BadRequest unless a backup is whole and the first one, or goes on exactly where the
+        one before it ends.
+        """
+        if not self._read:
+            if header.format == INCREMENTAL:
+                raise BadRequest(
+                    "backup_incremental",
+                    f"the backup holds only what changed after revision {header.since}",
+                    allowed="a whole one first, then those that go on from it, in their order",
+                )
+            return
+        before = self._read[-1].header
+        if header.history != before.history:
+            raise BadRequest(
+                "backup_of_another_cluster",
+                f"a backup of history {header.history} does not go on from one of history "
+                f"{before.history}",
+                allowed="backups of one cluster, since it was founded or restored",
+            )
+        goes_on = (header.since, header.since_digest) == (before.revision, before.digest)
+        if header.format != INCREMENTAL or not goes_on:
+            what = f"goes on from revision {header.since}"
+            raise BadRequest(
+                "backup_gap",
+                f"the backup before it ends at revision {before.revision}, and this one "
+                f"{what if header.format == INCREMENTAL else 'is a whole one'}",
+                allowed=f"the one that was taken `--since` that backup, of revision "
+                f"{before.revision}",
+            )
+
+    def digested(self, at: int | None) -> Digested:
+        """Return what was read, as of a revision. Raises BadRequest for one that is not in it."""
+        last = self._read[-1]
+        revision = last.header.revision if at is None else at
+        spans = [(each.trailer.floor, each.header.revision) for each in self._read]
+        if not any(low <= revision <= high for low, high in spans):
             raise BadRequest(
                 "revision_not_in_backup",
                 f"the backup does not say what was there at revision {revision}",
-                allowed=f"{trailer.floor} to {header.revision}",
+                allowed=", ".join(f"{low} to {high}" for low, high in spans),
             )
-        self._database.execute(_FORGET, (self._base,))
-        self._database.execute("COMMIT")
-        return Digested(header, trailer, decoder.digest, revision)
+        digest = last.digest
+        if len(self._read) > 1:
+            digest = hashlib.blake2b(
+                b"".join(each.digest for each in self._read), digest_size=DIGEST_BYTES
+            ).digest()
+        return last._replace(digest=digest, revision=revision)
 
     def _take(self, record: BackupRecord, header: BackupHeader | None, at: int | None) -> None:
         assert header is not None  # it is the first chunk
@@ -107,8 +160,10 @@ class StateAt:
                 self._found(version.key, version.revision, version)
             case GoneRecord(key=key, revision=revision) if revision <= last:
                 self._found(key, revision, None)
-            case BaseRecord(revision=revision) if self._base < 0:
-                self._base = revision
+            case BaseRecord(revision=revision):
+                self._in_base = True
+                if self._base < 0:
+                    self._base = revision
             case OperationRecord(operation=operation) if operation.revision <= last:
                 self._database.execute(
                     "INSERT INTO recorded VALUES (?, ?)", (operation.revision, _pack(operation))
@@ -121,7 +176,7 @@ class StateAt:
         packed = _pack(version) if present else b""
         self._database.execute(
             "INSERT INTO found VALUES (?, ?, ?, ?, ?)",
-            (key, revision, self._base >= 0, present, packed),
+            (key, revision, self._in_base, present, packed),
         )
 
     @property

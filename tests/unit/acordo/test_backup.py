@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from acordo import BadRequest, Client, ReadFailed
@@ -15,6 +16,8 @@ from acordo._bulk.backup_file import BackupCheck
 from acordo._cli.verifying import Verdict, differing
 from acordo._results import Inspected
 from kv import backup as written
+from kv.model import Applied, LedgerRow, Recorded, roll
+from kv.ports import Retention
 from tests.s3 import BUCKET, served
 from tests.unit.acordo.scripted import Play, Scripted, http
 from tests.unit.acordo.test_cli import Shell
@@ -52,6 +55,77 @@ async def test_a_backup_is_taken_whole_and_verified(api: Api, tmp_path: Path) ->
     assert piped.code == 0 and b"whole: 1 keys" in piped.err.encode()
     check(piped.out)
     assert (await acordo("verify", "-", stdin=piped.out)).code == 0
+
+
+async def test_what_changed_is_taken_verified_and_goes_on_again(api: Api, tmp_path: Path) -> None:
+    acordo, first = Shell([api.url]), tmp_path / "1"
+    await acordo("backup", str(first))
+    await api.ask("PUT", "/v1/kv/c", data=b"3")
+    for number, keys in ((2, 2), (3, 3)):
+        before, target = tmp_path / str(number - 1), tmp_path / str(number)
+        taken = await acordo("backup", "--since", str(before), str(target), "--json")
+        assert taken.code == 0, taken.err
+        again = await acordo("verify", str(target), "--json")
+        assert (again.code, again.json) == (0, taken.json)
+        assert (taken.json["since"], taken.json["rows"]) == (number + 2, 1)
+        assert taken.json["keys"] == keys
+        await api.ask("PUT", "/v1/kv/d", data=b"4")
+    piped = await acordo("backup", "--since", str(first), "-")
+    assert piped.code == 0 and "what changed after revision 4" in piped.err
+    check(piped.out)
+    first.write_bytes(first.read_bytes()[:-1])
+    refused = await acordo("--json", "backup", "--since", str(first), str(tmp_path / "4"))
+    assert refused.code == 2 and '"code":"backup_truncated"' in refused.err
+    assert not (tmp_path / "4").exists()
+
+
+async def test_what_is_not_kept_any_more_is_said_with_the_way(api: Api, tmp_path: Path) -> None:
+    acordo, first = Shell([api.url]), tmp_path / "1"
+    await acordo("backup", str(first))
+    for n in range(6):
+        await api.ask("PUT", "/v1/kv/a", data=b"%d" % n)
+    store = api.server.services.own
+    for _ in range(20):
+        await store.prune(Retention(9, 0, rows_max=2), timeout_s=5)  # type: ignore[union-attr,arg-type]
+    refused = await acordo("backup", "--since", str(first), str(tmp_path / "2"))
+    assert refused.code == 6 and "take a whole backup" in refused.err
+    assert not (tmp_path / "2").exists()
+
+
+@pytest.mark.parametrize("change", ["left out", "repeated", "since"])
+def test_an_incremental_backup_whose_rows_do_not_follow_is_refused(change: str) -> None:
+    """Made by the node's own encoder, so the chunks are right; the rows are not."""
+    digests = [roll(bytes(32), "before", b"h" * 16)]
+    rows = []
+    for n in range(3):
+        digests.append(roll(digests[-1], f"op{n}", b"h" * 16))
+        record = Recorded(f"op{n}", b"h" * 16, Applied())
+        rows.append(LedgerRow(6 + n, 1, "", 6 + n, 6 + n, digests[-1], 1, (record,)))
+    header = written.BackupHeader(
+        format=written.INCREMENTAL, acordo="x", kind="replicated", cluster_id="", history="",
+        revision=8, term=1, seq=8, digest=digests[-1], log_time_ms=1, made_ms=1, node="n1",
+        since=5, since_seq=5, since_digest=digests[0],
+    )  # fmt: skip
+
+    def file(header: written.BackupHeader, rows: list[LedgerRow]) -> bytes:
+        encoder = written.BackupEncoder(written.INCREMENTAL)
+        content = encoder.header(header)
+        for row in rows:
+            content += encoder.add(written.RowRecord(row))
+        return content + encoder.trailer(written.BackupTrailer(floor=5, rows=len(rows)))
+
+    check(file(header, rows))
+    match change:
+        case "left out":
+            wrong = file(header, [rows[0], rows[2]])
+        case "repeated":
+            wrong = file(header, [rows[0], *rows])
+        case _:
+            other = msgspec.structs.replace(header, since_digest=bytes(32))
+            wrong = file(other, rows)
+    with pytest.raises(BadRequest) as caught:
+        check(wrong)
+    assert caught.value.code == "backup_altered"
 
 
 async def test_a_backup_is_kept_in_a_bucket_and_verified_there(

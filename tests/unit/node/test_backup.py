@@ -15,6 +15,7 @@ from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
 from kv.access import ACCESS_PREFIX
 from kv.backup import (
+    INCREMENTAL,
     BackupDecoder,
     BackupRecord,
     BaseRecord,
@@ -210,3 +211,56 @@ async def test_an_admins_backup_has_what_is_hidden_from_everybody(open_api: Open
         checked = await door.ask("admin", "GET", "/v1/verify")
         last = msgspec.json.decode(checked.body.splitlines()[-1])
         assert last["done"] and last["keys"] > 3 and not last["flaws"]
+
+
+async def since(api: Api, revision: int, digest: bytes) -> Reply:
+    return await api.ask("GET", f"/v1/backup?since={revision}&digest={digest.hex()}")
+
+
+async def test_what_changed_after_an_earlier_one_and_nothing_else_is_in_an_incremental_one(
+    open_api: Open,
+) -> None:
+    async with open_api() as api:
+        await filled(api)
+        first, _ = decoded((await taken(api)).body)
+        assert first.header is not None
+        await api.ask("PUT", "/v1/kv/d", data=b"4", headers={"Idempotency-Key": '"later"'})
+        await api.ask("DELETE", "/v1/kv/b")
+        decoder, found = decoded((await since(api, 5, first.header.digest)).body)
+        header, trailer = decoder.header, decoder.trailer
+        assert header is not None and trailer is not None
+        assert (header.format, header.since, header.revision) == (INCREMENTAL, 5, 7)
+        assert header.since_digest == first.header.digest != header.digest
+        assert [(v.key, v.revision, v.present) for v in versions_of(found)] == [
+            (b"d", 6, True),
+            (b"b", 7, False),
+        ]
+        assert not [each for each in found if isinstance(each, BaseRecord)]
+        assert (trailer.keys, trailer.rows, trailer.floor) == (2, 2, 5)
+        recorded = [each.operation for each in found if isinstance(each, OperationRecord)]
+        assert "later" in [each.op_id for each in recorded]
+        assert min(each.revision for each in recorded) > 5
+        nothing, none = decoded((await since(api, 7, header.digest)).body)
+        assert not none and nothing.header is not None and nothing.header.revision == 7
+
+
+async def test_an_incremental_one_of_another_order_or_of_what_was_pruned_is_refused(
+    open_api: Open,
+) -> None:
+    async with open_api() as api:
+        await filled(api)
+        first, _ = decoded((await taken(api)).body)
+        assert first.header is not None
+        other = await since(api, 5, bytes(32))
+        other.problem(400, "backup_of_another_history")
+        (await since(api, 9, first.header.digest)).problem(400, "backup_of_another_history")
+        for wrong in ("since=5", "digest=" + "00" * 32, "since=x&digest=" + "00" * 32,
+                      "since=5&digest=00", "since=0&digest=" + "00" * 32):  # fmt: skip
+            refused = await api.ask("GET", f"/v1/backup?{wrong}")
+            refused.problem(400, "bad_parameter")
+        for n in range(5):
+            await api.ask("PUT", "/v1/kv/a", data=b"%d" % n)
+        store = api.server.services.shared or api.server.services.own
+        for _ in range(20):
+            await store.prune(Retention(9, 0, rows_max=2), timeout_s=5)  # type: ignore[union-attr,arg-type]
+        (await since(api, 5, first.header.digest)).problem(410, "pruned")

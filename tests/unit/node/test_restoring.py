@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from coordinator.machine.snapshot import decode_state
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import SnapshotStore
 from kv.backup import (
+    INCREMENTAL,
     BackupEncoder,
     BackupHeader,
     BackupTrailer,
@@ -59,8 +61,9 @@ def file_of(
     floor: int = 0,
     **more: object,
 ) -> bytes:
-    encoder = BackupEncoder()
-    content = encoder.header(header(revision, **more))
+    told = header(revision, **more)
+    encoder = BackupEncoder(told.format)
+    content = encoder.header(told)
     for record in records:
         content += encoder.add(record)
     return content + encoder.trailer(BackupTrailer(floor=floor))
@@ -73,6 +76,7 @@ def put(key: bytes, revision: int, value: bytes = b"v") -> VersionRecord:
 def present(file: bytes, at: int | None, directory: Path) -> dict[bytes, tuple[int, object]]:
     with StateAt(directory) as state:
         state.read(io.BytesIO(file), at)
+        state.digested(at)
         return {v.key: (v.revision, v.value) for v in state.versions()}
 
 
@@ -129,6 +133,93 @@ def test_every_revision_from_the_floor_on_is_what_it_was(seed: int, tmp_path: Pa
             present(file, at, tmp_path)
         assert caught.value.code == "revision_not_in_backup"
     assert list(tmp_path.iterdir()) == []
+
+
+def digest_at(revision: int) -> bytes:
+    return revision.to_bytes(32)
+
+
+def chain(log: list[tuple[bytes, bytes | None]], ends: list[int]) -> list[bytes]:
+    """A whole backup up to the first end, and one that goes on from each end to the next."""
+    files = []
+    for since, end in zip([0, *ends], ends, strict=False):
+        records: list[VersionRecord | GoneRecord | BaseRecord | OperationRecord] = []
+        for revision, (key, value) in enumerate(log[since:end], since + 1):
+            newest = all(later != key for later, _ in log[revision:end])
+            if not newest and revision % 3 == 0:
+                records.append(GoneRecord(key, revision))
+            elif value is None:
+                records.append(VersionRecord(Version(key, revision, None)))
+            else:
+                records.append(put(key, revision, value))
+        more: dict[str, object] = {"digest": digest_at(end), "floor": end}
+        if since:
+            more |= {"format": INCREMENTAL, "since": since, "since_digest": digest_at(since)}
+        else:
+            records.append(BaseRecord(0))
+        recorded = OperationRecord(RecordedOperation(f"op{end}", b"h", end, Applied(), 1))
+        files.append(file_of(*records, recorded, revision=end, **more))  # type: ignore[arg-type]
+    return files
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_whole_backup_and_those_that_go_on_from_it_are_what_was_at_each_end(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    keys = [b"k%d" % n for n in range(5)]
+    log = [(rng.choice(keys), rng.choice([b"v%d" % n, None])) for n in range(40)]
+    ends = sorted(rng.sample(range(1, 41), 4))
+    files = chain(log, ends)
+    for end in ends:
+        expected = dict(log[:end])
+        with StateAt(tmp_path) as state:
+            for file in files:
+                state.read(io.BytesIO(file), end)
+            assert state.digested(end).revision == end
+            found = {v.key: v.value for v in state.versions()}
+            assert found == {key: value for key, value in expected.items() if value is not None}
+            assert [each.revision for each in state.operations()] == [
+                each for each in ends if each <= end
+            ]
+    with StateAt(tmp_path) as state:
+        for file in files:
+            state.read(io.BytesIO(file), None)
+        missing = next(at for at in range(1, 42) if at not in ends)
+        with pytest.raises(BadRequest) as caught:
+            state.digested(missing)
+        assert caught.value.code == "revision_not_in_backup"
+
+
+def read_all(directory: Path, files: Sequence[bytes]) -> None:
+    with StateAt(directory) as state:
+        for file in files:
+            state.read(io.BytesIO(file), None)
+
+
+def test_a_chain_with_a_gap_another_order_or_another_cluster_is_refused(tmp_path: Path) -> None:
+    log: list[tuple[bytes, bytes | None]] = [(b"k", b"%d" % n) for n in range(9)]
+    whole, second, third = chain(log, [3, 6, 9])
+    other = file_of(
+        revision=6, format=INCREMENTAL, since=3, since_digest=digest_at(3), history="cd",
+        digest=digest_at(6),
+    )  # fmt: skip
+    astray = file_of(
+        revision=6, format=INCREMENTAL, since=3, since_digest=digest_at(4), digest=digest_at(6)
+    )
+    for files, code in (
+        ((whole, third), "backup_gap"),
+        ((whole, third, second), "backup_gap"),
+        ((whole, second, second), "backup_gap"),
+        ((whole, whole), "backup_gap"),
+        ((whole, astray), "backup_gap"),
+        ((second, third), "backup_incremental"),
+        ((whole, other), "backup_of_another_cluster"),
+        ((whole, second[:-1]), "backup_truncated"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            read_all(tmp_path, files)
+        assert caught.value.code == code, code
 
 
 OPTIONS = ("--node-id", "n1", "--raft-address", "127.0.0.1:9001", "--cluster-id", "new")
