@@ -30,7 +30,7 @@ th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var
   vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; } td.n, th.n { text-align: right; padding-right: 28px; }
 .wide { overflow-x: auto; } img { width: 100%; border: 1px solid var(--line); border-radius: 6px;
-  background: #fff; }
+  background: var(--paper); }
 .verdict { font-size: 20px; font-weight: 700; padding: 10px 16px; margin: 12px 0;
   border-radius: 8px; border: 1px solid; }
 .verdict.good { background: var(--ok); border-color: var(--ok-edge); }
@@ -85,20 +85,34 @@ def summary(result: RunResult) -> str:
 def write(result: RunResult) -> Path:
     """Write report.html and the PNGs into the run's directory; return the page's path."""
     folder = result.plan.folder
-    pictures: dict[str, bytes] = {}
+    pictures: dict[str, dict[str, bytes]] = {}
     if result.run is not None and result.run.history.operations:
+        history = result.run.history
         pictures = {
-            "throughput": charts.throughput(result.run.history),
-            "latency": charts.latency(result.run.history),
+            "throughput": {look: charts.throughput(history, look) for look in charts.LOOKS},
+            "latency": {look: charts.latency(history, look) for look in charts.LOOKS},
         }
-    for name, png in pictures.items():
-        (folder / f"{name}.png").write_bytes(png)
+    for name, looks in pictures.items():
+        (folder / f"{name}.png").write_bytes(looks["light"])
     page = folder / "report.html"
     page.write_text(_page(result, pictures), encoding="utf-8")
     return page
 
 
-def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
+def _picture(name: str, looks: dict[str, bytes]) -> str:
+    """Return both forms of a picture, of which the reader's setting takes one."""
+    data = {
+        look: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        for look, png in looks.items()
+    }
+    return (
+        f'<h2>{name.title()}</h2><picture><source media="(prefers-color-scheme: dark)" '
+        f'srcset="{data["dark"]}"><img alt="{name} over time, below who led in which term" '
+        f'src="{data["light"]}"></picture>'
+    )
+
+
+def _page(result: RunResult, pictures: dict[str, dict[str, bytes]]) -> str:
     plan = result.plan
     kind = {0: "good", 1: "bad", 2: "weak"}[result.code]
     parts = [
@@ -114,12 +128,7 @@ def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
         )
     parts.append("<h2>Verdicts</h2>" + _verdicts(result))
     history = result.run.history if result.run is not None else History()
-    for name, png in pictures.items():
-        picture = base64.b64encode(png).decode()
-        parts.append(
-            f'<h2>{name.title()}</h2><img alt="{name} over time" '
-            f'src="data:image/png;base64,{picture}">'
-        )
+    parts += [_picture(name, looks) for name, looks in pictures.items()]
     parts.append("<h2>Offending operations</h2>" + _offending(result, history))
     parts.append("<h2>Outages</h2>" + _outages(history))
     parts.append("<h2>Faults</h2>" + _faults(result, history))
