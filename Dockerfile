@@ -3,11 +3,12 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS wheels
-# deploy/wheels/ is there when wheels were built beforehand; INDEX="--no-index" then keeps pip from asking anybody.
+# deploy/wheels/ is there when wheels were built beforehand, with a lock of their own in the place of the checkout's;
+# INDEX="--no-index" then keeps pip from asking anybody.
 ARG INDEX=""
 COPY requirements-run.lock deploy/wheel[s]/* /wheels/
 RUN python3 -m venv /opt/acordo \
-    && /opt/acordo/bin/pip install -q --no-cache-dir --disable-pip-version-check --no-deps ${INDEX} --find-links /wheels \
+    && /opt/acordo/bin/pip install -q --no-cache-dir --disable-pip-version-check --no-deps --require-hashes ${INDEX} --find-links /wheels \
        -r /wheels/requirements-run.lock \
     && /opt/acordo/bin/pip uninstall -q -y pip setuptools \
     && find /opt/acordo -name __pycache__ -prune -exec rm -rf {} +

@@ -160,6 +160,19 @@ images: $(READY)  ## build every image from the distribution's packages alone
 sync: $(READY)  ## make the synchronous client from the asynchronous one
 	$(PY) .ci/sync.py
 
+build/audit/.ready: requirements-audit.lock
+	@PYTHON=$(PYTHON) .ci/venv build/audit requirements-audit.lock
+	@touch $@
+
+sbom: build/audit/.ready  ## write what a node is made of to out/sbom.json (CycloneDX), each file by its hash
+	@mkdir -p out
+	@build/audit/bin/python -W ignore -m cyclonedx_py requirements --of JSON --sv 1.6 --output-reproducible \
+		--pyproject pyproject.toml -o out/sbom.json requirements-run.lock
+	@echo out/sbom.json
+
+audit: build/audit/.ready  ## ask for known vulnerabilities of everything pinned; exit code 69: its service could not be asked
+	@build/audit/bin/python -m deploy.audit requirements.lock requirements-run.lock requirements-audit.lock
+
 lock:  ## pin the newest versions that requirements*.in allow
 	@PYTHON=$(PYTHON) .ci/lock
 
@@ -167,4 +180,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help docs install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
-	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade fuzz flaky chart cloud-costs images sync lock clean
+	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade fuzz flaky chart cloud-costs images sync sbom audit lock clean

@@ -25,6 +25,8 @@ from typing import Any, Final
 import docker
 import docker.errors
 
+from deploy import wheels
+
 ROOT: Final = Path(__file__).parent.parent
 BASE: Final = "acordo-base:bookworm"
 PYTHON: Final = "acordo-air-python:bookworm"
@@ -124,7 +126,7 @@ def build(wanted: list[str], *, fresh: bool = False) -> None:
             else:
                 shutil.copy(source, context / name)
         if {"node"} & set(wanted):
-            _timed("wheels", lambda: _wheels(context / "deploy" / "wheels"))
+            _timed("wheels", lambda: wheels.build(context / "deploy" / "wheels"))
         for name in wanted:
             image = IMAGES[name]
             _timed(image.tag, lambda image=image: _build(client, context, image, fresh=fresh))
@@ -234,14 +236,6 @@ def _sources(folder: Path) -> Iterator[tuple[str, list[str]]]:
             if "deb" in fields.get("Types", "").split() and fields.get("Enabled", "yes") != "no":
                 for uri in fields.get("URIs", "").split():
                     yield uri.rstrip("/"), fields.get("Suites", "").split()
-
-
-def _wheels(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    _run(
-        *(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder)),
-        *("-r", str(ROOT / "requirements-run.lock")),
-    )
 
 
 def _build(client: Any, context: Path, image: Image, *, fresh: bool) -> None:

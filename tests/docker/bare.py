@@ -171,7 +171,7 @@ def _run(client: Any, commit: Path, part: str) -> int:
     environment |= settings
     volumes |= {str(path): {"bind": str(path), "mode": "ro"} for path in paths}
     environment["PROBE"] = next(
-        line.split(";")[0].strip()
+        line.split(" ")[0].strip()
         for line in (ROOT / "requirements.lock").read_text().splitlines()
         if line.startswith("aiohttp==")
     )
