@@ -24,6 +24,8 @@ SWITCH_KEY: Final = ACCESS_PREFIX + b"switch"
 TOKENS: Final = ACCESS_PREFIX + b"tokens/"
 ROLES: Final = ACCESS_PREFIX + b"roles/"
 CERTIFICATES: Final = ACCESS_PREFIX + b"certificates/"
+AUDIT: Final = ACCESS_PREFIX + b"audit/"
+"""What admins did that is no write: the rest of the key says what. Nothing is decided by these."""
 ANONYMOUS: Final = "anonymous"
 """The principal of requests without credentials, and the role that says what it may do."""
 TOKENS_MAX: Final = 10_000

@@ -32,6 +32,7 @@ from kv.errors import (
 )
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store
 from node.access.access import Access, Need
+from node.access.audit import Audit
 from node.access.changes import Changes
 from node.access.granted import gate
 from node.access.sessions import Sessions
@@ -121,6 +122,7 @@ def services_of(
         openapi=openapi.document(settings.version, settings.advertised_url),
         access=access,
         changes=changes,
+        audit=Audit(access, writes, settings.node_id),
         webhooks=WebhookRecords(access, changes),
         sessions=Sessions(access, changes),
         async_writes=async_writes,
@@ -289,7 +291,8 @@ class Server:
         ):
             response = self._refuse_unread(x)
         timing = services.metrics.timing(route.template, method if method in _METHODS else "other")
-        timing.note(response.status, None if route.long else services.clock.monotonic() - began)
+        took_s = None if route.long else services.clock.monotonic() - began
+        timing.note(response.status, took_s, x)
         return response
 
     async def _answer(self, x: Exchange, route: Route) -> web.StreamResponse:
@@ -316,7 +319,13 @@ class Server:
         except Exception as exc:
             # Every failure ends in a problem document that says "unknown" where it has to. After an
             # empty 500 the client would have to guess whether its write took effect.
-            log.exception("request failed", method=x.method, path=x.path[:200], error=repr(exc))
+            log.exception(
+                "request failed",
+                method=x.method,
+                path=x.path[:200],
+                error=repr(exc),
+                request_id=x.request_id,
+            )
             return x.refuse(
                 problem_of(KvError("an error inside"), mutation=x.mutation, op_id=x.op_id)
             )
@@ -359,9 +368,14 @@ class Server:
         given = x.request.headers.get("Authorization")
         session = x.session(reads=x.method in READING) if route.needs is not Need.NOTHING else None
         x.services = gate(self.services, route.needs, given, certificate_names(x.request), session)
-        if route.needs is Need.ADMIN and x.method not in READING and x.services.grant is not None:
-            who = x.services.grant.rights.principal
-            log.info("admin action", principal=who, method=x.method, path=x.path[:200])
+        if route.recorded(x.method) and x.services.grant is not None:
+            await self.services.audit.record(
+                x.services.grant.rights,
+                x.method,
+                x.path,
+                request_id=x.request_id,
+                left_s=x.left_s,
+            )
 
     async def _handled(self, x: Exchange, route: Route) -> web.StreamResponse:
         """Return the handler's answer. What was read for whoever came before anything of access

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kv.ports import Broadcast, Cache, Clock, Consensus, MemberStore, Store, StoreReader
 from node.access.access import Access, Grant
+from node.access.audit import Audit
 from node.access.changes import Changes
 from node.access.sessions import Sessions
 from node.access.webhooks import WebhookRecords
@@ -72,6 +73,7 @@ class NodeServices:
     """Host names accepted for this node; IP addresses are always accepted."""
     access: Access
     changes: Changes
+    audit: Audit
     webhooks: WebhookRecords
     sessions: Sessions
     """It begins and ends what the caller's own credentials allow."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,10 +12,12 @@ from acordo._cli.exit_codes import NO, OK
 from acordo._cli.ledger_digests import Chain, Flaw
 from acordo._cli.output import Output
 from acordo._cli.shell import key_of, run
-from acordo._cli.text import shown
+from acordo._cli.text import shown, shown_key
 from acordo._client import Client
 from acordo._results import Cluster
 from acordo._wire import forms
+
+KEYS_SHOWN: Final = 3
 
 ledger_app = typer.Typer(
     help="The ledger: the store's chain of committed groups.", no_args_is_help=True
@@ -68,12 +70,15 @@ def ledger_verify(
 
 
 @ledger_app.command("list")
-def ledger_list(
+def ledger_list(  # noqa: PLR0917  # each is an option of the command
     context: typer.Context,
     start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Stop after so many rows.")] = 100,
     key: Annotated[
         str | None, typer.Option(help="Print what changed this key instead, and who did.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Print what changed keys that begin so, and who did.")
     ] = None,
     principal: Annotated[
         str | None, typer.Option(help="Print what this principal did instead.")
@@ -81,15 +86,18 @@ def ledger_list(
 ) -> None:
     """Print rows of the ledger, or what was done to a key or by a principal."""
     wanted = None if key is None else forms.to_json(key_of(key))
-    filtered = key is not None or principal is not None
+    begin = b"" if prefix is None else key_of(prefix)
+    filtered = key is not None or principal is not None or prefix is not None
 
     async def work(client: Client, output: Output) -> None:
         count = 0
         async for row in client.ledger(start, limit=500 if filtered else min(limit, 500)):
             if filtered:
                 for each in row.body:
-                    if (wanted is None or wanted in _keys(each)) and (
-                        principal is None or each.get("principal") == principal
+                    if (
+                        (wanted is None or wanted in _keys(each))
+                        and (principal is None or each.get("principal") == principal)
+                        and (prefix is None or _begins(each, begin))
                     ):
                         _tell(output, row.log_time_ms, each)
                         count += 1
@@ -118,6 +126,10 @@ def _keys(intent: dict[str, object]) -> list[object]:
     return keys if isinstance(keys, list) else []
 
 
+def _begins(intent: dict[str, object], prefix: bytes) -> bool:
+    return any(forms.from_json(key).startswith(prefix) for key in _keys(intent))
+
+
 def _tell(output: Output, log_time_ms: int, intent: dict[str, object]) -> None:
     """Print one intent with its time and its principal."""
     if output.as_json:
@@ -125,9 +137,11 @@ def _tell(output: Output, log_time_ms: int, intent: dict[str, object]) -> None:
         return
     when = datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(timespec="milliseconds")
     who, op_id = str(intent.get("principal", "-")), str(intent.get("op_id")).partition("\x1f")[0]
+    keys = [shown_key(forms.from_json(key)) for key in _keys(intent)]
+    more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
     output.say(
         f"{intent.get('revision'):>10}  {when}  {shown(who)}  {intent.get('outcome')}  "
-        f"{shown(op_id)}"
+        f"{shown(op_id)}  {', '.join(keys[:KEYS_SHOWN])}{more}"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -211,6 +212,7 @@ def client_of(
         spread=spread,
         op_ids=op_ids,
         token=client_token(options.token, file=options.token_file) or "",
+        headers={"X-Request-Id": f"cli-{secrets.token_hex(6)}"},
         tls=client_tls(ca=options.ca, cert=options.cert, cert_key=options.cert_key),
     )
 

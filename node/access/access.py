@@ -16,6 +16,7 @@ import structlog
 from kv.access import (
     ACCESS_PREFIX,
     ANONYMOUS,
+    AUDIT,
     NOTHING,
     TOKENS_MAX,
     UNCONTROLLED,
@@ -281,7 +282,7 @@ class Access:
                         settled=settled.last,
                         timeout_s=self._settings.store_timeout_s,
                     )
-                found |= {version.key: version for version in listing.versions}
+                found |= {v.key: v for v in listing.versions if not v.key.startswith(AUDIT)}
                 more = listing.more and bool(listing.versions)
                 after = listing.versions[-1].key if listing.versions else b""
         except (KvError, TimeoutError) as exc:
@@ -312,7 +313,7 @@ class Access:
             return
         changed = False
         for version in event.versions or ():
-            if version.key.startswith(ACCESS_PREFIX):
+            if version.key.startswith(ACCESS_PREFIX) and not version.key.startswith(AUDIT):
                 known = self._records.get(version.key)
                 if known is None or known.revision < version.revision:
                     self._records[version.key] = self._heard[version.key] = version

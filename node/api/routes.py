@@ -41,6 +41,14 @@ from node.exchange.exchange import Exchange
 Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
+_WRITING: Final = ("/v1/access", "/v1/webhooks")
+"""What admins do here is a write, which the ledger has with its principal."""
+_HANDED_OUT: Final = frozenset({"/v1/backup", "/v3/maintenance/snapshot"})
+_ETCD_READING: Final = frozenset({"/v3/maintenance/hash", "/v3/maintenance/hashkv"})
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One path with its handlers by method. `always`: it is served also while draining or
@@ -63,6 +71,16 @@ class Route:
     """The pages of the other members may read its answers to GET too, to show all of them."""
     gateway: bool = False
     """It is a path of etcd's JSON gateway: errors are told in its form."""
+
+    def recorded(self, method: str) -> bool:
+        """Return whether an admin's use of it is recorded: it does something, and is no write of
+        its own, or hands everything out.
+        """
+        if self.needs is not Need.ADMIN or self.template.startswith(_WRITING):
+            return False
+        return self.template in _HANDED_OUT or (
+            method not in READING and self.template not in _ETCD_READING
+        )
 
     @property
     def allow(self) -> str:
@@ -99,9 +117,6 @@ async def _no_such_path(x: Exchange) -> web.Response:
 
 
 ONE_KEY: Final = frozenset({"If-Match", "If-None-Match"})
-READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing."""
-
 DIRECT: Final = frozenset({"GET", "PUT", "DELETE"})
 DIRECT_ETCD: Final = frozenset({"/v3/kv/put", "/v3/kv/range"})
 

@@ -18,7 +18,7 @@ from kv.errors import BadRequest, NotApplied
 from kv.model import REQUEST_BYTES_MAX
 from node.exchange import headers as asked_headers
 from node.exchange import parameters, screening
-from node.exchange.headers import HEADER_CHARS_MAX, JSON, TIMEOUT_S_MIN
+from node.exchange.headers import JSON, TIMEOUT_S_MIN
 from node.exchange.parameters import percent_encoded
 from node.http import cookies
 from node.http.bodies import HeldBody
@@ -130,6 +130,11 @@ class Exchange:
         if principal is None or principal == ANONYMOUS:
             return self.request.remote or ""
         return principal
+
+    @property
+    def request_id(self) -> str | None:
+        """The client's name for this request, if it gave one."""
+        return asked_headers.request_id(self.request.headers)
 
     @property
     def encrypted(self) -> bool:
@@ -409,7 +414,6 @@ class Exchange:
         can be looked up.
         """
         services = self.services
-        request_id = self.request.headers.get("X-Request-Id")
         lookup = until = None
         if document.outcome == "unknown" and document.op_id is not None:
             lookup = f"/v1/operations/{percent_encoded(document.op_id)}"
@@ -420,7 +424,7 @@ class Exchange:
         fields.update(
             instance=self.path[:512],
             node=services.settings.node_id,
-            request_id=request_id[:HEADER_CHARS_MAX] if request_id else None,
+            request_id=self.request_id,
             lookup=document.lookup or lookup,
             lookup_until_ms=document.lookup_until_ms or until,
         )

@@ -84,10 +84,19 @@ def check_json(headers: Mapping[str, str]) -> None:
         raise BadRequest("unsupported_media_type", detail, allowed=f"{JSON} (curl --json does it)")
 
 
+def request_id(asked: Mapping[str, str]) -> str | None:
+    """Return the client's name for its request, if it gave one that is text of one line; None: it
+    did not.
+    """
+    given = asked.get("X-Request-Id")
+    sound = given is not None and 0 < len(given) <= HEADER_CHARS_MAX and given.isprintable()
+    return given if sound and given is not None and given.isascii() else None
+
+
 def echo(asked: Mapping[str, str], answered: dict[str, str]) -> None:
     """Copy the tracing headers of a request into the answer's headers."""
-    request_id, trace = asked.get("X-Request-Id"), asked.get("traceparent")
-    if request_id is not None and len(request_id) <= HEADER_CHARS_MAX and request_id.isprintable():
-        answered["X-Request-Id"] = request_id
+    named, trace = request_id(asked), asked.get("traceparent")
+    if named is not None:
+        answered["X-Request-Id"] = named
     if trace is not None and _TRACEPARENT.fullmatch(trace):
         answered["traceparent"] = trace

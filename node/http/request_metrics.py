@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -43,6 +43,15 @@ SLOW_WINDOW_S: Final = 10.0
 _log = structlog.get_logger("acordo.http")
 
 
+class Named(Protocol):
+    """A request that its client may have named."""
+
+    @property
+    def request_id(self) -> str | None:
+        """The name; None: it gave none."""
+        ...
+
+
 class SlowRequests:
     """The log of requests that took longer than `over_s`: where they went, and for how long. Never
     a key: keys may be personal data, and a log outlives them.
@@ -53,7 +62,9 @@ class SlowRequests:
         self._began = -SLOW_WINDOW_S
         self._lines = self._left_out = 0
 
-    def note(self, route: str, method: str, status: int, seconds: float) -> None:
+    def note(
+        self, route: str, method: str, status: int, seconds: float, request_id: str | None = None
+    ) -> None:
         """Log a request, unless there are too many of them."""
         now = asyncio.get_running_loop().time()
         if now - self._began >= SLOW_WINDOW_S:
@@ -69,6 +80,7 @@ class SlowRequests:
             route=route,
             status=status,
             seconds=round(seconds, 3),
+            **({} if request_id is None else {"request_id": request_id}),
             not_logged_before=left_out,
         )
 
@@ -85,15 +97,18 @@ class Timing:
         self.buckets = [0] * (len(BUCKETS_S) + 1)
         self.sum_s = 0.0
 
-    def note(self, status: int, seconds: float | None) -> None:
-        """Count an answer. `seconds` is None for a stream, whose duration says nothing."""
+    def note(self, status: int, seconds: float | None, of: Named | None = None) -> None:
+        """Count an answer, of a request. `seconds` is None for a stream, whose duration says
+        nothing.
+        """
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if seconds is None:
             return
         self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
         if seconds > self._slow_s:
-            self._slow.note(self._route, self._method, status, seconds)
+            request_id = None if of is None else of.request_id
+            self._slow.note(self._route, self._method, status, seconds, request_id)
 
 
 class RequestMetrics(Collector):

@@ -11,6 +11,7 @@ from aiohttp import web
 from node.api.openapi.control import CONTROL
 from node.api.openapi.endpoints import ENDPOINTS, Endpoint
 from node.api.openapi.parameters import Parameter
+from node.api.openapi.security import OPEN, SCHEMES, security_of
 from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES, JSON
 from node.reads.levels import LEVELS
@@ -18,8 +19,6 @@ from node.wire.documents import encode
 from node.wire.problems import CONTENT_TYPE, Problem
 
 ALL: Final = ENDPOINTS | CONTROL
-_OPEN: Final = frozenset({"/health", "/livez", "/readyz", "/openapi.json"})
-"""Paths that ask for no credentials."""
 
 
 def document(version: str, url: str) -> bytes:
@@ -54,7 +53,11 @@ def document(version: str, url: str) -> bytes:
             },
             "servers": [{"url": url}],
             "paths": paths,
-            "components": {"schemas": components, "headers": _HEADERS},
+            "components": {
+                "schemas": components,
+                "headers": _HEADERS,
+                "securitySchemes": SCHEMES,
+            },
         }
     )
 
@@ -69,7 +72,8 @@ _ABOUT: Final = (
     "never will. 504 is "
     "unknown: look the op_id up, or repeat with the same op_id. Never repeat a write elsewhere "
     "without one. "
-    "Conditional headers work where they are listed; any other write refuses them."
+    "Conditional headers work where they are listed; any other write refuses them. "
+    "While access is not controlled, nobody has to sign in."
 )
 _HEADERS: Final = {
     "Acordo-Node": {"schema": {"type": "string"}, "description": "Who answered."},
@@ -111,11 +115,12 @@ def _endpoint(
     }
     for status, (media, kind) in endpoint.also.items():
         answers[str(status)]["content"][media] = {"schema": _schema(kind, refs)}
-    for status in sorted({*endpoint.refusals, *(() if path in _OPEN else (401, 403)), 429, 503}):
+    for status in sorted({*endpoint.refusals, *(() if path in OPEN else (401, 403)), 429, 503}):
         answers.setdefault(str(status), _refusal(refs))
     found: dict[str, Any] = {
         "operationId": _operation_id(path, method),
         "summary": endpoint.summary,
+        **security_of(path),
         "parameters": [_parameter(p) for p in endpoint.parameters],
         "responses": answers,
     }

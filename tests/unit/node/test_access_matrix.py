@@ -18,6 +18,7 @@ from yarl import URL
 
 from node.access.access import Need
 from node.api.openapi.document import ALL
+from node.api.openapi.security import need_of
 from node.api.routes import BEGUN, WHOLE
 from node.etcd.routes import SPOKEN, UNSPOKEN, spoken_paths
 from tests.unit.node.conftest import opened
@@ -301,6 +302,22 @@ def test_a_route_asks_what_its_rows_say_at_least() -> None:
     for path, spoken in spoken_paths().items():
         rows = ETCD[path.split("/", 2)[2]]
         assert all(order.index(spoken.needs) <= order.index(row.needs) for row in rows), path
+
+
+async def test_the_document_says_what_each_operation_needs() -> None:
+    routes = {route.template: route for route in (*WHOLE, *(each[2] for each in BEGUN))}
+    async with guarded() as door:
+        document = (await door.ask(None, "GET", "/openapi.json")).json()
+        schemes = document["components"]["securitySchemes"]
+        assert {each["type"] for each in schemes.values()} == {"http", "mutualTLS", "apiKey"}
+        for path, method in ALL:
+            said = document["paths"][path][method.lower()]
+            assert need_of(path) is routes[path].needs, path
+            ways = {name for way in said["security"] for name in way}
+            assert ways == (set() if routes[path].needs is OPEN else set(schemes)), path
+            nobody = {} in said["security"] or not said["security"]
+            assert nobody == (routes[path].needs in (OPEN, KEYS, Need.METRICS)), path
+            assert ("401" in said["responses"]) == (routes[path].needs is not OPEN), path
 
 
 @pytest.mark.parametrize("where", ["node.access.granted.check", "node.access.granted.check_intent"])
