@@ -36,6 +36,13 @@ def members(context: typer.Context, incomplete: str) -> list[str]:
     return _found(context, incomplete, _members)
 
 
+def victims(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the id of a member, or `leader`."""
+    return [each for each in ("leader",) if each.startswith(incomplete)] + members(
+        context, incomplete
+    )
+
+
 def leases(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the id of a lease."""
     return _found(context, incomplete, _leases)

@@ -63,6 +63,23 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
     "watch": (
         Example("acordo watch stock/ --after 0 --count 2", "the first two changes under stock/"),
         Example("acordo watch stock/ --after 0 --count 1 --json", "the first, for a program"),
+        Example(
+            "acordo watch stock/ --after 0 --count 2 --state stock.position -- cat",
+            "run a command for each, with the value as its input; a restart goes on",
+        ),
+    ),
+    "lock": (
+        Example(
+            "acordo lock jobs/nightly -- sh -c 'echo token $ACORDO_FENCING_TOKEN'",
+            "run a command while nobody else holds the lock",
+        ),
+        Example("acordo lock jobs/nightly --wait 0 -- true", "leaves with 1 if somebody has it"),
+    ),
+    "elect": (
+        Example(
+            "acordo elect service/leader --value n1 -- sh -c 'exit 0'",
+            "run a command once elected",
+        ),
     ),
     "lease grant": (Example("acordo lease grant 30 --id 5a", "a lease that lives 30 seconds"),),
     "lease keep-alive": (
@@ -81,6 +98,7 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
         Example("acordo status --json", "all that a node says of the cluster"),
     ),
     "leader": (Example("acordo leader", "who leads, its URL and term"),),
+    "kill": (Example("acordo kill leader --data data", "and watch another one lead"),),
     "transfer": (Example("acordo transfer n2", "let n2 lead"),),
     "limits": (Example("acordo limits", "whether a node's retentions are the cluster's"),),
     "adopt": (

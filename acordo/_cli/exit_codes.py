@@ -22,7 +22,10 @@ NOT_APPLIED: Final = 3
 UNKNOWN: Final = 4
 UNREACHABLE: Final = 5
 PRUNED: Final = 6
+LOST: Final = 7
 CONFIG: Final = 78
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
 INTERRUPTED: Final = 130
 
 CODES: Final = {
@@ -35,6 +38,7 @@ CODES: Final = {
     ),
     UNREACHABLE: "no node could be reached: nothing was changed",
     PRUNED: "the revision asked for is no longer kept",
+    LOST: "a lock or a lead was lost, and the command that ran under it was ended",
     CONFIG: "a setting must be mended first, such as a node's URL (sysexits.h: EX_CONFIG)",
     INTERRUPTED: "interrupted, whatever else came of it",
 }

@@ -1,4 +1,4 @@
-"""Commands on keys: get, put, cas, delete, list, watch."""
+"""Commands on keys: get, put, cas, delete, list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from acordo._cli import completing
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
 from acordo._cli.shell import OpIdOption, input_bytes, key_of, level_of, run
-from acordo._cli.text import moment, reading_form, shown, shown_key
+from acordo._cli.text import moment, reading_form, shown, shown_key, until
 from acordo._client import Client
 from acordo._errors import BadRequest
 from acordo._wire import forms
@@ -296,50 +296,8 @@ def _print_found(output: Output, found: results.Found, *, keys_only: bool) -> No
     elif keys_only:
         output.say(shown_key(found.key))
     else:
-        value = f"[dim]{shown(found.value)}[/dim]{_until(found.expires_ms)}"
+        value = f"[dim]{shown(found.value)}[/dim]{until(found.expires_ms)}"
         output.say(f"{found.revision:>10}  {shown_key(found.key)}  {value}")
-
-
-def watch(
-    context: typer.Context,
-    prefix: PrefixArgument = "",
-    after: Annotated[
-        int | None, typer.Option(min=0, help="Begin after this revision; else now.")
-    ] = None,
-    bookmarks: Annotated[
-        bool, typer.Option("--bookmarks", help="Show positions without changes too.")
-    ] = False,
-    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many events.")] = None,
-) -> None:
-    """Follow changes under a prefix, for ever; reconnects on its own."""
-
-    async def work(client: Client, output: Output) -> None:
-        seen = 0
-        async for event in client.watch(key_of(prefix), after=after, bookmarks=bookmarks):
-            _show_event(output, event)
-            seen += 1
-            if seen == count:
-                return
-
-    run(context, work)
-
-
-def history(
-    context: typer.Context,
-    key: KeyArgument,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many versions.")] = None,
-) -> None:
-    """Show the versions of a key that are kept, newest first."""
-
-    async def work(client: Client, output: Output) -> None:
-        count = 0
-        async for change in client.history(key_of(key), limit=min(limit or 10, 100)):
-            _show_event(output, change)
-            count += 1
-            if count == limit:
-                return
-
-    run(context, work)
 
 
 def _presence(if_exists: bool, if_absent: bool) -> bool | None:
@@ -375,33 +333,3 @@ def _show_written(output: Output, written: results.Written, verb: str) -> None:
         )
     else:
         output.say(f"{verb} at revision {written.revision}" + (" (again)" if written.again else ""))
-
-
-def _show_event(output: Output, event: results.Event) -> None:
-    if isinstance(event, results.Bookmark):
-        if output.as_json:
-            output.json({"event": "bookmark", "revision": event.revision})
-        else:
-            output.say(f"[dim]{event.revision:>10}  bookmark[/dim]")
-        return
-    if output.as_json:
-        value = None if event.value is None else forms.to_json(event.value)
-        form = {
-            "event": event.kind,
-            "revision": event.revision,
-            "key": forms.to_json(event.key),
-            "value": value,
-        }
-        until = {} if event.expires_ms is None else {"expires_ms": event.expires_ms}
-        numbers = {"create_revision": event.create_revision, "version": event.version}
-        told = numbers if event.version else {}
-        output.json({**form, **until, **told, "op_id": event.op_id, "last": event.last})
-    else:
-        colour = "green" if event.kind == "put" else "red"
-        kind = f"[{colour}]{event.kind:<6}[/{colour}]"
-        value = f"[dim]{shown(event.value or b'')}[/dim]{_until(event.expires_ms)}"
-        output.say(f"{event.revision:>10}  {kind}  {shown_key(event.key)}  {value}")
-
-
-def _until(expires_ms: int | None) -> str:
-    return "" if expires_ms is None else f"  expires {moment(expires_ms)}"

@@ -21,7 +21,10 @@ from acordo._cli import (
     keys,
     leases,
     ledger,
+    local,
+    locks,
     transactions,
+    watching,
     webhooks,
 )
 from acordo._cli.pages import complete_pages
@@ -35,17 +38,20 @@ PANELS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "delete": keys.delete,
         "list": keys.list_,
         "txn": transactions.txn,
-        "history": keys.history,
+        "history": watching.history,
         "operation": transactions.operation,
     },
     "Watch and coordinate": {
-        "watch": keys.watch,
+        "watch": watching.watch,
+        "lock": locks.lock,
+        "elect": locks.elect,
         "lease": leases.lease_app,
     },
     "Cluster": {
         "dev": dev.dev,
         "status": cluster.status,
         "leader": cluster.leader,
+        "kill": local.kill,
         "transfer": cluster.transfer,
         "limits": cluster.limits,
         "adopt": cluster.adopt,

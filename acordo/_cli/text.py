@@ -89,6 +89,11 @@ def moment(log_time_ms: int) -> str:
         return f"log time {log_time_ms} ms"
 
 
+def until(expires_ms: int | None) -> str:
+    """Return when a key expires, as the end of a line; empty: never."""
+    return "" if expires_ms is None else f"  expires {moment(expires_ms)}"
+
+
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     """Return a plain table."""
     made = Table(*columns, box=None, pad_edge=False, header_style="bold")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -59,6 +60,7 @@ def kill_main(argv: list[str]) -> int:
     """Kill one node's process. Raises BadRequest if no such process runs."""
     parser = _parser("kill", "Kill one node's process with SIGKILL; the runner starts it again.")
     parser.add_argument("node", help=f"its id, as `status` shows it, or `{LEADER}`")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     given = parser.parse_args(argv)
     found = running(given.data)
     if found is None:
@@ -71,6 +73,9 @@ def kill_main(argv: list[str]) -> int:
     node = _node(found, name)
     assert node.pid is not None
     os.kill(node.pid, signal.SIGKILL)
+    if given.json:
+        print(json.dumps({"member": node.id, "pid": node.pid, "led": given.node == LEADER}))
+        return 0
     print(f"killed {node.id}{', the leader' if given.node == LEADER else ''} (process {node.pid})")
     return 0
 

@@ -8,6 +8,7 @@ import asyncio
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,10 @@ PAGE: Final = (ROOT / "docs" / "command-line.md").read_text()
 ROW: Final = re.compile(r"^\| `([a-z -]+)` \| (.+) \|$", re.MULTILINE)
 MORE: Final = "and all else"
 """In a row of the page: there are other names too."""
-ELSEWHERE: Final = {"dev"}
-"""Commands whose examples other tests run: test_installed."""
+ELSEWHERE: Final = {"dev", "kill"}
+"""Commands whose examples other tests run: test_installed, and the end of this one."""
 TYPED: Final = {name: each for name, each in EXAMPLES.items() if name not in ELSEWHERE}
-NONE_HERE: Final = {"dead list", "dead replay", "adopt", "restore"}
+NONE_HERE: Final = {"dead list", "dead replay", "adopt", "restore", "lock", "elect"}
 """Commands that have nothing to show of a new cluster, or are refused by it."""
 
 
@@ -103,8 +104,9 @@ async def test_every_example_does_what_it_says(
         for left in ("stock/7", "log/1"):
             await person.type(f"acordo delete {left}")
         shutil.rmtree("clients")
+        Path("stock.position").unlink()
         forms = documented()
-        assert set(forms) == set(TYPED)
+        assert set(forms) == {*TYPED, "kill"}
         for command, examples in TYPED.items():
             seen = 0
             for each in examples:
@@ -115,6 +117,23 @@ async def test_every_example_does_what_it_says(
                 count = check_json(await as_json(person, each), forms[typed])
                 seen += count if typed == command else 0
             assert seen or command in NONE_HERE, command
+        (killing,) = EXAMPLES["kill"]  # last, because others would wait for a new leader
+        led = await cluster.leader()
+        killed = await type_in_shell(killing.line, "--json")
+        assert Form("`member` `pid` `led`").fits(killed), killed
+        assert (killed["member"], killed["led"]) == (led, True)
+
+
+async def type_in_shell(line: str, *more: str) -> dict[str, object]:
+    """Run a command whose output is another process's."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *shlex.split(line), *more), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    found = msgspec.json.decode(out)
+    assert isinstance(found, dict)
+    return found
 
 
 async def as_json(person: Person, example: Example) -> Ran:

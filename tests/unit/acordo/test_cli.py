@@ -293,7 +293,7 @@ def test_it_runs_as_a_module() -> None:
 
 HELD: Final = {
     "get": ["k"], "put": ["k", "v"], "cas": ["k", "1", "v"], "delete": ["k"], "list": [],
-    "txn": ["--put", "k=v"], "watch": [],
+    "txn": ["--put", "k=v"], "watch": [], "lock": ["l"], "elect": ["l"],
     "history": ["k"], "operation": ["x"], "load": ["FILE"], "dump": [], "backup": ["-"],
     "leader": [], "status": [], "transfer": [], "adopt": ["--gives-up", "0"],
     "members": [], "limits": [],
@@ -323,7 +323,7 @@ def all_commands() -> set[str]:
 
 
 def test_every_command_is_among_those_that_are_interrupted() -> None:
-    asks_no_node = {"dev", "verify", "restore", "cert init", "cert issue", "cert show"}
+    asks_no_node = {"dev", "kill", "verify", "restore", "cert init", "cert issue", "cert show"}
     groups = {"ledger", "dead", "webhook"}
     assert set(HELD) >= set(all_commands()) - groups - asks_no_node
 
