@@ -330,7 +330,7 @@ class FakeCluster:
                 floor=self.floor,
                 detail=f"revisions below {self.floor} are forgotten",
             )
-        entries = []
+        entries: list[dict[str, Any]] = []
         for key in sorted(self.history):
             at, value = self.at(key, revision)
             if key.startswith(prefix) and key > after and value is not None:
