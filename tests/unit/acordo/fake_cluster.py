@@ -344,7 +344,7 @@ class FakeCluster:
             if name != after:  # the folder that the page before ended with
                 shown[name] = None if found else each
         names = list(shown)[:limit]
-        page = [each for name in names if (each := shown[name]) is not None]
+        page = [kept for name in names if (kept := shown[name]) is not None]
         folders = [name for name in names if shown[name] is None]
         token = f"{revision}:{names[-1].hex()}".encode() if len(shown) > limit else None
         return web.json_response(
