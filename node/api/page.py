@@ -1,9 +1,11 @@
-"""GET / and /page/…: serve the files of the web page, read once at start. The page may load nothing
-from other origins, and may ask only its own node and the other members.
+"""GET /, /docs and /page/…: serve the files of the web page, and of the viewer of the API, read once
+at start. They may load nothing from other origins; the page may ask only its own node and the other
+members, the viewer only its own node.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -27,7 +29,11 @@ TYPES: Final = {
     ".txt": "text/plain; charset=utf-8",
     ".woff2": "font/woff2",
 }
-"""Media types by file name suffix; files of other kinds are not served."""
+"""Media types by file name suffix; files of other kinds are not served. A file that ends with `.gz`
+besides is kept compressed, and served under the name without.
+"""
+DOCUMENTS: Final = {"index.html": "/", "docs.html": "/docs"}
+"""The paths of the documents, by their files."""
 
 
 def security(reached: Iterable[str] = ()) -> dict[str, str]:
@@ -52,33 +58,42 @@ def files(directory: Path | None) -> dict[str, Callable[[Exchange], Awaitable[we
         return {}
     found: dict[str, Callable[[Exchange], Awaitable[web.Response]]] = {}
     for file in sorted(directory.rglob("*"))[: FILES_MAX * 4]:
+        name = file.relative_to(directory).as_posix().removesuffix(".gz")
+        content_type = TYPES.get(Path(name).suffix)
         if (
-            file.suffix in TYPES
+            content_type is not None
             and file.is_file()
             and file.stat().st_size <= FILE_BYTES_MAX
             and len(found) < FILES_MAX
         ):
-            name = file.relative_to(directory).as_posix()
-            handler = _serving(
-                file.read_bytes(), TYPES[file.suffix], document=file.suffix == ".html"
-            )
+            content, packed = file.read_bytes(), file.suffix == ".gz"
+            handler = _serving(content, content_type, packed=packed, page=name == "index.html")
             found[f"/page/{name}"] = handler
-            if name == "index.html":
-                found["/"] = handler
+            if name in DOCUMENTS:
+                found[DOCUMENTS[name]] = handler
     return found
 
 
 def _serving(
-    content: bytes, content_type: str, *, document: bool
+    content: bytes, content_type: str, *, packed: bool, page: bool
 ) -> Callable[[Exchange], Awaitable[web.Response]]:
+    """Return the handler of one file. `packed`: its content is compressed by gzip; `page`: it is
+    the document whose scripts ask the other members too.
+    """
     tag = f'"{hashlib.blake2b(content, digest_size=8).hexdigest()}"'
     fixed = {**security(), "ETag": tag, "Cache-Control": "no-cache"}
+    if packed:
+        fixed["Vary"] = "Accept-Encoding"
 
     async def get(x: Exchange) -> web.Response:
-        more = fixed | security(_members(x)) if document else fixed
+        more = fixed | security(_members(x)) if page else fixed
         if x.request.headers.get("If-None-Match") == tag:
             return x.reply(304, b"", content_type, more=more)
-        return x.reply(200, content, content_type, more=more)
+        if not packed:
+            return x.reply(200, content, content_type, more=more)
+        if "gzip" in x.request.headers.get("Accept-Encoding", ""):
+            return x.reply(200, content, content_type, more=more | {"Content-Encoding": "gzip"})
+        return x.reply(200, gzip.decompress(content), content_type, more=more)
 
     return get
 

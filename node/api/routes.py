@@ -292,7 +292,7 @@ class Routes:
                 gateway=True,
             )
         for path, handler in page.files(page_dir).items():
-            template = "/" if path == "/" else "/page/{file}"
+            template = path if path in page.DOCUMENTS.values() else "/page/{file}"
             self._whole[path] = Route(template, {"GET": handler}, Need.NOTHING, always=True)
 
     def may_be_direct(self, method: str, target: str) -> bool:

@@ -337,12 +337,12 @@ class FakeCluster:
                 value_form = {} if raw.get("keys_only") else {"value": to_json(value)}
                 entries.append({"key": to_json(key), **value_form, "revision": at})
         shown: dict[bytes, dict[str, Any] | None] = {}  # None: it is a folder
-        for each in entries:
-            key = from_json(each["key"])
+        for entry in entries:
+            key = from_json(entry["key"])
             before, found, _ = key[len(prefix) :].partition(raw.get("separator") or b"\xff" * 9)
             name = prefix + before + found
             if name != after:  # the folder that the page before ended with
-                shown[name] = None if found else each
+                shown[name] = None if found else entry
         names = list(shown)[:limit]
         page = [kept for name in names if (kept := shown[name]) is not None]
         folders = [name for name in names if shown[name] is None]
