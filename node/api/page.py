@@ -1,5 +1,5 @@
-"""GET /, /docs and /page/…: serve the files of the web page, and of the viewer of the API, read once
-at start. They may load nothing from other origins; the page may ask only its own node and the other
+"""GET /, /docs and /page/…: serve the files of the web page and of the API's viewer, read once at
+start. They may load nothing from other origins; the page may ask only its own node and the other
 members, the viewer only its own node.
 """
 

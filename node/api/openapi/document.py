@@ -51,7 +51,10 @@ def document(version: str, url: str) -> bytes:
                 "description": _ABOUT,
                 "license": {"name": "MIT"},
             },
-            "servers": [{"url": url}],
+            "servers": [
+                {"url": "/", "description": "The node that serves this document."},
+                {"url": url, "description": "The same node as it is reached from elsewhere."},
+            ],
             "paths": paths,
             "components": {
                 "schemas": components,

@@ -191,3 +191,13 @@ async def test_portuguese_on_a_phone_and_what_axe_says(
     await expect(page.locator('#tabs a[href="#keys"]')).to_have_text("Keys")
     await page.reload()
     await expect(page.locator('#tabs a[href="#keys"]')).to_have_text("Keys")
+
+
+async def test_the_api_is_shown_without_asking_anyone_else(page: Page, api: Api) -> None:
+    await page.goto(api.url + "/#keys")
+    await page.click('footer a[href="/docs"]')
+    await page.locator("#viewer .opblock").first.wait_for()
+    await page.locator(".opblock-summary-path", has_text="/v1/history/").first.click()
+    await page.fill('tr[data-param-name="key"] input', "doc")
+    await page.get_by_role("button", name="Execute").click()
+    await expect(page.locator(".live-responses-table")).to_contain_text('"items": []')
