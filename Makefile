@@ -115,6 +115,10 @@ docs: $(READY)  ## make docs/ a site in build/docs: a link or an anchor that lea
 	$(PY) -m sphinx -q -W --keep-going -j auto -c docs/site -b html -d build/docs-read . build/docs
 	$(PY) -m docs.site.checks build/docs
 
+pictures: $(READY)  ## draw the pictures of docs/, and take those of the page while a leader dies (Chromium)
+	$(PY) -m docs.site.pictures
+	$(PY) -m docs.site.screens
+
 evidence: $(READY)  ## run the published hazards of the Raft library against our classes
 	$(PY) -m tests.evidence
 
@@ -179,5 +183,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help docs install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
+.PHONY: help docs pictures install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
 	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade fuzz flaky chart cloud-costs images sync sbom audit lock clean
