@@ -18,6 +18,7 @@ addStrings("en", {
   "event.heals": "{id} heard again",
   "event.leads": "{id} leads, term {term}",
   "event.stopped": "writes stopped {time}",
+  "event.stopped.here": "writes through {id} stopped {time}",
   "event.waited": "writes waited {time}",
 });
 addStrings("pt", {
@@ -29,6 +30,7 @@ addStrings("pt", {
   "event.heals": "{id} ouvido de novo",
   "event.leads": "{id} lidera, termo {term}",
   "event.stopped": "escritas pararam por {time}",
+  "event.stopped.here": "escritas por {id} pararam por {time}",
   "event.waited": "escritas esperaram {time}",
 });
 
@@ -52,8 +54,8 @@ function tell(kind, text, at = Date.now()) {
   show();
 }
 
-// Tell how long writes stopped, as part of the story in which it happened. `by` is what measured it; a probe's measure
-// replaces one that only came from the nodes.
+// Tell how long writes stopped, as part of the story in which it happened. `by` is what measured it: the probe, the nodes,
+// or the probe while the very node was gone that it writes through (home), which says least of the cluster.
 export function tellOutage(from, to, by) {
   const lasted = to - from;
   const ended = Date.now() - (performance.now() - to);
@@ -65,8 +67,10 @@ export function tellOutage(from, to, by) {
     return;
   }
   const had = story.parts.find((part) => part.kind === "stopped");
-  if (had && (had.by === "probe" || lasted <= had.lasted) && by !== "probe") return;
-  const part = { kind: "stopped", text: t("event.stopped", { time: seconds(lasted) }), lasted, by };
+  const worth = ["home", "nodes", "probe"];
+  if (had && (worth.indexOf(by) < worth.indexOf(had.by) || (by === had.by && lasted <= had.lasted))) return;
+  const text = t(by === "home" ? "event.stopped.here" : "event.stopped", { time: seconds(lasted), id: live.home });
+  const part = { kind: "stopped", text, lasted, by };
   story.parts = [...story.parts.filter((each) => each.kind !== "stopped"), part];
   show();
 }
@@ -76,7 +80,7 @@ export function lastFailover() {
   const story = stories.findLast((each) => each.parts.some((p) => p.kind === "leads" && p.former));
   if (!story) return null;
   const stopped = story.parts.find((part) => part.kind === "stopped");
-  if (stopped) return { ms: stopped.lasted, measured: "stopped", at: story.at };
+  if (stopped && stopped.by !== "home") return { ms: stopped.lasted, measured: "stopped", at: story.at };
   const leads = story.parts.findLast((part) => part.kind === "leads");
   return leads.silentMs === null ? null : { ms: leads.silentMs, measured: "silent", at: story.at };
 }

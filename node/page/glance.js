@@ -68,6 +68,7 @@ function put(id, value, note = "") {
   tile.dataset.said = `${value}\n${note}`;
   const [number_, unit] = String(value).match(/^([\d.,]+)\s?(ms|\/s)$/)?.slice(1) ?? [value, null];
   tile.replaceChildren(element("span", number_, "figure"), ...(unit ? [element("span", ` ${unit}`, "unit")] : []));
+  tile.classList.toggle("long", String(number_).length > 8 && id !== "glance-state");
   const noted = byId(`${id}-note`);
   if (noted) noted.textContent = note;
 }

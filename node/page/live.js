@@ -3,7 +3,7 @@
 import { element } from "./asking.js";
 
 export const ROUND_MS = 250;
-const PATIENCE_MS = 700;
+const PATIENCE_MS = 800;
 const HIDDEN_MS = 2000;
 const KEPT_MS = 65_000;
 const STALL_MS = 300;
@@ -12,7 +12,7 @@ const SEEN_MAX_S = 1.5;
 // By id: url, samples (newest last), lastOk, silent (no answer to the newest question), asking,
 // reached (it ever answered), heard (the other members heard it since it answers).
 export const members = new Map();
-export const live = { view: null, viewAt: 0, home: null, leader: null, term: 0, leaderships: new Map(), waits: new Map(), started: Date.now() };
+export const live = { view: null, viewAt: 0, home: null, leader: null, term: 0, homeGoneAt: -1e9, leaderships: new Map(), waits: new Map(), started: Date.now() };
 
 const listeners = [];
 export const onRound = (listener) => listeners.push(listener);
@@ -66,6 +66,7 @@ async function askOne(member) {
     // What is late because this browser stood still says nothing of the member.
     const own = error.name === "TimeoutError" && lateMs > STALL_MS;
     if (!own) Object.assign(member, { silent: true, heard: false });
+    if (!own && member.id === live.home) live.homeGoneAt = performance.now();
   } finally {
     member.asking = false;
   }

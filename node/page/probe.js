@@ -2,6 +2,7 @@
 // It is off until somebody switches it on, or the local runner allows chaos.
 import { byId } from "./bytes.js";
 import { tellOutage } from "./events.js";
+import { live } from "./live.js";
 import { addStrings, t } from "./strings.js";
 
 export const PROBE_KEY = "demo/probe";
@@ -63,7 +64,10 @@ function note(began) {
   probe.took = now - began;
   probe.done += 1;
   // A page in the background is slowed down by the browser: its pauses are no stops of writes.
-  if (gap > GAP_MS && probe.took > GAP_MS - PAUSE_MS && !document.hidden) tellOutage(probe.lastAck, now, "probe");
+  if (gap > GAP_MS && probe.took > GAP_MS - PAUSE_MS && !document.hidden) {
+    const gone = live.homeGoneAt > probe.lastAck - 1000; // the node that it writes through was gone itself
+    tellOutage(probe.lastAck, now, gone ? "home" : "probe");
+  }
   probe.lastAck = now;
   probe.waitsSince = null;
 }

@@ -3,6 +3,7 @@ import { addStrings, chooseLanguage, language, translate } from "./strings.js";
 import "./keys_texts.js";
 import "./chart.js";
 import "./cluster.js";
+import "./disturb.js";
 import "./events.js";
 import "./glance.js";
 import "./keys.js";

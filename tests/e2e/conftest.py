@@ -41,11 +41,13 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
         nodes: int = 3,
         wait: bool = True,
         overrides: Mapping[str, Mapping[str, str]] | None = None,
+        control: bool = False,
         **more: object,
     ) -> AsyncIterator[LocalCluster]:
         given = {"nodes": nodes, "base_port": base_port, "data": tmp_path / "data"} | shared | more
         said: list[str] = []
-        cluster = LocalCluster(RunnerSettings(**given), say=said.append, overrides=overrides)  # type: ignore[arg-type]
+        settings = RunnerSettings(**given)  # type: ignore[arg-type]
+        cluster = LocalCluster(settings, say=said.append, overrides=overrides, control=control)
         try:
             async with cluster:
                 if wait:

@@ -11,7 +11,7 @@ WAIT_MS = 60_000
 
 
 async def test_page_of_a_real_cluster(page: Page, start: Start) -> None:
-    async with start() as cluster:
+    async with start(control=True) as cluster:
         urls = {node.id: node.url for node in cluster.nodes.values()}
         leader = await cluster.leader()
         assert leader is not None
@@ -37,12 +37,21 @@ async def test_page_of_a_real_cluster(page: Page, start: Start) -> None:
         await expect(page.locator("#guard-what")).to_have_text(f"at revision {theirs.revision}")
         await expect(page.locator("#value")).to_have_value("theirs")
 
-        cluster.kill(leader)
+        await page.goto(urls[home] + "/#overview")
+        await page.get_by_role("button", name="Do it: Kill the leader").click()
+        await expect(page.locator("#probe")).to_be_checked()
+        await expect(page.locator(f"li[data-member={leader}]")).to_have_class("member dead")
 
         async def another_leads() -> bool:
             return await page.locator("#fact-leader").text_content() not in (leader, "none known")
 
         await until(another_leads, "the page shows the new leader")
+        story = page.locator("#events .story", has_text=f"{leader} gone").last
+        await expect(story).to_contain_text("writes stopped", timeout=WAIT_MS)
+        await expect(story).to_contain_text("leads, term")
+        await expect(page.locator("#glance-failover")).to_contain_text(" ms")
+        await page.uncheck("#probe")
+        await page.goto(urls[home] + "/#keys")
         await page.fill("#value", "after the kill")
         await page.click("#put")
         await expect(page.locator("#state")).to_contain_text("Written at revision", timeout=WAIT_MS)
