@@ -21,9 +21,11 @@ MADE: Final = (
     "_access_calls", "_base_client", "_client", "_cluster_calls", "_lease_calls", "_watch",
     "_webhook_calls",
     "_calls.batches", "_calls.caller", "_calls.look_up",
+    "_recipes.counting", "_recipes.lock", "_recipes.meeting", "_recipes.queue",
+    "_recipes.session", "_recipes.view",
 )  # fmt: skip
 """The modules that are made, each below `acordo._sync`."""
-WRITTEN: Final = ("_calls.transport",)
+WRITTEN: Final = ("_calls.transport", "_recipes.background")
 """The modules that are written twice."""
 NAMES: Final = {
     "AbstractAsyncContextManager": "AbstractContextManager",
@@ -40,6 +42,7 @@ PROSE: Final = {
     "`async with`": "`with`",
     "async with Client(": "with SyncClient(",
     "async with": "with",
+    "await ": "",
     "Several tasks may": "Several threads may",
 }
 HEADER: Final = "# Made by `make sync` from acordo/{source}; do not edit.\n"

@@ -1,0 +1,1 @@
+"""What is commonly built on keys, leases and transactions, for `acordo.recipes`."""

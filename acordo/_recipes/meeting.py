@@ -1,0 +1,107 @@
+"""Meet others: a barrier that opens when all are there, and the registration of who is there."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Final, Self
+
+from acordo._client import Client
+from acordo._errors import AcordoError
+from acordo._intents import Bytes, absent, as_bytes, key_bytes, put
+from acordo._recipes.background import Background, Flag
+from acordo._recipes.counting import exactly_once
+from acordo._recipes.session import TTL_S, Session
+
+WAIT_S: Final = 30.0
+RETRY_S: Final = 0.2
+
+
+class Barrier:
+    """A barrier that opens for good once `parties` wait at it together."""
+
+    def __init__(self, client: Client, name: Bytes, *, parties: int, ttl_s: float = TTL_S) -> None:
+        self._client, self._parties, self._ttl_s = client, parties, ttl_s
+        self._open, self._waiting = key_bytes(name), key_bytes(name) + b"/"
+
+    async def wait(self, *, timeout_s: float | None = None) -> bool:
+        """Wait until all are there, at most so many seconds; return whether they were. Who dies
+        while it waits does not count any more. Raises what `Client.put` raises, Lost.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        async with Session(self._client, ttl_s=self._ttl_s) as session:
+            key = self._waiting + session.lease.encode()
+            position = str((await self._client.put(key, b"", lease=session.lease)).revision)
+            while True:
+                session.check()
+                if await self._client.get(self._open) is not None:
+                    return True
+                if await self._client.count(self._waiting) >= self._parties:
+                    await exactly_once(
+                        self._client, [absent(self._open)], [put(self._open, b"open")]
+                    )
+                    return True
+                left = WAIT_S if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                # the key that opens it begins as those of the waiting do
+                found = await self._client.poll(
+                    self._open, after=position, wait_s=min(left, WAIT_S, self._ttl_s)
+                )
+                position = found.position
+
+
+class Registration:
+    """A key that is there while a block runs, and goes with whoever put it.
+
+    If its lease is lost, because the cluster could not be reached for a ttl, the key is put again
+    as soon as it can; `interruptions` counts that.
+    """
+
+    def __init__(self, client: Client, key: Bytes, value: Bytes, *, ttl_s: float = TTL_S) -> None:
+        self._client, self._ttl_s = client, ttl_s
+        self._key, self._value = key_bytes(key), as_bytes(value, "value")
+        self._session: Session | None = None
+        self._background: Background | None = None
+        self.interruptions = 0
+        """How often the key may have been away."""
+
+    async def __aenter__(self) -> Self:
+        self._session = await self._register()
+        stopping = Flag()
+
+        async def run() -> None:
+            await self._keep(stopping)
+
+        self._background = Background(run, stopping)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._background is not None:
+            await self._background.stop()
+        if self._session is not None:
+            await self._session.end()
+
+    async def _register(self) -> Session:
+        session = Session(self._client, ttl_s=self._ttl_s)
+        await session.begin()
+        try:
+            await self._client.put(self._key, self._value, lease=session.lease)
+        except BaseException:
+            await session.end()
+            raise
+        return session
+
+    async def _keep(self, stopping: Flag) -> None:
+        while not stopping.is_set():
+            session = self._session
+            assert session is not None
+            if not await session.lost.wait(RETRY_S) and not session.is_lost:
+                continue
+            self.interruptions += 1
+            await session.end()
+            while not stopping.is_set():
+                with contextlib.suppress(AcordoError):
+                    self._session = await self._register()
+                    break
+                await stopping.wait(RETRY_S)

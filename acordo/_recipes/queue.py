@@ -1,0 +1,63 @@
+"""A queue: each item is taken by one taker, in the order in which the items were put."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from acordo._base_client import new_op_id
+from acordo._client import Client
+from acordo._intents import Bytes, absent, as_bytes, at_revision, delete, key_bytes, put
+from acordo._recipes.counting import exactly_once
+from acordo._results import Found
+
+HEAD: Final = 8
+"""Items that a taker looks at, oldest first: others may take the first ones meanwhile."""
+
+
+class Queue:
+    """A queue of up to 100,000 items, each under a key of its own, `NAME/ID`.
+
+    `take` deletes the item that it returns: a taker that dies afterwards has taken it.
+    """
+
+    def __init__(self, client: Client, name: Bytes) -> None:
+        self._client, self._prefix = client, key_bytes(name) + b"/"
+
+    async def put(self, item: Bytes) -> int:
+        """Put an item at the end, exactly once; return its revision. Raises what `Client.txn`
+        raises.
+        """
+        raw = as_bytes(item, "item")
+        while True:
+            key = self._prefix + new_op_id().encode()
+            revision = await exactly_once(self._client, [absent(key)], [put(key, raw)])
+            if revision is not None:
+                return revision
+
+    async def take(self, *, timeout_s: float | None = 0.0) -> bytes | None:
+        """Take the oldest item, exactly once; None: there was none within `timeout_s` seconds
+        (None: wait as long as it takes). Raises what `Client.txn` raises.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            items, revision = await self._oldest()
+            for found in items:
+                guards = [at_revision(found.key, found.revision)]
+                if await exactly_once(self._client, guards, [delete(found.key)]) is not None:
+                    return found.value
+            if items:
+                continue
+            left = 30.0 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return None
+            await self._client.poll(self._prefix, after=revision, wait_s=left)
+
+    async def size(self) -> int:
+        """Return how many items wait. Raises ReadFailed, Unreachable."""
+        return await self._client.count(self._prefix)
+
+    async def _oldest(self) -> tuple[list[Found], int]:
+        async for page in self._client.pages(self._prefix, limit=HEAD, sort="create_revision"):
+            return list(page.found), page.revision
+        return [], 0
