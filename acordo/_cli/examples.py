@@ -117,6 +117,7 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
     ),
     "members remove": (Example("acordo members remove n4", "remove a member"),),
     "backup": (Example("acordo backup acordo.backup", "a backup, checked while it is written"),),
+    "diagnose": (Example("acordo diagnose acordo.tar.gz", "what every node says, without values"),),
     "verify": (
         Example("acordo verify acordo.backup", "check a backup"),
         Example("acordo verify", "check every member of the running cluster"),

@@ -18,6 +18,7 @@ from acordo._cli import (
     cluster,
     dead,
     dev,
+    diagnosing,
     keys,
     leases,
     ledger,
@@ -61,6 +62,7 @@ PANELS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "backup": backups.backup,
         "restore": backups.restore,
         "verify": backups.verify,
+        "diagnose": diagnosing.diagnose,
     },
     "Data": {
         "load": bulk.load,

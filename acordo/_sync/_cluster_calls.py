@@ -53,6 +53,20 @@ class ClusterCalls(BaseClient):
             for row in rows:
                 yield row
 
+    def look(
+        self, url: str, path: str, *, timeout_s: float | None = None
+    ) -> tuple[int | None, bytes]:
+        """Return the status and the body of one GET at the node at `url`, whatever they are; the
+        status is None, and the body says why, if no whole answer came.
+        """
+        limit_s = timeout_s or self._timeout_s
+        reply = self._transport.once(
+            url, requests.plain_get(path), timeout_s=limit_s, node_timeout_s=limit_s
+        )
+        if not reply.observed.complete:
+            return None, reply.error.encode()
+        return reply.observed.status, reply.body
+
     def backup(
         self, *, since: tuple[int, str] | None = None, idle_s: float = IDLE_S
     ) -> Iterator[bytes]:

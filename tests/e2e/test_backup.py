@@ -89,6 +89,8 @@ async def test_a_backup_is_taken_and_verified_as_the_page_says(
         ]
         assert "what changed after revision 2: 3 keys as of revision 5" in said[0]
         assert said[0] == said[1]
+        (line,) = commands("Collect a bundle for who looks for a fault")
+        assert " files of " in await carried_out(line, tmp_path, urls_of(cluster))
     if cluster.settings.store:
         return
     said = [await carried_out(line, tmp_path, []) for line in commands("Restore one")]
