@@ -24,6 +24,7 @@ from typing import Any
 
 import uvloop
 
+from bench import report
 from bench.load import LoadResult, load, request
 from bench.local import cluster, get, leader_of, pids, ready
 
@@ -85,6 +86,9 @@ def main(argv: list[str]) -> int:
     for figure in figures:
         mark = {True: "met", False: "NOT MET", None: ""}[figure.good]
         print(f"  {figure.name:<{width}}  {figure.value:>24}   {figure.target:<28} {mark}")
+    marks = {True: "met", False: "not met", None: ""}
+    rows = [(each.name, each.value, each.target, marks[each.good]) for each in figures]
+    print(f"  kept: {report.write('core', ('what', 'value', 'target', ''), rows, {})}")
     share = next(figure for figure in figures if figure.name.startswith("share"))
     return int(share.good is not True)
 

@@ -3,7 +3,7 @@
 `make bench-peers`. Both run on this machine together with the load, both with their default
 settings (time-outs, fsync on). Rounds alternate, and medians are shown; the ratio is what counts.
 Bodies have the form of each API: bytes here, JSON with base64 there. It is bounded in time and
-asserts nothing.
+asserts nothing. Figures and latencies are kept below out/bench, as JSON and as a page.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench import report
 from bench.load import LoadResult, load
 from bench.local import cluster
 from bench.stores import Acordo, Etcd, Store, ask, cpu_s, etcd
@@ -79,8 +80,12 @@ async def fill(store: Store) -> None:
     good(await load(store.urls, put, connections=CONNECTIONS, seconds=60, count=KEYS))
 
 
-async def _round(store: Store, options: Any) -> dict[str, float]:
-    """Measure each figure once."""
+Samples = dict[str, dict[str, list[float]]]
+"""Latencies in seconds, by figure and store."""
+
+
+async def _round(store: Store, options: Any, samples: Samples) -> dict[str, float]:
+    """Measure each figure once, and keep the latencies of those that are of latencies."""
     seconds, found = options.seconds, {}
 
     def put(connection: int, number: int) -> bytes:
@@ -92,23 +97,27 @@ async def _round(store: Store, options: Any) -> dict[str, float]:
     async def rate(make: Any, urls: list[str], connections: int) -> LoadResult:
         return good(await load(urls, make, connections=connections, seconds=seconds))
 
-    async def one(make: Any, url: str) -> float:
+    def kept(name: str, run: LoadResult) -> LoadResult:
+        samples.setdefault(NAMES[name], {}).setdefault(store.name, []).extend(run.latencies_s)
+        return run
+
+    async def one(name: str, make: Any, url: str) -> None:
         run = good(await load([url], make, connections=1, seconds=seconds / 2))
-        return run.percentile_ms(0.5)
+        found[name] = kept(name, run).percentile_ms(0.5)
 
     for connections in (CONNECTIONS, MANY):
         before = cpu_s(store.processes())
         run = await rate(put, store.urls, connections)
-        found[f"writes/s, {connections}"] = run.rate
+        found[f"writes/s, {connections}"] = kept(f"writes/s, {connections}", run).rate
         spent = cpu_s(store.processes()) - before
         found[f"CPU, {connections}, us"] = spent / len(run.latencies_s) * 1e6
     leader = store.leader()
     follower = next(url for url in store.urls if url != leader)
     found["reads/s, one node"] = (await rate(get, store.urls[:1], CONNECTIONS)).rate
     found["reads/s, three nodes"] = (await rate(get, store.urls, CONNECTIONS)).rate
-    found["one write, leader, ms"] = await one(put, leader)
-    found["one write, follower, ms"] = await one(put, follower)
-    found["one read, ms"] = await one(get, follower)
+    await one("one write, leader, ms", put, leader)
+    await one("one write, follower, ms", put, follower)
+    await one("one read, ms", get, follower)
     if not options.no_outages:
         found["kill, s"] = await _outage(store, signal.SIGKILL)
         found["stop, s"] = await _outage(store, signal.SIGSTOP)
@@ -139,13 +148,16 @@ NAMES: Final = {
 }
 
 
-async def _measure(stores: list[Store], options: Any) -> list[dict[str, tuple[float, float]]]:
+async def _measure(
+    stores: list[Store], options: Any, samples: Samples
+) -> list[dict[str, tuple[float, float]]]:
     found = []
     for store in stores:
         await fill(store)
     for number in range(options.rounds):
         pair = [
-            await _round(store, options) for store in (stores if number % 2 == 0 else stores[::-1])
+            await _round(store, options, samples)
+            for store in (stores if number % 2 == 0 else stores[::-1])
         ]
         ours, theirs = pair if number % 2 == 0 else pair[::-1]
         found.append({name: (ours[name], theirs[name]) for name in ours})
@@ -164,22 +176,28 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--base-port", type=int, default=28701)
     options = parser.parse_args(argv)
     os.environ["ACORDO_STORE"] = options.store
-    loads = [os.getloadavg()[0]]
+    loads, samples = [os.getloadavg()[0]], Samples()
     with (
         tempfile.TemporaryDirectory(prefix="acordo-bench-") as data,
         etcd(options.base_port + 50, data) as theirs,
         cluster(options.base_port, data) as urls,
     ):
         version = _version(theirs)
-        found = uvloop.run(_measure([Acordo(urls, data), theirs], options))
+        found = uvloop.run(_measure([Acordo(urls, data), theirs], options, samples))
     loads.append(os.getloadavg()[0])
     title = f"Acordo ({options.store})"
     console = Console(width=120)
-    console.print(_table(found, title, f"etcd {version}, HTTP gateway"))
+    head, rows = _rows(found, title, f"etcd {version}, HTTP gateway")
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
     console.print(
         f"{time.strftime('%Y-%m-%d %H:%M')}, medians of {len(found)} rounds, {os.cpu_count()} "
         f"cores, load average {loads[0]:.1f} before, {loads[1]:.1f} after"
     )
+    page = report.write("peers", ("what", *head[1:]), rows, samples)
+    console.print(f"kept: {page} and report.json beside it")
     return 0
 
 
@@ -187,8 +205,10 @@ def _version(theirs: Etcd) -> str:
     return str(json.loads(ask(f"{theirs.urls[0]}/version") or "{}").get("etcdserver"))
 
 
-def _table(found: list[dict[str, tuple[float, float]]], ours: str, theirs: str) -> Table:
-    table = Table("", ours, theirs, "ratio", "of the rounds")
+def _rows(
+    found: list[dict[str, tuple[float, float]]], ours: str, theirs: str
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    rows = []
     for name, shown in NAMES.items():
         if name not in found[0]:
             continue
@@ -196,13 +216,15 @@ def _table(found: list[dict[str, tuple[float, float]]], ours: str, theirs: str) 
         ratios = sorted(a / b for a, b in pairs)
         digits = 0 if "/s" in shown or "µs" in shown else 2
         medians = (statistics.median(side) for side in zip(*pairs, strict=True))
-        table.add_row(
-            shown,
-            *(f"{median:,.{digits}f}" for median in medians),
-            f"{statistics.median(ratios):.2f}",
-            f"{ratios[0]:.2f} – {ratios[-1]:.2f}",
+        rows.append(
+            (
+                shown,
+                *(f"{median:,.{digits}f}" for median in medians),
+                f"{statistics.median(ratios):.2f}",
+                f"{ratios[0]:.2f} – {ratios[-1]:.2f}",
+            )
         )
-    return table
+    return ("", ours, theirs, "ratio", "of the rounds"), rows
 
 
 if __name__ == "__main__":
