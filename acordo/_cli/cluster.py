@@ -1,4 +1,4 @@
-"""Commands on the cluster: leader, status, transfer, adopt, limits, members."""
+"""Commands on the cluster: leader, transfer, adopt, limits, members."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from acordo import _results as results
 from acordo._cli import completing
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
 from acordo._cli.shell import run
-from acordo._cli.text import shown, table
+from acordo._cli.status import list_members
+from acordo._cli.text import shown
 from acordo._client import Client
 
 members_app = typer.Typer(
@@ -29,22 +29,6 @@ def leader(context: typer.Context) -> None:
             output.json(found)
         else:
             output.say(f"{shown(found.id)}  {shown(found.url or '', 300)}  term {found.term}")
-
-    run(context, work)
-
-
-def status(context: typer.Context) -> None:
-    """Show how a node sees the cluster. Leaves with 1 if there is no quorum, writes are refused, or
-    it is not ready.
-    """
-
-    async def work(client: Client, output: Output) -> int:
-        seen = await client.cluster()
-        if output.as_json:
-            output.json(seen.raw)
-        else:
-            _show_members(output, seen)
-        return OK if seen.quorum and seen.leader and not seen.refusal and not seen.unready else NO
 
     run(context, work)
 
@@ -130,11 +114,7 @@ def members(context: typer.Context) -> None:
         return
 
     async def work(client: Client, output: Output) -> None:
-        seen = await client.cluster()
-        if output.as_json:
-            output.json(list(seen.members))
-        else:
-            _show_members(output, seen)
+        await list_members(client, output, context)
 
     run(context, work)
 
@@ -194,59 +174,6 @@ def members_remove(context: typer.Context, member: MemberArgument) -> None:
             output, client.remove_member(member), member, "removed"
         ),
     )
-
-
-def _show_members(output: Output, seen: results.Cluster) -> None:
-    state = "[green]quorum[/green]" if seen.quorum else "[red]no quorum[/red]"
-    who = (
-        f"{shown(seen.leader)} leads" if seen.leader else "[red]this node knows no leader yet[/red]"
-    )
-    output.say(
-        f"{who} in term {seen.term}, {state}, settled at revision {seen.settled} "
-        f"(as {shown(seen.node)} sees it)"
-    )
-    if seen.raw.get("store_kind") == "replicated":
-        detail = shown(str(seen.raw.get("store_detail") or ""), 300)
-        state = shown(str(seen.raw.get("store_state")))
-        output.say(f"its own store is {state}" + (f": {detail}" if detail else ""))
-    if seen.raw.get("unsafe_fsync"):
-        fsync = shown(str(seen.raw.get("fsync")))
-        output.say(f"[red]fsync={fsync}: a power cut may lose acknowledged writes[/red]")
-    if seen.refusal and not seen.refusal.startswith("own_store"):  # `unready` says more of those
-        output.say(
-            f"[red]writes are refused until somebody decides: {shown(seen.refusal, 300)}[/red]"
-        )
-        way = (
-            "" if seen.refusal == "store_foreign" else ", or go on from this one with: acordo adopt"
-        )
-        output.say(f"  put the store back that was settled{way}")
-    for reason in seen.unready:
-        who, why = shown(seen.node), shown(reason.why, 300)
-        output.say(
-            f"[red]{who} is not ready: {shown(reason.check)}: {why}[/red] ({shown(reason.code)})"
-        )
-    rows = []
-    for each in seen.members:
-        colour = {"leader": "green", "unknown": "red"}.get(each.role, "default")
-        rows.append(
-            [
-                shown(each.id),
-                f"[{colour}]{each.role}[/{colour}]" + ("" if each.voter else " (does not vote)"),
-                _figure(each.settled),
-                _figure(each.applied),
-                _figure(each.lag),
-                "" if each.last_seen_s is None else f"{each.last_seen_s:.1f} s",
-                (each.digest or "")[:12],
-                shown(each.url or "", 2000),
-            ]
-        )
-    output.table(
-        table(["member", "role", "settled", "ordered", "lag", "seen", "digest", "url"], rows)
-    )
-
-
-def _figure(number: int | None) -> str:
-    return "" if number is None else str(number)
 
 
 async def _member_done(output: Output, change: Awaitable[None], member: str, verb: str) -> None:

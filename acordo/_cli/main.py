@@ -24,6 +24,7 @@ from acordo._cli import (
     ledger,
     local,
     locks,
+    status,
     transactions,
     watching,
     webhooks,
@@ -50,7 +51,7 @@ PANELS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     },
     "Cluster": {
         "dev": dev.dev,
-        "status": cluster.status,
+        "status": status.status,
         "leader": cluster.leader,
         "kill": local.kill,
         "transfer": cluster.transfer,
