@@ -1,6 +1,7 @@
 """Know the policy as it stands where this node is, and let requests in by it.
 
 While it is not known nobody is let in: a member that began anew reads it from its store first.
+Grants and the policy are one module: a grant is what the policy says of one caller at a moment.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ was: a file that is cut back or fetched anew (R3, R12), a host of a shared store
 KNOWN_S: Final = 2.0
 """How long a request waits for the policy to be known."""
 PAGE: Final = 1000
+FRESH_S: Final = 2.0
+"""How old the rights may be that a write is judged by: a node that has not heard from a quorum for
+that long asks it first. So a revocation is in force everywhere within this time.
+"""
 UNDECIDED: Final = "own_store_undecided"
 """Why a store is refused that lacks nothing: nobody confirms it until an operator has removed a
 member, for which he has to be let in.
@@ -169,6 +174,8 @@ class Access:
         """Whether the store had, at some time, all that was acknowledged before. Until then that
         nothing of access stands here says little: a new member begins with an empty store.
         """
+        self._fresh_at: float | None = None
+        """Loop time at which all that had been acknowledged by then was heard of; None: never."""
         self._knows_time = False
         """Whether the log time was known here once: it goes on by itself then."""
         self._records: dict[bytes, Version] = {}
@@ -263,6 +270,26 @@ class Access:
         except TimeoutError as exc:
             raise NotApplied("starting", "who may do what is not known here yet") from exc
         self.current = True
+
+    async def wait_fresh(self, deadline: float) -> None:
+        """Return once the rights are known as they stood FRESH_S ago or later, for what is about
+        to be written, until `deadline` (loop time). Raises NotApplied.
+        """
+        policy, now = self.policy, self._clock.monotonic()
+        if (policy is not None and not policy.on) or self._is_fresh(now):
+            return
+        await in_task()
+        left_s = max(deadline - now, 0.001)
+        try:
+            async with asyncio.timeout(left_s):
+                await self._consensus.read_index(timeout_s=left_s)
+                await self._consensus.wait_settled(self._consensus.ordered, timeout_s=left_s)
+        except TimeoutError as exc:
+            raise NotApplied("behind", "who may do what now could not be learned here") from exc
+        self._fresh_at = now if self._fresh_at is None else max(now, self._fresh_at)
+
+    def _is_fresh(self, now: float) -> bool:
+        return self._fresh_at is not None and now - self._fresh_at <= FRESH_S
 
     async def load(self) -> bool:
         """Read the policy from the store; return whether it is known now, as it stands there. What

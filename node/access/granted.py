@@ -2,7 +2,7 @@
 
 Every handler works with these while access is controlled: each key, range, guard, lease, operation
 and stream is judged here, so a route that forgets to judge opens nothing. What is not named here
-cannot be reached.
+cannot be reached. It is one module because what judges is looked through as one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from kv.access import BROUGHT, brought, end_of
+from kv.access import BROUGHT, brought, end_of, principal_of
 from kv.errors import BadRequest, KvError, NotAllowed, NotApplied, OutcomeUnknown
 from kv.leases import lease_for
 from kv.model import (
@@ -115,7 +115,7 @@ def _granted(services: NodeServices, grant: Grant) -> NodeServices:
         "reads": GrantedReads(services.reads, grant),
         "writes": GrantedWrites(services, grant),
         "lookups": GrantedLookups(services, grant),
-        "leases": GrantedLeases(services.leases, grant),
+        "leases": GrantedLeases(services.leases, services.access, grant),
         "take_backs": GrantedTakeBacks(services.take_backs, grant),
         "watches": GrantedWatches(services.watches, services.access, grant),
         "async_writes": None if waiting is None else GrantedAsyncWrites(waiting, grant),
@@ -240,6 +240,7 @@ class GrantedWrites:
 
     def __init__(self, services: NodeServices, grant: Grant) -> None:
         self._writes, self._consensus, self._grant = services.writes, services.consensus, grant
+        self._access = services.access
 
     @property
     def activity(self) -> WriteActivity:
@@ -265,9 +266,11 @@ class GrantedWrites:
         self, intents: Sequence[Intent], *, deadline: float, lifetime_s: float = 0.0
     ) -> list[Result]:
         """Run intents. If one of them is not allowed none is handed over. Raises NotAllowed."""
+        await self._access.wait_fresh(deadline)
         rights = self._grant.rights
         for intent in intents:
             check_intent(rights, intent)
+            self._check_brought(intent, lifetime_s)
         ready = [
             msgspec.structs.replace(
                 sparing(intent, rights.hidden), op_id=self.recorded(intent.op_id, lifetime_s)
@@ -279,6 +282,19 @@ class GrantedWrites:
             if isinstance(result, OutcomeUnknown) and result.op_id is not None:
                 result.op_id = intent.op_id
         return results
+
+    def _check_brought(self, intent: Intent, lifetime_s: float) -> None:
+        """Judge what a worker brings by what its principal may do now; it was judged when it was
+        accepted, maybe long ago. What is recorded already changes nothing. Raises NotAllowed.
+        """
+        recorded = brought(intent.op_id) if lifetime_s > 0 and self._grant.rights.admin else None
+        policy = self._access.policy
+        if recorded is None or policy is None or self._consensus.recorded(recorded) is not None:
+            return
+        rights = policy.rights_of(principal_of(recorded), self._access.now_ms())
+        if rights is None:
+            raise NotAllowed("the principal that it was accepted from may do nothing any more")
+        check_intent(rights, intent)
 
     def recorded(self, op_id: str, lifetime_s: float = 0.0) -> str:
         """Return an op_id as it is recorded. One that was given before access was controlled is the
@@ -324,8 +340,8 @@ class GrantedLookups:
 class GrantedLeases:
     """Leases of one caller. Whose a lease is, its id says."""
 
-    def __init__(self, leases: Leases, grant: Grant) -> None:
-        self._leases, self._grant = leases, grant
+    def __init__(self, leases: Leases, access: Access, grant: Grant) -> None:
+        self._leases, self._access, self._grant = leases, access, grant
 
     def new_id(self, op_id: str) -> int:
         """Return the id of the lease that an operation grants."""
@@ -337,6 +353,7 @@ class GrantedLeases:
         """Grant a lease. Raises NotAllowed for an id that the caller chose, and for who may write
         no key: there are so many leases and no more.
         """
+        await self._access.wait_fresh(deadline)
         if not self._grant.rights.writes:
             raise NotAllowed("no right to write any key, which a lease is for")
         self._check(lease, "the ids of leases are chosen by the node, unless an admin does")
@@ -349,6 +366,7 @@ class GrantedLeases:
         self, lease: int, op_id: str, *, deadline: float, lifetime_s: float = 0.0
     ) -> Answer:
         """End a lease. Raises NotAllowed."""
+        await self._access.wait_fresh(deadline)
         self._check(lease, "the lease is another's")
         op_id = self._grant.rights.tagged(op_id)
         return await self._leases.revoke(lease, op_id, deadline=deadline, lifetime_s=lifetime_s)
