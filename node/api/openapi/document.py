@@ -9,13 +9,22 @@ import msgspec
 from aiohttp import web
 
 from node.api.openapi.control import CONTROL
-from node.api.openapi.endpoints import ENDPOINTS, Endpoint
+from node.api.openapi.endpoints import ENDPOINTS, EVENTS, TEXT, Endpoint
+from node.api.openapi.examples import example_of, explain
+from node.api.openapi.guide import (
+    EVERY,
+    HEADERS,
+    OF_OPERATIONS,
+    OPERATIONS,
+    PARAMETERS,
+    TAGS,
+)
 from node.api.openapi.parameters import Parameter
 from node.api.openapi.security import OPEN, SCHEMES, security_of
 from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES, JSON
-from node.reads.levels import LEVELS
 from node.wire.documents import encode
+from node.wire.lease_forms import LEASE_ID
 from node.wire.problems import CONTENT_TYPE, Problem
 
 ALL: Final = ENDPOINTS | CONTROL
@@ -42,6 +51,8 @@ def document(version: str, url: str) -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), endpoint in ALL.items():
         paths.setdefault(path, {})[method.lower()] = _endpoint(path, method, endpoint, refs)
+    explain(components)
+    _show(paths, components)
     return encode(
         {
             "openapi": "3.1.0",
@@ -55,6 +66,7 @@ def document(version: str, url: str) -> bytes:
                 {"url": "/", "description": "The node that serves this document."},
                 {"url": url, "description": "The same node as it is reached from elsewhere."},
             ],
+            "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
             "paths": paths,
             "components": {
                 "schemas": components,
@@ -79,23 +91,18 @@ _ABOUT: Final = (
     "While access is not controlled, nobody has to sign in."
 )
 _HEADERS: Final = {
-    "Acordo-Node": {"schema": {"type": "string"}, "description": "Who answered."},
-    "Acordo-Revision": {
-        "schema": {"type": "string"},
-        "description": (
-            "Everything up to here is in the answer, and of reads nothing after it: "
-            "watch from here on."
-        ),
-    },
-    "Acordo-Leader": {
-        "schema": {"type": "string"},
-        "description": "On answers to writes: URL of the leader, where a write takes one hop less.",
-    },
-    "Acordo-Level": {
-        "schema": {"type": "string", "enum": list(LEVELS)},
-        "description": "Read level that was served.",
-    },
+    name: {"schema": {"type": "string"}, "description": text, "example": example}
+    for name, (text, example) in HEADERS.items()
 }
+_STREAM: Final = 'id: 3.42\nevent: put\ndata: {"key":"orders/17","value":"paid","revision":42}\n\n'
+"""What a stream of events looks like."""
+
+
+_TEXTS: Final = {TEXT: "ok", "application/x-ndjson": '{"done": true}'}
+"""What else answers look like; values are `paid`."""
+_WAIT: Final = frozenset({429, 503})
+"""Refusals that say when to try again."""
+_LEASE: Final = "00000000000000ab"
 
 
 def _is_struct(kind: Any) -> bool:
@@ -105,13 +112,12 @@ def _is_struct(kind: Any) -> bool:
 def _endpoint(
     path: str, method: str, endpoint: Endpoint, refs: Mapping[Any, Any]
 ) -> dict[str, Any]:
+    tag, text = OPERATIONS[path, method]
+    told = (*EVERY, *OF_OPERATIONS.get((path, method), ()))
     answers: dict[str, Any] = {
         str(status): {
             "description": text,
-            "headers": {
-                name: {"$ref": f"#/components/headers/{name}"}
-                for name in ("Acordo-Node", "Acordo-Revision")
-            },
+            "headers": _headers(*told),
             **({"content": {media: {"schema": _schema(kind, refs)}}} if media else {}),
         }
         for status, (text, media, kind) in endpoint.answers.items()
@@ -119,10 +125,12 @@ def _endpoint(
     for status, (media, kind) in endpoint.also.items():
         answers[str(status)]["content"][media] = {"schema": _schema(kind, refs)}
     for status in sorted({*endpoint.refusals, *(() if path in OPEN else (401, 403)), 429, 503}):
-        answers.setdefault(str(status), _refusal(refs))
+        answers.setdefault(str(status), _refusal(refs, waits=status in _WAIT))
     found: dict[str, Any] = {
         "operationId": _operation_id(path, method),
         "summary": endpoint.summary,
+        "description": text,
+        "tags": [tag],
         **security_of(path),
         "parameters": [_parameter(p) for p in endpoint.parameters],
         "responses": answers,
@@ -142,9 +150,14 @@ def _schema(kind: Any, refs: Mapping[Any, Any]) -> Any:
     return refs[kind] if _is_struct(kind) else {"type": "object"}
 
 
-def _refusal(refs: Mapping[Any, Any]) -> dict[str, Any]:
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _refusal(refs: Mapping[Any, Any], *, waits: bool) -> dict[str, Any]:
     return {
         "description": "Problem document.",
+        "headers": _headers(*EVERY, *(("Retry-After",) if waits else ())),
         "content": {CONTENT_TYPE: {"schema": refs[Problem]}},
     }
 
@@ -156,7 +169,22 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "required": parameter.required,
         "description": parameter.text,
         "schema": dict(parameter.schema),
+        "example": _LEASE if parameter.schema == LEASE_ID else PARAMETERS[parameter.name],
     }
+
+
+def _show(paths: Mapping[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Give each body and each answer an example."""
+    for path in paths.values():
+        for operation in path.values():
+            for shown in (operation.get("requestBody", {}), *operation["responses"].values()):
+                for media, content in shown.get("content", {}).items():
+                    if media == EVENTS:
+                        content["example"] = _STREAM
+                    elif "json" in media and "ndjson" not in media:
+                        content["example"] = example_of(content["schema"], schemas)
+                    else:
+                        content["example"] = _TEXTS.get(media, "paid")
 
 
 def _operation_id(path: str, method: str) -> str:
