@@ -40,6 +40,8 @@ def restore_members(
     options += ["--of-cluster", settings.cluster_id]
     if settings.at_revision:
         options += ["--at-revision", str(settings.at_revision)]
+    if settings.at_time:
+        options += ["--at-time", settings.at_time]
     for node in nodes:
         done = subprocess.run(
             [*command, *options],

@@ -53,6 +53,11 @@ class RunnerSettings(SharedSettings):
     at_revision: int = count(
         0, "revision as of which it is restored; 0: the backup's own", 0, 2**53 - 1
     )
+    at_time: str = setting(
+        "",
+        "time as of which it is restored, by the cluster's own clock",
+        "a time with its zone, such as 2026-11-30T18:45:00Z",
+    )
     ready_timeout_s: float = seconds(
         60,
         "without a ready quorum for so long, the runner says what is missing, and waits on",

@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,7 @@ from node.startup.restoring.state import Digested, StateAt
 from node.startup.settings import first_members, first_members_digest
 
 INCARNATION_CHARS: Final = 32
-_OPTIONS: Final = ("--restore", "--at-revision", "--incarnation", "--of-cluster")
+_OPTIONS: Final = ("--restore", "--at-revision", "--at-time", "--incarnation", "--of-cluster")
 MADE: Final = ("raft", "store.sqlite", "node.json")
 
 
@@ -57,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
     options, rest = _parser().parse_known_args(list(argv))
     settings = load(NodeSettings, rest, prog="python -m node --restore FILE")
     incarnation = _incarnation(options.incarnation, settings)
+    at_ms = _log_time_of(options)
     with ExitStack() as stack:
         first = stack.enter_context(opened(options.restore[0]))  # before anything is made
         make_directory(settings.data_dir)
@@ -64,11 +66,11 @@ def main(argv: Sequence[str]) -> None:
         _check_empty(settings.data_dir)
         start_restoring(settings.data_dir)
         state = stack.enter_context(StateAt(settings.data_dir))
-        state.read(first, options.at_revision)
+        state.read(first, options.at_revision, at_ms)
         for each in options.restore[1:]:
             with opened(each) as source:
-                state.read(source, options.at_revision)
-        backup = state.digested(options.at_revision)
+                state.read(source, options.at_revision, at_ms)
+        backup = state.digested(options.at_revision, at_ms)
         _check_cluster(backup, options.of_cluster, settings)
         members = first_members_digest(settings)
         history = begun(backup, incarnation, members, replicated=settings.replicated)
@@ -86,9 +88,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m node --restore FILE", allow_abbrev=False)
     parser.add_argument("--restore", required=True, nargs="+", metavar="FILE")
     parser.add_argument("--at-revision", type=int, default=None, metavar="N")
+    parser.add_argument("--at-time", default="", metavar="TIME")
     parser.add_argument("--incarnation", default="", metavar="HEX")
     parser.add_argument("--of-cluster", default=None, metavar="ID")
     return parser
+
+
+def _log_time_of(options: argparse.Namespace) -> int | None:
+    """Return the log time as of which to restore, in milliseconds; None: none is given. Raises
+    BadRequest.
+    """
+    if not options.at_time:
+        return None
+    try:
+        at = datetime.fromisoformat(options.at_time)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None or options.at_revision is not None:
+        raise BadRequest(
+            "bad_time",
+            f"--at-time {options.at_time!r}",
+            allowed="a time with its zone, 2026-11-30T18:45:00Z or …+01:00, and no --at-revision",
+        )
+    return int(at.timestamp() * 1000)
 
 
 def _incarnation(given: str, settings: NodeSettings) -> bytes:

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Self
 
@@ -26,10 +27,11 @@ from kv.backup import (
     BaseRecord,
     GoneRecord,
     OperationRecord,
+    RowRecord,
     VersionRecord,
 )
 from kv.errors import BadRequest
-from kv.model import RecordedOperation, Version
+from kv.model import LedgerRow, RecordedOperation, Version
 
 PIECE_BYTES: Final = 1024 * 1024
 _TABLES: Final = (
@@ -74,6 +76,8 @@ class StateAt:
         self._read: list[Digested] = []
         """The backups that were read, each of which goes on from the one before."""
         self._in_base = False
+        self._ends: int | None = None
+        """The revision up to which a log time that was asked for reaches; None: to the end."""
         self._base = -1
         """The first revision of which the backup says what was present."""
 
@@ -83,9 +87,10 @@ class StateAt:
     def __exit__(self, *exc: object) -> None:
         self._database.close()
 
-    def read(self, source: BinaryIO, at: int | None) -> None:
-        """Read a backup up to a revision, and check all of it. Raises BadRequest for one that is
-        cut or altered, or that does not go on from the one before, OSError.
+    def read(self, source: BinaryIO, at: int | None, at_ms: int | None = None) -> None:
+        """Read a backup up to a revision, or up to a log time, and check all of it. Raises
+        BadRequest for one that is cut or altered, or that does not go on from the one before,
+        OSError.
         """
         decoder = BackupDecoder()
         self._in_base, checked = False, False
@@ -95,13 +100,22 @@ class StateAt:
                 if not checked and decoder.header is not None:
                     self._check_goes_on(decoder.header)
                     checked = True
-                self._take(record, decoder.header, at)
+                if at_ms is not None and isinstance(record, RowRecord):
+                    self._pass(record.row, at_ms)
+                self._take(record, decoder.header, at if self._ends is None else self._ends)
         trailer, header = decoder.end(), decoder.header
         assert header is not None
         self._check_goes_on(header)
         self._database.execute(_FORGET, (self._base,))
         self._database.execute("COMMIT")
         self._read.append(Digested(header, trailer, decoder.digest, header.revision))
+
+    def _pass(self, row: LedgerRow, at_ms: int) -> None:
+        """Find where a log time is: before the first row that is later. Rows come in order, each
+        before what it made.
+        """
+        if self._ends is None and row.log_time_ms > at_ms:
+            self._ends = row.first - 1
 
     def _check_goes_on(self, header: BackupHeader) -> None:
         """Raise BadRequest unless a backup is whole and the first one, or goes on exactly where the
@@ -134,9 +148,19 @@ class StateAt:
                 f"{before.revision}",
             )
 
-    def digested(self, at: int | None) -> Digested:
-        """Return what was read, as of a revision. Raises BadRequest for one that is not in it."""
+    def digested(self, at: int | None, at_ms: int | None = None) -> Digested:
+        """Return what was read, as of a revision or a log time. Raises BadRequest for one that is
+        not in it.
+        """
         last = self._read[-1]
+        if at_ms is not None:
+            if at_ms > last.header.log_time_ms:
+                raise BadRequest(
+                    "time_not_in_backup",
+                    f"the backup ends at {_time(last.header.log_time_ms)}, before {_time(at_ms)}",
+                    allowed="an earlier time, or a later backup",
+                )
+            at = self._ends
         revision = last.header.revision if at is None else at
         spans = [(each.trailer.floor, each.header.revision) for each in self._read]
         if not any(low <= revision <= high for low, high in spans):
@@ -193,3 +217,7 @@ class StateAt:
         """Yield what was recorded of op_ids, in the order of their revisions."""
         for (packed,) in self._database.execute("SELECT packed FROM recorded ORDER BY revision"):
             yield _operation(packed)
+
+
+def _time(log_time_ms: int) -> str:
+    return datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(timespec="milliseconds")

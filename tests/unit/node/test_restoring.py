@@ -23,11 +23,12 @@ from kv.backup import (
     BaseRecord,
     GoneRecord,
     OperationRecord,
+    RowRecord,
     VersionRecord,
 )
 from kv.errors import BadRequest, Pruned
 from kv.leases import lease_key, ttl_value
-from kv.model import Applied, RecordedOperation, Version
+from kv.model import Applied, LedgerRow, Recorded, RecordedOperation, Version
 from node.__main__ import main
 from node.startup.restoring import history
 from node.startup.restoring.history import REVISIONS, TERMS
@@ -56,7 +57,7 @@ def header(revision: int, **more: object) -> BackupHeader:
 
 
 def file_of(
-    *records: VersionRecord | GoneRecord | BaseRecord | OperationRecord,
+    *records: VersionRecord | GoneRecord | BaseRecord | OperationRecord | RowRecord,
     revision: int,
     floor: int = 0,
     **more: object,
@@ -220,6 +221,72 @@ def test_a_chain_with_a_gap_another_order_or_another_cluster_is_refused(tmp_path
         with pytest.raises(BadRequest) as caught:
             read_all(tmp_path, files)
         assert caught.value.code == code, code
+
+
+def timed(revision: int, log_time_ms: int) -> RowRecord:
+    body = (Recorded(f"~{revision}", b"h" * 16, Applied(), (b"k%d" % revision,)),)
+    return RowRecord(
+        LedgerRow(revision, 4, "", revision, revision, bytes(32), log_time_ms, body, revision)
+    )
+
+
+BEGAN_MS = 1_800_000_000_000
+TIMED = file_of(
+    *(
+        record
+        for n in range(1, 7)
+        for record in (timed(n, BEGAN_MS + n * 1000), put(b"k%d" % n, n))
+    ),
+    BaseRecord(0),
+    revision=6,
+    log_time_ms=BEGAN_MS + 9_000,
+)
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "last"), [(1_000, 1), (3_999, 3), (4_000, 4), (6_000, 6), (9_000, 6), (999, 0)]
+)
+def test_a_moment_is_all_that_was_ordered_up_to_then(
+    after_ms: int, last: int, tmp_path: Path
+) -> None:
+    at_ms = BEGAN_MS + after_ms
+    with StateAt(tmp_path) as state:
+        state.read(io.BytesIO(TIMED), None, at_ms)
+        assert state.digested(None, at_ms).revision == last
+        assert [v.key for v in state.versions()] == [b"k%d" % n for n in range(1, last + 1)]
+
+
+def test_a_moment_in_the_second_of_two_backups_is_found_there(tmp_path: Path) -> None:
+    more = file_of(
+        timed(7, BEGAN_MS + 10_000), put(b"k7", 7), timed(8, BEGAN_MS + 11_000), put(b"k8", 8),
+        revision=8, floor=6, format=INCREMENTAL, since=6, since_digest=bytes(32),
+        log_time_ms=BEGAN_MS + 12_000,
+    )  # fmt: skip
+    for after_ms, last in ((2_500, 2), (10_500, 7), (11_000, 8)):
+        at_ms = BEGAN_MS + after_ms
+        with StateAt(tmp_path) as state:
+            for file in (TIMED, more):
+                state.read(io.BytesIO(file), None, at_ms)
+            assert state.digested(None, at_ms).revision == last
+            assert len(list(state.versions())) == last
+
+
+@pytest.mark.parametrize(
+    ("time", "code"),
+    [
+        ("2027-01-15T08:00:03Z", ""),
+        ("2027-01-15T09:00:03+01:00", ""),
+        ("2027-01-15T08:00:03", "with its zone"),
+        ("yesterday", "with its zone"),
+        ("2027-01-15T08:00:10Z", "the backup ends at 2027-01-15T08:00:09.000+00:00"),
+    ],
+)
+def test_a_time_is_given_with_its_zone_and_lies_in_the_backup(
+    time: str, code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--of-cluster", "c", "--at-time", time)
+    said = restored(tmp_path, TIMED, *more, capsys=capsys, code=78 if code else 0)
+    assert (code or "3 keys as of revision 3 of") in said
 
 
 OPTIONS = ("--node-id", "n1", "--raft-address", "127.0.0.1:9001", "--cluster-id", "new")
