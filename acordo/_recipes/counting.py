@@ -11,7 +11,13 @@ import msgspec
 
 from acordo._base_client import new_op_id
 from acordo._client import Client
-from acordo._errors import BadRequest, OutcomeUnknown, PreconditionFailed, TransactionRefused
+from acordo._errors import (
+    AcordoError,
+    BadRequest,
+    OutcomeUnknown,
+    PreconditionFailed,
+    TransactionRefused,
+)
 from acordo._intents import Bytes, Guard, Write, as_bytes, at_revision, delete, key_bytes, put
 
 PAUSE_S: Final = 0.002
@@ -72,8 +78,11 @@ async def exactly_once(client: Client, guards: list[Guard], writes: list[Write])
         return (await client.txn(guards=guards, writes=writes, op_id=op_id)).revision
     except CONFLICT:
         return None
-    except OutcomeUnknown:
-        ended = await client.operation(op_id, settle=True)
+    except OutcomeUnknown as unknown:
+        try:
+            ended = await client.operation(op_id, settle=True)
+        except AcordoError as failed:
+            raise unknown from failed  # a look-up without an answer says nothing of the write
         if not ended.definite:
             raise
         return ended.revision if ended.outcome == "applied" else None

@@ -11,6 +11,7 @@ from chaos.workloads.counter import Counter
 from chaos.workloads.etcd import Etcd
 from chaos.workloads.leases import Leases
 from chaos.workloads.lock import Lock
+from chaos.workloads.recipes import Recipes
 from chaos.workloads.register import Register
 from chaos.workloads.session import Session
 from chaos.workloads.sets import Set
@@ -32,6 +33,7 @@ WORKLOADS: Final[dict[str, type[Workload]]] = {
         Counter,
         Ttl,
         Leases,
+        Recipes,
         Etcd,
     )
 }

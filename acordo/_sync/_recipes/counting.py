@@ -10,7 +10,13 @@ from typing import Final
 
 import msgspec
 
-from acordo._errors import BadRequest, OutcomeUnknown, PreconditionFailed, TransactionRefused
+from acordo._errors import (
+    AcordoError,
+    BadRequest,
+    OutcomeUnknown,
+    PreconditionFailed,
+    TransactionRefused,
+)
 from acordo._intents import Bytes, Guard, Write, as_bytes, at_revision, delete, key_bytes, put
 from acordo._sync._base_client import new_op_id
 from acordo._sync._client import SyncClient
@@ -73,8 +79,11 @@ def exactly_once(client: SyncClient, guards: list[Guard], writes: list[Write]) -
         return (client.txn(guards=guards, writes=writes, op_id=op_id)).revision
     except CONFLICT:
         return None
-    except OutcomeUnknown:
-        ended = client.operation(op_id, settle=True)
+    except OutcomeUnknown as unknown:
+        try:
+            ended = client.operation(op_id, settle=True)
+        except AcordoError as failed:
+            raise unknown from failed  # a look-up without an answer says nothing of the write
         if not ended.definite:
             raise
         return ended.revision if ended.outcome == "applied" else None

@@ -213,6 +213,7 @@ def test_every_workload_has_a_name_and_the_same_seed_makes_the_same_choices(
         "counter",
         "ttl",
         "lease",
+        "recipes",
         "etcd",
     }
     for kind in WORKLOADS.values():
