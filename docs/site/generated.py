@@ -40,6 +40,7 @@ def front_door(app: Any, failed: Exception | None) -> None:
 def python_names() -> Iterator[str]:
     """Yield the reference of every public name of the client, from its docstrings."""
     import acordo
+    from acordo import recipes
 
     kinds: dict[str, list[str]] = {"Clients": [], "Errors": [], "Functions": [], "Values": []}
     for name in acordo.__all__:
@@ -54,6 +55,9 @@ def python_names() -> Iterator[str]:
         yield f"## {title}\n"
         for name in names:
             yield from _documented(name, getattr(acordo, name))
+    yield "## Recipes\n"
+    for name in recipes.__all__:
+        yield from _documented(f"recipes.{name}", getattr(recipes, name))
 
 
 def _documented(name: str, value: object) -> Iterator[str]:

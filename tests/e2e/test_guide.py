@@ -16,10 +16,12 @@ PAGES: Final = (
     "docs/guide.md",  # first: it reads revision 1
     "README.md",
     "docs/python.md",
+    "docs/recipes.md",
     "docs/tutorial.md",  # last: it replaces a member
 )
 NOT_RUN_MAX: Final = 8
 """Most blocks that say why they are not run. More need more than a reason each."""
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import acordo
+import acordo.recipes
 from acordo._cli.main import COMMANDS
 from docs.site import checks, generated, pictures
 from node.api.openapi.document import ALL
@@ -40,7 +41,8 @@ def test_a_site_without_pages_is_not_taken_for_a_good_one(tmp_path: Path) -> Non
 
 def test_the_references_hold_everything_that_there_is() -> None:
     python, cli, http = ("\n".join(make()) for make in generated.PARTS.values())
-    assert set(re.findall(r"^### (\w+)$", python, re.M)) == set(acordo.__all__)
+    names = {*acordo.__all__, *(f"recipes.{name}" for name in acordo.recipes.__all__)}
+    assert set(re.findall(r"^### ([\w.]+)$", python, re.M)) == names
     named = set(re.findall(r"^#+ acordo (\S+)$", cli, re.M))
     assert named >= set(COMMANDS)
     assert set(re.findall(r"^## ([A-Z]+) (/\S*)$", http, re.M)) == {(m, p) for p, m in ALL}
@@ -76,6 +78,8 @@ def test_what_a_newcomer_from_elsewhere_is_shown_is_there() -> None:
         for name in re.findall(r"`([^`]+)`", here):
             if name.startswith("client."):
                 assert hasattr(acordo.Client, name.removeprefix("client.")), name
+            elif name.startswith("recipes."):
+                assert hasattr(acordo.recipes, name.removeprefix("recipes.")), name
             elif name.startswith("acordo "):
                 assert name.removeprefix("acordo ") in commands, name
             elif name.startswith("GET "):
