@@ -195,6 +195,7 @@ async def _written(
     x: Exchange, op_id: str, write: Put | PutWith | Delete, guards: tuple[Guard, ...]
 ) -> web.Response:
     intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
+    accepted_s = x.spent_s
     answer = await x.services.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, again = first_outcome(answer)
     if not isinstance(outcome, Applied):
@@ -203,10 +204,20 @@ async def _written(
     more = {"Acordo-Existed": "true" if existed else "false", "Acordo-Op-Id": op_id}
     if not isinstance(write, Delete):
         more["ETag"] = f'"{revision}"'
+    if x.request.headers.get("Acordo-Timing") == "true":
+        more["Server-Timing"] = _timing(accepted_s, x.spent_s)
     status = 200 if isinstance(write, Delete) or existed else 201
     return x.json(
         WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more
     )
+
+
+def _timing(accepted_s: float, all_s: float) -> str:
+    """Return the header Server-Timing of a write: until its body was there and it was admitted,
+    and until its outcome was known here.
+    """
+    order_s = all_s - accepted_s
+    return f"accept;dur={accepted_s * 1000:.2f}, order;dur={order_s * 1000:.2f}"
 
 
 def refused(

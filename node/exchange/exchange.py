@@ -170,12 +170,17 @@ class Exchange:
         return max(self.deadline - self.services.clock.monotonic(), TIMEOUT_S_MIN)
 
     @property
+    def spent_s(self) -> float:
+        """Return the seconds since the request's head was here."""
+        return self.services.clock.monotonic() - self._began
+
+    @property
     def began_ms(self) -> int:
         """The log time at which this request began. Its operation cannot have been recorded
         before.
         """
         services = self.services
-        past_s = services.clock.monotonic() - self._began
+        past_s = self.spent_s
         return services.consensus.now_ms() - int(past_s * 1000)
 
     def when_lost(self, callback: Callable[[], None]) -> None:

@@ -1,10 +1,12 @@
 // The frame of the page: which tab is shown, after the address's fragment (#keys/orders), and the texts of the frame.
 import { addStrings, chooseLanguage, language, translate } from "./strings.js";
 import "./keys_texts.js";
+import "./backends.js";
 import "./chart.js";
 import "./cluster.js";
 import "./disturb.js";
 import "./events.js";
+import "./feed.js";
 import "./glance.js";
 import "./keys.js";
 import "./listing.js";

@@ -38,6 +38,7 @@ from node.api.openapi.parameters import (
     PREFIX,
     READ,
     REVISION,
+    TIMED,
     Parameter,
 )
 from node.api.watching.polling import POLL_S_MAX
@@ -118,6 +119,7 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
             KEY,
             *LASTING,
             *CONDITIONS,
+            TIMED,
             Parameter(
                 "ttl", "query", {"type": "number", "minimum": 0.001}, "Seconds until it is deleted."
             ),
@@ -129,7 +131,7 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         "Make a key absent; Acordo-Existed says whether it was present.",
         {200: ("Absent now.", JSON, WrittenAnswer)},
         (400, 412, 422, 503, 504),
-        (KEY, *LASTING, *CONDITIONS),
+        (KEY, *LASTING, *CONDITIONS, TIMED),
     ),
     ("/v1/history/{key}", "GET"): Endpoint(
         "Show the kept versions of a key, newest first; a deletion has the value null.",

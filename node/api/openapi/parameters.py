@@ -57,6 +57,13 @@ IDEMPOTENT: Final = (
     ),
     Parameter("op_id", "query", OP_ID, "The same, where headers cannot be set."),
 )
+TIMED: Final = Parameter(
+    "Acordo-Timing",
+    "header",
+    {"type": "string", "enum": ["true"]},
+    "Answer with Server-Timing: `accept`, until the write was admitted, and `order`, until its "
+    "outcome was known, in milliseconds.",
+)
 LASTING: Final = (
     *IDEMPOTENT,
     Parameter(

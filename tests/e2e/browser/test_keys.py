@@ -178,7 +178,7 @@ async def test_portuguese_on_a_phone_and_what_axe_says(
     await page.fill("#key", "orders/latest")
     await page.click("#put")  # a conflict: it was not read
     await expect(page.locator(".conflict")).to_contain_text("o que você ia gravar")
-    for tab in ("keys", "txn", "operations", "overview"):
+    for tab in ("keys", "txn", "operations", "feed", "backends", "overview"):
         await page.click(f'#tabs a[href="#{tab}"]')
         if tab == "txn":
             for button in ("guard", "write", "otherwise", "read"):
@@ -201,3 +201,24 @@ async def test_the_api_is_shown_without_asking_anyone_else(page: Page, api: Api)
     await page.fill('tr[data-param-name="key"] input', "doc")
     await page.get_by_role("button", name="Execute").click()
     await expect(page.locator(".live-responses-table")).to_contain_text('"items": []')
+
+
+async def test_changes_are_told_as_they_happen_and_a_write_shows_its_way(
+    page: Page, api: Api
+) -> None:
+    async with Client(api.url) as client:
+        await page.goto(api.url + "/#feed")
+        await expect(page.locator("#feed-state")).to_contain_text("Watching")
+        await client.put(b"bin/\xff", "<b>bold</b>")
+        await client.delete(b"bin/\xff")
+        rows = page.locator("#feed-rows tr")
+        await expect(rows.first).to_contain_text("deleted")
+        await expect(rows.last).to_contain_text("base64 YmluL/8=")
+        await expect(rows.last).to_contain_text("<b>bold</b>")
+        await page.click("#way-do")
+        await expect(page.locator("#way li")).to_have_count(5)
+        await expect(page.locator("#way-words")).to_contain_text("A watcher was told")
+        await expect(rows.first).to_contain_text("demo/way")
+    await page.click('#tabs a[href="#backends"]')
+    await expect(page.locator("#checks li", has_text="quorum")).to_contain_text("ok")
+    await expect(page.locator("#disks tr")).to_have_count(1)

@@ -516,7 +516,7 @@ async def test_is_accessible(page: Page, cluster: FakeCluster) -> None:
     )
     assert unnamed == []
     assert await page.evaluate("document.documentElement.lang") == "en"
-    assert await page.locator("[role=alert]").count() == 7
+    assert await page.locator("[role=alert]").count() == 8
     await page.keyboard.press("Tab")
     assert await page.evaluate("document.activeElement.textContent") == "Skip to the content"
     seen = []

@@ -54,3 +54,13 @@ async def test_a_local_runner_is_told_to_callers_of_this_machine(open_api: Open)
         rebound.problem(421, "wrong_host")
         page = await api.ask("GET", "/")
         assert " http://127.0.0.1:9 " in page.headers["Content-Security-Policy"]
+
+
+async def test_a_write_says_where_its_time_went_if_it_is_asked(open_api: Open) -> None:
+    async with open_api() as api:
+        silent = await api.ask("PUT", "/v1/kv/k", data=b"v")
+        assert "Server-Timing" not in silent.headers
+        told = await api.ask("PUT", "/v1/kv/k", data=b"v", headers={"Acordo-Timing": "true"})
+        stages = [each.split(";dur=") for each in told.headers["Server-Timing"].split(", ")]
+        assert [name for name, _ in stages] == ["accept", "order"]
+        assert all(float(ms) >= 0 for _, ms in stages)
