@@ -377,6 +377,8 @@ class SimNode:
         self.lookups = Lookups(
             coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes, own=own
         )
+        for opener in world.openers:
+            await opener(self, stack)
         self.serving = True
 
     def _watch_log(self) -> None:

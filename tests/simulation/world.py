@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any
 
@@ -49,6 +50,8 @@ class World:
         self.plan, self.plant = plan, plant or Plant()
         self.trace: list[str] = []
         self.violations: list[Violation] = []
+        self.openers: list[Callable[[SimNode, AsyncExitStack], Awaitable[None]]] = []
+        """What stands before the nodes besides, opened with each of their processes."""
         self.failed: asyncio.Event | None = None
         """Set by the first violation, when the story is to end there."""
         self.counts: dict[str, int] = {
