@@ -192,7 +192,8 @@ PARAMETERS: Final[dict[str, Any]] = {
     "lease": "00000000000000ab", "id": "n1", "keys": True, "op_id": "order-17-paid",
     "Idempotency-Key": "order-17-paid", "Acordo-Lifetime": 60, "If-Match": '"41"',
     "If-None-Match": "*", "after": 41, "Last-Event-ID": "42", "from": 1, "verbose": True,
-    "Acordo-Timing": "true", "exclude": "cache,broadcast", "name": "orders", "poll": 30, "since": 41,
+    "exclude": "cache,broadcast", "name": "orders", "poll": 30, "since": 41,
+    "Acordo-Timing": "true",
     "digest": "9f2c1d7e5ab04c38d1f00ae7c93b5d226c1f8a0b4e7d9361f5a2c8be03d7461a",
 }  # fmt: skip
 
