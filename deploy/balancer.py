@@ -14,11 +14,13 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -63,6 +65,65 @@ class Times:
     """Time for an old worker to finish its requests after a reload."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What the balancer speaks HTTPS with, to nodes and to clients; empty: HTTP.
+
+    Nodes are found by DNS and asked by address, so their certificates are verified for one name
+    that all of them have.
+    """
+
+    nodes_ca: str = ""
+    """Path of the certificates of who signs the nodes'."""
+    nodes_name: str = ""
+    """The name in each of them."""
+    cert: str = ""
+    """Path of what clients are shown, with those between it and its authority."""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.nodes_ca) != bool(self.nodes_name) or bool(self.cert) != bool(self.key):
+            raise ValueError(
+                "ACORDO_BALANCER_NODES_CA goes with ACORDO_BALANCER_NODES_NAME, and "
+                "ACORDO_BALANCER_CERT with ACORDO_BALANCER_KEY"
+            )
+        for path in (self.nodes_ca, self.nodes_name, self.cert, self.key):
+            if not re.fullmatch(r"[A-Za-z0-9._/-]*", path):
+                raise ValueError(f"{path!r} may have letters, digits and . _ - / only")
+
+    def values(self, listen: str) -> dict[str, str]:
+        """Return what stands for it in nginx.conf."""
+        verified = [
+            f"proxy_ssl_trusted_certificate {self.nodes_ca};",
+            "proxy_ssl_verify on;",
+            "proxy_ssl_verify_depth 3;",
+            f"proxy_ssl_name {self.nodes_name};",
+            "proxy_ssl_server_name on;",
+            "proxy_ssl_protocols TLSv1.2 TLSv1.3;",
+        ]
+        shown = [
+            f"ssl_certificate {self.cert};",
+            f"ssl_certificate_key {self.key};",
+            "ssl_protocols TLSv1.2 TLSv1.3;",
+            "ssl_session_tickets off;",
+        ]
+        return {
+            "scheme": "https" if self.nodes_ca else "http",
+            "nodes_tls": "\n    ".join(verified) if self.nodes_ca else "",
+            "listen": f"{listen} ssl" if self.cert else listen,
+            "clients_tls": "\n        ".join(shown) if self.cert else "",
+        }
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return how nodes are probed; None: by HTTP. Raises OSError for files that are no good."""
+        return ssl.create_default_context(cafile=self.nodes_ca) if self.nodes_ca else None
+
+    def stamps(self) -> tuple[float, ...]:
+        """Return when its files were changed. A renewed one is read again by nginx."""
+        files = (self.nodes_ca, self.cert, self.key)
+        return tuple(os.stat(file).st_mtime for file in files if file)
+
+
 def addresses_of(name: str) -> tuple[Address, ...] | None:
     """Return the addresses of `host:port`.
 
@@ -90,10 +151,15 @@ class Names:
         return sorted({a for name in said for a in self.known.get(name, ())})[:NODES_MAX]
 
 
-def probe(address: Address) -> bool | None:
-    """Return whether the node reports that it is ready; None if it does not answer."""
+def probe(address: Address, context: ssl.SSLContext | None = None, name: str = "") -> bool | None:
+    """Return whether the node reports that it is ready; None if it does not answer, or cannot show
+    a certificate of that name.
+    """
     connection = http.client.HTTPConnection(*address, timeout=PROBE_TIMEOUT_S)
     try:
+        if context is not None:
+            plain = socket.create_connection(address, PROBE_TIMEOUT_S)
+            connection.sock = context.wrap_socket(plain, server_hostname=name)
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
@@ -172,22 +238,44 @@ class Balancer:
         listen: str,
         run: Path,
         workers: str = "2",
+        *,
         times: Times | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        self.asked, self.run = asked, run
+        self.asked, self.run, self.tls = asked, run, tls or Tls()
+        self.context, self.stamps = self.tls.context(), self.tls.stamps()
         self.names, self.choice = Names(), Choice()
-        self.values = {"run": str(run), "listen": listen, "workers": workers, "problems": PROBLEMS}
+        self.values = {"run": str(run), "workers": workers, "problems": PROBLEMS}
+        self.values |= self.tls.values(listen)
         self.values |= asdict(times or Times())
         self.looking: dict[str, concurrent.futures.Future[tuple[Address, ...] | None]] = {}
         self.reloads = 0
         self.nginx: subprocess.Popen[bytes] | None = None
 
     def look(self, pool: concurrent.futures.Executor) -> bool:
-        """Ask DNS and the nodes; return whether the list changed."""
-        before = self.choice.chosen
+        """Ask DNS and the nodes; return whether the list changed, or a certificate."""
+        before, renewed = self.choice.chosen, self._renewed()
         addresses = self.names.learn(self._named(pool))
-        said = dict(zip(addresses, pool.map(probe, addresses), strict=True))
-        return self.choice.choose(said) != before
+        ask: Callable[[Address], bool | None] = probe
+        if self.context is not None:
+            ask = partial(probe, context=self.context, name=self.tls.nodes_name)
+        said = dict(zip(addresses, pool.map(ask, addresses), strict=True))
+        return self.choice.choose(said) != before or renewed
+
+    def _renewed(self) -> bool:
+        """Return whether certificates were changed since the last look. While they cannot be read,
+        what was read before goes on.
+        """
+        try:
+            stamps = self.tls.stamps()
+            if stamps == self.stamps:
+                return False
+            self.context = self.tls.context()
+        except OSError as exc:
+            print(f"certificates cannot be read again: {exc}", flush=True)
+            return False
+        self.stamps = stamps
+        return True
 
     def _named(self, pool: concurrent.futures.Executor) -> dict[str, tuple[Address, ...] | None]:
         """Return the DNS answers that arrive within DNS_WAIT_S.
@@ -278,6 +366,12 @@ def main() -> int:
         os.environ.get("ACORDO_BALANCER_LISTEN", "8080"),
         Path(os.environ.get("ACORDO_BALANCER_DIR", "/tmp/nginx")),
         os.environ.get("ACORDO_BALANCER_WORKERS", "2"),
+        tls=Tls(
+            nodes_ca=os.environ.get("ACORDO_BALANCER_NODES_CA", ""),
+            nodes_name=os.environ.get("ACORDO_BALANCER_NODES_NAME", ""),
+            cert=os.environ.get("ACORDO_BALANCER_CERT", ""),
+            key=os.environ.get("ACORDO_BALANCER_KEY", ""),
+        ),
     ).serve()
 
 

@@ -68,6 +68,7 @@ def templated(text: str, values: dict[str, Any]) -> str:
     text = "\n".join(lines) + "\n"
     text = text.replace(f"namespace: {NAMESPACE}\n", "namespace: {{ .Release.Namespace }}\n")
     text = re.sub(rf"\bacordo\.{NAMESPACE}\b", "acordo.{{ .Release.Namespace }}", text)
+    text = text.replace(f".{NAMESPACE}.svc.", ".{{ .Release.Namespace }}.svc.")
     if wanted is None:
         return text
     _enter(values, wanted[1], False)

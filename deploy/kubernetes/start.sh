@@ -21,6 +21,13 @@ else
     cp -f "$root/secrets/raft" "$KEYS/raft"
     export ACORDO_SECRET_FILE="$KEYS/raft"
 fi
+scheme=http  # which a node refuses, unless ACORDO_HTTP_OPEN says that something else keeps strangers out
+if [ -e "$root/https/tls.crt" ]; then
+    cp -f "$root/https/tls.crt" "$KEYS/https.crt"
+    cp -f "$root/https/tls.key" "$KEYS/https.key"
+    export ACORDO_HTTP_TLS_CERT_FILE="$KEYS/https.crt" ACORDO_HTTP_TLS_KEY_FILE="$KEYS/https.key"
+    scheme=https
+fi
 export ACORDO_NODE_ID="$id" ACORDO_MEMBERS="$members" ACORDO_RAFT_ADDRESS="$address"
-export ACORDO_ADVERTISED_URL="http://$POD_NAME.acordo-members:8000"
+export ACORDO_ADVERTISED_URL="$scheme://$POD_NAME.acordo-members:8000"
 exec python -m node

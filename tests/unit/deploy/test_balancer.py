@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import socket
 import threading
@@ -14,7 +15,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 from deploy import balancer
-from deploy.balancer import Address, Balancer, Choice, Names, addresses_of, upstream
+from deploy.balancer import Address, Balancer, Choice, Names, Tls, addresses_of, upstream
 
 A, B, C = ("10.0.0.1", 8000), ("10.0.0.2", 8000), ("10.0.0.3", 8000)
 
@@ -159,3 +160,20 @@ def test_each_node_has_a_group_of_the_others() -> None:
     assert r'"~(^| )10\.0\.0\.1:8000$" acordo_0;' in text
     assert "upstream acordo_0 {\n    server 10.0.0.2:8000 max_fails=0;\n}" in text
     assert "acordo_0" not in upstream([A])  # no others
+
+
+def test_certificates_are_given_in_pairs_and_a_renewed_one_is_read_again(tmp_path: Path) -> None:
+    for wrong in ({"nodes_ca": "a"}, {"key": "k"}, {"cert": "c; }", "key": "k"}):
+        with pytest.raises(ValueError, match=r"ACORDO_BALANCER|only"):
+            Tls(**wrong)
+    pair = [tmp_path / "tls.crt", tmp_path / "tls.key"]
+    for file in pair:
+        file.write_text("")
+    made = Balancer([], "8443", tmp_path, tls=Tls(cert=str(pair[0]), key=str(pair[1])))
+    with ThreadPoolExecutor(1) as pool:
+        assert not made.look(pool)
+        os.utime(pair[0], (1, 1))
+        assert made.look(pool), "nginx has to read it"
+        assert not made.look(pool)
+        pair[1].unlink()
+        assert not made.look(pool), "half renewed: what it has goes on"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import trustme
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 from cluster.local.layout import ClusterFile
@@ -92,6 +93,35 @@ def test_the_autoscalers(tmp_path: Path) -> None:
         wait_until(
             lambda: holds("autoscaler", "9100", port), "the autoscaler is healthy", timeout_s=30
         )
+
+
+def test_a_node_by_https_by_the_check_of_one_by_http(tmp_path: Path) -> None:
+    """It trusts the node's own certificate, whatever it names, and no other."""
+    authority = trustme.CA()
+    for name in ("own", "other"):
+        made = authority.issue_cert(f"{name}.example")
+        made.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        made.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    port = free_port()
+    serve = "import http.server as h, ssl, sys\n"
+    serve += "class H(h.BaseHTTPRequestHandler):\n"
+    serve += "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+    serve += "s = h.HTTPServer(('127.0.0.1', int(sys.argv[1])), H)\n"
+    serve += "c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); c.load_cert_chain(*sys.argv[2:])\n"
+    serve += "s.socket = c.wrap_socket(s.socket, server_side=True); s.serve_forever()"
+    files = [str(tmp_path / "own.pem"), str(tmp_path / "own.key")]
+    check = ["bash", str(ROOT / "deploy" / "healthy.sh"), str(port), "/readyz"]
+
+    def holds_for(certificate: str) -> bool:
+        told = {"ACORDO_HTTP_PORT": str(port), "ACORDO_HTTP_TLS_CERT_FILE": certificate}
+        done = subprocess.run(
+            check, cwd=ROOT, env=os.environ | told, capture_output=True, timeout=15, check=False
+        )
+        return done.returncode == 0
+
+    with running([sys.executable, "-c", serve, str(port), *files], {}):
+        wait_until(lambda: holds_for(files[0]), "the node is healthy", timeout_s=30)
+        assert not holds_for(str(tmp_path / "other.pem"))
 
 
 def test_prometheus(tmp_path: Path) -> None:

@@ -116,7 +116,12 @@ def test_what_selects_finds_pods_and_ports() -> None:
 def test_what_a_pod_refers_to_is_there_or_may_be_missing() -> None:
     maps = {d["metadata"]["name"] for d in of_kind("ConfigMap")} | {"acordo-start"}
     accounts = {d["metadata"]["name"] for d in of_kind("ServiceAccount")}
-    by_hand = {"acordo-raft", "acordo-backends"}  # README.md says how
+    by_hand = {
+        "acordo-raft",
+        "acordo-backends",
+        "acordo-https",
+        "acordo-tokens",
+    }  # README.md says how
     for name, pod in pods().items():
         spec = pod["spec"]
         assert spec.get("serviceAccountName", next(iter(accounts))) in accounts
@@ -183,11 +188,12 @@ def test_the_members_are_the_pods_of_the_stateful_set() -> None:
         for d in of_kind("Certificate")
         if not d["spec"].get("isCA")
     }
+    assert made.pop("acordo-https") == "acordo-members"
     assert made == {f"{name}-tls": name for name in wanted}
     assert there == set(made)
 
 
-def started(root: Path, pod: str) -> NodeSettings:
+def started(root: Path, pod: str, **environ: str) -> NodeSettings:
     """Run what a pod runs up to the node itself, and return the settings that it would take."""
     (root / "settings").mkdir(exist_ok=True)
     text = named("ConfigMap", "acordo-settings")["data"]["members"]
@@ -205,6 +211,7 @@ def started(root: Path, pod: str) -> NodeSettings:
             "ROOT": str(root),
             "POD_NAME": pod,
             "KEYS": str(root / "keys"),
+            **environ,
         },
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -214,11 +221,62 @@ def started(root: Path, pod: str) -> NodeSettings:
     return load(NodeSettings, flags, prog="node")
 
 
-def with_secret(root: Path) -> None:
+def with_secret(root: Path, *, https: bool = True) -> None:
+    if https:
+        with_https(root)
     (root / "secrets").mkdir()
     secret = root / "secrets" / "raft"
     secret.write_text("s" * 64)
     secret.chmod(0o440)  # as Kubernetes mounts it for the pod's group
+
+
+def with_https(root: Path) -> None:
+    (root / "https").mkdir()
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (root / "https" / name).write_text(name)
+        (root / "https" / name).chmod(0o440)
+
+
+def test_nobody_is_served_in_the_clear_unless_somebody_says_so(tmp_path: Path) -> None:
+    with_secret(tmp_path, https=False)
+    with pytest.raises(BadRequest, match="http_open"):
+        started(tmp_path, "acordo-0")
+    assert started(tmp_path, "acordo-0", ACORDO_HTTP_OPEN="true").url.startswith("http://")
+    with_https(tmp_path)
+    settings = started(tmp_path, "acordo-0")
+    assert settings.closed
+    assert settings.http_tls_key_file == tmp_path / "keys" / "https.key"
+    assert settings.http_tls_key_file.stat().st_mode & 0o077 == 0
+    assert "ACORDO_HTTP_OPEN" not in named("ConfigMap", "acordo-environment")["data"]
+
+
+def test_every_name_by_which_https_is_reached_is_in_its_certificate() -> None:
+    names = set(named("Certificate", "acordo-https")["spec"]["dnsNames"])
+    by_hand = (MANIFESTS / "README.md").read_text()
+    assert set(re.findall(r"--host '?([^\s'\\]+)", by_hand)) == names
+    wanted = {address.removesuffix(":9001") for address in first_members().values()}
+    wanted |= set(named("ConfigMap", "acordo-environment")["data"]["ACORDO_HTTP_NAMES"].split(","))
+    balancer = {
+        e["name"]: e["value"] for e in pods()["acordo-balancer"]["spec"]["containers"][0]["env"]
+    }
+    wanted |= {balancer["ACORDO_BALANCER_NODES_NAME"], "acordo", "localhost"}
+    assert wanted <= names
+    scraped = next(of_kind("ServiceMonitor"))["spec"]["endpoints"][0]
+    assert scraped["scheme"] == "https" and scraped["tlsConfig"]["serverName"] in names
+    assert scraped["authorization"]["credentials"]["key"] in re.findall(
+        r"--from-file=(\w+)=", by_hand
+    )
+    observer = pods()["acordo-observer"]["spec"]["containers"][0]
+    assert ".acordo-observers.$POD_NAMESPACE.svc.cluster.local" in observer["args"][0]
+
+
+def test_probes_speak_what_the_port_speaks() -> None:
+    for name, pod in pods().items():
+        container = pod["spec"]["containers"][0]
+        plain = name == "acordo-worker"  # its metrics, which the policy lets Prometheus alone reach
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            if probe in container:
+                assert container[probe]["httpGet"].get("scheme") == (None if plain else "HTTPS")
 
 
 def test_a_pod_starts_the_member_of_its_name(tmp_path: Path) -> None:
@@ -227,7 +285,7 @@ def test_a_pod_starts_the_member_of_its_name(tmp_path: Path) -> None:
         settings = started(tmp_path, pod)
         assert (settings.node_id, settings.raft_address) == (pod, address)
         assert {m.id: m.raft_address for m in settings.first_members} == first_members()
-        assert settings.url == f"http://{address.removesuffix(':9001')}:8000"
+        assert settings.url == f"https://{address.removesuffix(':9001')}:8000"
         assert settings.secret_file == tmp_path / "keys" / "raft"
         assert settings.secret_file.stat().st_mode & 0o077 == 0
 
@@ -245,6 +303,7 @@ def test_a_replaced_member_is_a_new_one_at_the_same_address(tmp_path: Path) -> N
 
 
 def test_with_certificates_each_member_proves_itself_with_its_own(tmp_path: Path) -> None:
+    with_https(tmp_path)
     for pod in first_members():
         folder = tmp_path / "tls" / pod
         folder.mkdir(parents=True)
@@ -261,7 +320,13 @@ def test_with_certificates_each_member_proves_itself_with_its_own(tmp_path: Path
 def test_a_worker_takes_its_settings() -> None:
     container = pods()["acordo-worker"]["spec"]["containers"][0]
     own = {e["name"]: e.get("value", "amqp://a:b@c/") for e in container["env"]}
-    flags = [f"--{n.removeprefix('ACORDO_').lower().replace('_', '-')}={v}" for n, v in own.items()]
+    of_client = {"ACORDO_CA", "ACORDO_TOKEN_FILE"}
+    flags = [
+        f"--{n.removeprefix('ACORDO_').lower().replace('_', '-')}={v}"
+        for n, v in own.items()
+        if n not in of_client
+    ]
+    assert of_client <= set(own)
     assert load(WorkerSettings, flags, prog="worker").urls
 
 

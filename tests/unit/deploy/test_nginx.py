@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
 
 from acordo._bulk.lines import BATCH_BYTES
 from cluster.ports import free_port
-from deploy.balancer import Balancer, Times, upstream
+from deploy.balancer import Balancer, Times, Tls, probe, upstream
 from kv.model import REQUEST_BYTES_MAX
 from node.settings import ServerSettings
 from tests.services import needs
@@ -34,8 +36,8 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Node:
     """A node that answers as it is told, and counts."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.port = name, 0
+    def __init__(self, name: str, tls: ssl.SSLContext | None = None) -> None:
+        self.name, self.port, self.tls = name, 0, tls
         self.seen: list[tuple[str, str, int]] = []
         self.handler: Handler = self.well
         self.early: Handler | None = None
@@ -61,7 +63,7 @@ class Node:
         # some is never answered
         self.runner = web.ServerRunner(web.Server(self.handle), shutdown_timeout=0.1)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        site = web.TCPSite(self.runner, "127.0.0.1", 0, ssl_context=self.tls)
         await site.start()
         self.port = self.runner.addresses[0][1]
         return self
@@ -128,6 +130,50 @@ async def world(tmp_path: Path, times: Times) -> AsyncIterator[World]:
         finally:
             nginx.terminate()
             await asyncio.to_thread(nginx.wait)
+
+
+@pytest.mark.parametrize("right", [True, False])
+async def test_nodes_and_clients_by_https(tmp_path: Path, right: bool) -> None:
+    """Nodes are verified by the name that they have in common: another authority's get nothing."""
+    needs("nginx")
+    ours, others = trustme.CA(), trustme.CA()
+    own = ours.issue_cert("acordo-members", "localhost", "127.0.0.1")
+    ours.cert_pem.write_to_path(tmp_path / "ca.pem")
+    own.private_key_pem.write_to_path(tmp_path / "own.key")
+    own.cert_chain_pems[0].write_to_path(tmp_path / "own.pem")
+    shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    (own if right else others.issue_cert("acordo-members")).configure_cert(shown)
+    tls = Tls(
+        nodes_ca=str(tmp_path / "ca.pem"), nodes_name="acordo-members",
+        cert=str(tmp_path / "own.pem"), key=str(tmp_path / "own.key"),
+    )  # fmt: skip
+    async with Node("n1", shown) as node, aiohttp.ClientSession() as http:
+        address = ("127.0.0.1", node.port)
+        said = await asyncio.to_thread(probe, address, tls.context(), tls.nodes_name)
+        assert said is (True if right else None)
+        assert await asyncio.to_thread(probe, address, tls.context(), "another") is None
+        listen = f"127.0.0.1:{free_port()}"
+        balancer = Balancer([], listen, tmp_path / "run", workers="1", tls=tls)
+        balancer.choice.chosen = (address,)
+        balancer.write()
+        balancer.start()
+        assert balancer.nginx is not None
+        trusted = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    assert balancer.nginx.poll() is None, "nginx ended"
+                    with contextlib.suppress(aiohttp.ClientConnectionError):
+                        async with http.get(f"https://{listen}/v1/kv/k", ssl=trusted) as got:
+                            assert got.status == (200 if right else 503)
+                            break
+                    await asyncio.sleep(0.02)
+            async with http.put(f"https://{listen}/v1/kv/k", data=b"v", ssl=trusted) as got:
+                assert got.status == (200 if right else 502)
+            assert bool(node.seen) is right
+        finally:
+            balancer.nginx.terminate()
+            await asyncio.to_thread(balancer.nginx.wait)
 
 
 async def reset(request: web.BaseRequest) -> web.StreamResponse:
