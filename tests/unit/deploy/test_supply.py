@@ -30,7 +30,7 @@ def packages(lock: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: str(lock.relative_to(ROOT)))
 def test_a_lock_names_every_file_by_its_hash(lock: Path) -> None:
     found = packages(lock)
-    assert len(found) >= 10
+    assert found
     assert not [name for name, hashes in found.items() if not hashes]
 
 
