@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from acordo import Change, Client, Pruned
-from acordo._bulk.backup import backup
+from acordo._bulk.backup import backup, verify_file
 from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from kv.errors import BadRequest
@@ -64,10 +64,34 @@ async def carried_out(line: str, directory: Path, urls: list[str], *, code: int 
     return out.decode()
 
 
+async def taken_by_a_worker(line: str, directory: Path, urls: list[str]) -> None:
+    """Let a worker run until it has taken a backup and verified it."""
+    kept = directory / "kept"
+    kept.mkdir()
+    words = re.sub(r"\.venv/bin/(python)", lambda found: f"exec {PROGRAMS[found[1]]}", line)
+    process = await asyncio.create_subprocess_shell(
+        words,
+        cwd=directory,
+        env={**os.environ, "ACORDO_URLS": ",".join(urls), "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not (notes := list(kept.glob("*.backup.json"))):
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+    finally:
+        process.terminate()
+        await process.wait()
+    with notes[0].with_suffix("").open("rb") as file:
+        assert verify_file(file).revision >= 5
+
+
 def urls_of(cluster: LocalCluster) -> list[str]:
     return [node.url for node in cluster.nodes.values()]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("start", ["replicated", "shared"], indirect=True)
 async def test_a_backup_is_taken_and_verified_as_the_page_says(
     start: Start, tmp_path: Path
@@ -89,12 +113,14 @@ async def test_a_backup_is_taken_and_verified_as_the_page_says(
         ]
         assert "what changed after revision 2: 3 keys as of revision 5" in said[0]
         assert said[0] == said[1]
+        (line,) = commands("Take backups by schedule")
+        await taken_by_a_worker(line, tmp_path, urls_of(cluster))
         (line,) = commands("Collect a bundle for who looks for a fault")
         assert " files of " in await carried_out(line, tmp_path, urls_of(cluster))
     if cluster.settings.store:
         return
-    said = [await carried_out(line, tmp_path, []) for line in commands("Restore one")]
-    assert "n3: 2 keys as of revision 2" in said[0] and "n3: 3 keys as of revision 5" in said[1]
+    (line,) = commands("Restore one")
+    assert "n3: 3 keys as of revision 5" in await carried_out(line, tmp_path, [])
 
 
 (VERIFY,) = commands("Verify a cluster")
