@@ -51,7 +51,7 @@ from coordinator.raft.storage.records import (
 )
 from coordinator.raft.storage.snapshot_format import NotASnapshotError, SnapshotHeader
 from coordinator.raft.storage.snapshot_format import decode as decode_snapshot
-from kv.backup import _HEAD, BackupDecoder, _digest, _first_digest, begin
+from kv.backup import _HEAD, INCREMENTAL, WHOLE, BackupDecoder, _digest, _first_digest, begin
 from kv.errors import BadRequest, NewerCommand
 from kv.model import Cancel, Compare, Delete, Intent, Put
 from node.etcd import messages as etcd
@@ -317,7 +317,8 @@ def sealed_backup(data: bytes) -> bytes:
     """Return chunks with right heads and digests whose payloads are parts of the input: each begins
     with its kind and its length.
     """
-    content, digest, number, at = begin(), _first_digest(begin()), 0, 1
+    first = begin(INCREMENTAL if data[:1] == b"\xff" else WHOLE)
+    content, digest, number, at = first, _first_digest(first), 0, 1
     while at + 2 <= len(data) and number < OPERATIONS:
         kind, length = b"HRTE"[data[at] % 4 : data[at] % 4 + 1], data[at + 1]
         payload = data[at + 2 : at + 2 + length]
@@ -331,10 +332,12 @@ def sealed_backup(data: bytes) -> bytes:
 def backup_seeds() -> Iterable[bytes]:
     """Return what seals into a header, records and a trailer."""
     encode = msgspec.msgpack.encode
-    header = encode(
-        {"acordo": "0", "kind": "shared", "cluster_id": "c", "history": "h", "revision": 1,
-         "term": 1, "seq": 1, "digest": b"", "log_time_ms": 1, "made_ms": 1, "node": "n"}
-    )  # fmt: skip
+    told = {
+        "format": 1, "acordo": "0", "kind": "shared", "cluster_id": "c", "history": "h",
+        "revision": 1, "term": 1, "seq": 1, "digest": b"", "log_time_ms": 1, "made_ms": 1,
+        "node": "n",
+    }  # fmt: skip
+    header = encode(told)
     trailer = encode(dict.fromkeys(("floor", "rows", "versions", "gone", "operations", "keys"), 0))
     records = encode([["g", b"k", 1], ["b", 1, b"d"]])
     chunks = b"".join(
@@ -343,6 +346,10 @@ def backup_seeds() -> Iterable[bytes]:
         if len(payload) < 256
     )
     yield b"\x40" + chunks
+    goes_on = encode(told | {"format": 2, "since": 1, "since_seq": 1, "since_digest": b""})
+    row = encode([["l", [2, 1, "", 2, 2, b"", 1, []]]])
+    parts = ((0, goes_on), (1, row), (2, trailer))
+    yield b"\xff" + b"".join(bytes([kind, len(part)]) + part for kind, part in parts)
     yield b"\x40ACORDOBK\x00\x01"
 
 
