@@ -9,6 +9,7 @@ from typing import Final
 
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "cli": ("typer", "rich"),
+    "settings": ("pydantic_settings",),
     "server": (
         *("aiormq", "asyncpg", "cryptography", "docker", "pamqp", "prometheus_client"),
         *("pydantic_settings", "pysyncobj", "redis", "rich", "structlog", "uvloop", "yarl"),

@@ -89,6 +89,11 @@ def test_the_client_comes_alone(client_python: Path, tmp_path: Path) -> None:
     assert not {"typer", "rich", "redis", "kv", "node", "cluster"} & there
     program = "from acordo import Client; print(Client.put.__name__)"
     assert run(str(client_python), "-c", program, cwd=tmp_path) == "put\n"
+    program = "import acordo.settings"
+    done = subprocess.run(
+        [client_python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert 'pip install "acordo[settings]"' in done.stderr
 
 
 @pytest.mark.timeout(300)
