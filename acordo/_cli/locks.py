@@ -13,7 +13,7 @@ import typer
 from acordo._cli import completing
 from acordo._cli.children import CannotStart, code_of_child, end, started
 from acordo._cli.exit_codes import LOST, NO, OK
-from acordo._cli.holding import Hold, now, while_held
+from acordo._cli.holding import Hold, while_held
 from acordo._cli.output import Output
 from acordo._cli.shell import key_of, run
 from acordo._cli.text import shown, typed_key
@@ -23,7 +23,7 @@ from acordo._wire import forms
 NameArgument = Annotated[
     str,
     typer.Argument(
-        help="The key that stands for it; its value says who holds it.",
+        help="Its name: who holds it, and who waits, are the keys under NAME/.",
         autocompletion=completing.keys,
     ),
 ]
@@ -43,7 +43,7 @@ TtlOption = Annotated[
     ),
 ]
 ValueOption = Annotated[
-    str | None, typer.Option("--value", help="What the key says; else HOST:PID.")
+    str | None, typer.Option("--value", help="What others see of this holder; else HOST:PID.")
 ]
 
 
@@ -62,7 +62,7 @@ def lock(
     """Run a command while holding a lock. Leaves with the command's exit code; with 1 if the lock
     was not to be had within --wait; with 7 if it was lost, and the command was ended.
 
-    The lock is a key with a lease, which is kept alive while the command runs. The command finds
+    It is the lock of the recipe `Lock`, for Python programs too. The command finds
     ACORDO_LOCK, ACORDO_FENCING_TOKEN (a number that grows with each holder: let what it writes to
     refuse smaller ones) and ACORDO_LEASE in its environment. When the lock is lost, the command is
     sent SIGTERM before anybody else can have it, and SIGKILL when that may be.
@@ -101,7 +101,7 @@ def elect(
 
     When the lead is lost, the command is ended as `acordo lock` does it, and this stands again. The
     command finds ACORDO_ELECTION, ACORDO_FENCING_TOKEN and ACORDO_LEASE in its environment. Who
-    leads is the key's value: `acordo get NAME`, `acordo watch NAME`.
+    leads is the oldest key of `acordo list NAME/`.
     """
 
     async def work(client: Client, output: Output) -> int:
@@ -128,11 +128,10 @@ def _value(given: str | None) -> bytes:
     return os.fsencode(given if given is not None else f"{socket.gethostname()}:{os.getpid()}")
 
 
-def _waiting(output: Output, name: str) -> Callable[[bytes | None], None]:
-    def tell(holder: bytes | None) -> None:
-        output.op_id = None
+def _waiting(output: Output, name: str) -> Callable[[bytes], None]:
+    def tell(holder: bytes) -> None:
         if not output.as_json:
-            whose = "somebody" if holder is None else shown(holder)
+            whose = shown(holder) if holder else "somebody"
             output.note(f"[dim]waiting for {shown(name)}: {whose} has it[/dim]")
 
     return tell
@@ -141,7 +140,7 @@ def _waiting(output: Output, name: str) -> Callable[[bytes | None], None]:
 async def _run_held(output: Output, hold: Hold, command: Sequence[str] | None, verb: str) -> int:
     """Run the command until it ends or the hold is lost; return the exit code."""
     output.op_id = None
-    name = typed_key(hold.key)
+    name = typed_key(hold.name)
     losing = asyncio.create_task(hold.lost.wait())
     try:
         if not command:
@@ -159,7 +158,7 @@ async def _run_held(output: Output, hold: Hold, command: Sequence[str] | None, v
                 if ending.done():
                     return code_of_child(child)
                 output.note(f"[red]{shown(name)} is lost: {shown(hold.why, 300)}[/red]")
-                await end(child, min(hold.grace_s, hold.ends - now()))
+                await end(child, hold.grace_s)
                 await ending
                 return LOST
     except CannotStart as exc:
@@ -173,7 +172,7 @@ async def _run_held(output: Output, hold: Hold, command: Sequence[str] | None, v
 
 def _show(output: Output, hold: Hold, verb: str) -> None:
     if output.as_json:
-        form = {"name": forms.to_json(hold.key), "token": hold.token, "lease": hold.lease}
+        form = {"name": forms.to_json(hold.name), "token": hold.token, "lease": hold.lease}
         output.json(form)
     else:
-        output.say(f"{verb} {shown(hold.key)}, fencing token {hold.token}; Ctrl-C gives it up")
+        output.say(f"{verb} {shown(hold.name)}, fencing token {hold.token}; Ctrl-C gives it up")

@@ -8,14 +8,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from acordo import Client, NotApplied, Operation, OutcomeUnknown
+from acordo import Client
 from acordo._cli import holding
 from acordo._cli.holding import Hold
+from acordo.recipes import Election, Lock
 from tests.unit.acordo.test_cli import Shell
 from tests.unit.node.conftest import Api, opened
 
@@ -58,7 +58,7 @@ async def test_a_command_runs_under_the_lock_and_its_exit_code_is_passed_on(
         name, token = (tmp_path / "out").read_text().split()
         assert name == "jobs/a"
         tokens.append(int(token))
-        assert await client.get("jobs/a") is None
+        assert await client.count("jobs/a") == 0
         assert [each async for each in client.leases()] == []
     assert tokens[0] < tokens[1]
     assert (await acordo("lock", "jobs/a", "--", "sh", "-c", "kill -9 $$")).code == 137
@@ -69,19 +69,18 @@ async def test_a_command_runs_under_the_lock_and_its_exit_code_is_passed_on(
 async def test_a_lock_that_is_held_is_waited_for_as_long_as_it_is_told(
     acordo: Shell, client: Client, tmp_path: Path
 ) -> None:
-    await client.put("jobs/a", "ada")
-    ran = await acordo("lock", "jobs/a", "--wait", "0.2", "--", *script(tmp_path, "touch out"))
-    assert (ran.code, (tmp_path / "out").exists()) == (1, False)
-    assert "waiting for jobs/a: ada has it" in ran.err
-    waiting = asyncio.create_task(
-        acordo("lock", "jobs/a", "--", *script(tmp_path, "echo $ACORDO_FENCING_TOKEN >out"))
-    )
-    async with asyncio.timeout(60):
-        while not [each async for each in client.leases()]:
-            await asyncio.sleep(0.01)
-    released = await client.delete("jobs/a")
+    run = script(tmp_path, "echo $ACORDO_FENCING_TOKEN >out")
+    async with Lock(client, "jobs/a", value="ada") as lock:
+        ran = await acordo("lock", "jobs/a", "--wait", "0.2", "--", *run)
+        assert (ran.code, (tmp_path / "out").exists()) == (1, False)
+        assert "waiting for jobs/a: ada has it" in ran.err
+        waiting = asyncio.create_task(acordo("lock", "jobs/a", "--", *run))
+        async with asyncio.timeout(60):
+            while await client.count("jobs/a/") < 2:
+                await asyncio.sleep(0.01)
+        token = lock.token
     assert (await waiting).code == 0
-    assert int((tmp_path / "out").read_text()) > released.revision
+    assert int((tmp_path / "out").read_text()) > token
 
 
 async def test_two_never_hold_it_at_a_time(client: Client) -> None:
@@ -109,7 +108,8 @@ async def test_a_lock_that_is_lost_ends_the_command(
     run = script(tmp_path, "trap 'echo told >>out; exit 0' TERM; echo in >out; sleep 60 & wait")
     running = asyncio.create_task(acordo("lock", "jobs/a", "--", *run))
     await until_there(tmp_path / "out", "in")
-    await client.delete("jobs/a")
+    (key,) = [each async for each in client.keys("jobs/a/")]
+    await client.delete(key[0])
     ran = await running
     assert (ran.code, "its key was deleted" in ran.err) == (7, True)
     assert (tmp_path / "out").read_text() == "in\ntold\n"
@@ -121,7 +121,7 @@ async def test_who_is_elected_again_runs_the_command_again(
     run = script(tmp_path, "echo $ACORDO_ELECTION >>out; test -e again && exit 4; exec sleep 60")
     running = asyncio.create_task(acordo("elect", "lead", "--value", "n1", "--", *run))
     await until_there(tmp_path / "out", "lead")
-    found = await client.get("lead")
+    found = await Election(client, "lead").leader()
     assert found is not None and found.text == "n1"
     (tmp_path / "again").touch()
     await client.revoke_lease(found.lease or "")
@@ -141,56 +141,30 @@ async def test_what_is_sent_to_us_is_sent_to_the_command(
     await until_there(tmp_path / "out", "in")
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 5
-    assert await client.get("jobs/a") is None
+    assert await client.count("jobs/a") == 0
 
 
-class Clock:
-    """A clock that moves when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    async def sleep(self, seconds: float) -> None:
-        self.at += seconds
-        await asyncio.sleep(0)
-
-
-@pytest.mark.parametrize("answers", ["never", "late"])
-async def test_a_lease_that_is_not_renewed_is_given_up_before_others_may_have_it(
-    monkeypatch: pytest.MonkeyPatch, answers: str
+async def test_a_lease_that_ended_ends_the_command(
+    acordo: Shell, client: Client, tmp_path: Path
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(holding, "now", lambda: clock.at)
-    monkeypatch.setattr(holding, "asyncio", SimpleNamespace(sleep=clock.sleep, Event=asyncio.Event))
-
-    class Nodes:
-        async def keep_alive(self, lease: str, *, timeout_s: float) -> None:
-            clock.at += 0.1 if answers == "never" else timeout_s
-            raise NotApplied("no quorum", reason="no_quorum")
-
-    hold = Hold(b"k", "5a", 12.0, clock.at)
-    await holding._keep_alive(cast(Client, Nodes()), hold)
-    assert hold.lost.is_set()
-    assert hold.ends - hold.grace_s <= clock.at < hold.ends
+    run = script(tmp_path, "echo $ACORDO_LEASE >out; exec sleep 60")
+    running = asyncio.create_task(acordo("lock", "jobs/a", "--", *run))
+    await until_there(tmp_path / "out", "\n")
+    await client.revoke_lease((tmp_path / "out").read_text().strip())
+    ran = await running
+    assert (ran.code, "jobs/a is lost" in ran.err) == (7, True)
 
 
-async def test_a_lock_whose_taking_is_unknown_is_settled_first() -> None:
-    """Else the write takes the key later, and the holder knows no token of it."""
-    told = ["expired", "applied"]
-    asked: list[Any] = []
-
-    class Nodes:
-        async def put(self, key: bytes, value: bytes, **more: Any) -> None:
-            raise OutcomeUnknown("cut", op_id=f"op-{len(asked)}")
-
-        async def operation(self, op_id: str, *, settle: bool) -> Operation:
-            asked.append((op_id, settle))
-            return Operation(op_id=op_id, outcome=cast(Any, told.pop(0)), revision=len(asked))
-
-    hold = Hold(b"k", "5a", 12.0, 0.0)
-    await holding._take(cast(Client, Nodes()), hold, b"me", None, lambda holder: None)
-    assert asked == [("op-0", True), ("op-1", True)]
-    assert hold.token == 2
+async def test_a_program_and_a_script_exclude_each_other(
+    acordo: Shell, client: Client, tmp_path: Path
+) -> None:
+    async with Lock(client, "jobs/a", value="a program") as lock:
+        ran = await acordo("lock", "jobs/a", "--wait", "0", "--", *script(tmp_path, "touch out"))
+        assert (ran.code, "a program has it" in ran.err) == (1, True)
+        token = lock.token
+    run = script(tmp_path, "echo $ACORDO_FENCING_TOKEN >out")
+    assert (await acordo("lock", "jobs/a", "--wait", "0", "--", *run)).code == 0
+    assert int((tmp_path / "out").read_text()) > token
 
 
 async def test_a_command_for_each_change_goes_on_where_it_was(
