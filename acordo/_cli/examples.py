@@ -104,6 +104,12 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
     "adopt": (
         Example("acordo adopt", "refused where no store was restored; says what is given up", 2),
     ),
+    "check perf": (
+        Example(
+            "acordo check perf --rate 20 --seconds 0.5 --p99-ms 10000",
+            "a load of half a second, with limits of your own",
+        ),
+    ),
     "members": (Example("acordo members", "the members, as `acordo status` shows them"),),
     "members add": (
         Example(

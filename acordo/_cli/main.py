@@ -15,6 +15,7 @@ from acordo._cli import (
     backups,
     bulk,
     cert,
+    checks,
     cluster,
     dead,
     dev,
@@ -57,6 +58,7 @@ PANELS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "transfer": cluster.transfer,
         "limits": cluster.limits,
         "adopt": cluster.adopt,
+        "check": checks.check_app,
         "members": cluster.members_app,
     },
     "Backup": {

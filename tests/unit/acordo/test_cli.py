@@ -296,7 +296,7 @@ HELD: Final = {
     "txn": ["--put", "k=v"], "watch": [], "lock": ["l"], "elect": ["l"],
     "history": ["k"], "operation": ["x"], "load": ["FILE"], "dump": [], "backup": ["-"],
     "leader": [], "status": [], "transfer": [], "adopt": ["--gives-up", "0"],
-    "members": [], "limits": [],
+    "check perf": ["--seconds", "0.1"], "members": [], "limits": [],
     "members add": ["n9", "--raft-address", "127.0.0.1:1", "--member-url", "http://127.0.0.1:1"],
     "members promote": ["n2"], "members remove": ["n2"], "ledger verify": [], "ledger list": [],
     "dead list": [], "dead replay": ["--all"], "webhook add": ["w", "http://h.example/"],
