@@ -10,6 +10,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("acordo", "backends", "chaos", "cluster", "coordinator", "node")
+PROBLEM: Final = "application/problem+json"
 DOOR: Final = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Acordo</title>'
     '<meta http-equiv="refresh" content="0; url=docs/index.html"></head>'
@@ -121,7 +122,10 @@ def _cell(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    return _cell(text).replace("<", "&lt;").replace("*", r"\*")
+    """Return text as it is written, outside of what stands in backticks."""
+    parts = _cell(text).split("`")
+    parts[::2] = [each.replace("<", "&lt;").replace("*", r"\*") for each in parts[::2]]
+    return "`".join(parts)
 
 
 def operations() -> Iterator[str]:
@@ -131,41 +135,59 @@ def operations() -> Iterator[str]:
     from node.api.openapi.document import document
 
     api = json.loads(document(version(), "http://127.0.0.1:8001"))
-    for path, methods in api["paths"].items():
-        for method, operation in methods.items():
-            yield from _operation(method.upper(), path, operation)
-    yield "## Types\n"
+    for tag in api["tags"]:
+        yield f"## {tag['name'].capitalize()}\n\n{tag.get('description', '')}\n"
+        for path, methods in api["paths"].items():
+            for method, operation in methods.items():
+                if operation["tags"][:1] == [tag["name"]]:
+                    yield from _operation(method.upper(), path, operation)
+    yield "## Headers of answers\n\n| header | |\n|---|---|"
+    for name, header in sorted(api["components"]["headers"].items()):
+        yield f"| `{name}` | {_prose(header.get('description', ''))} |"
+    yield "\n## Types\n"
     for name, schema in sorted(api["components"]["schemas"].items()):
         yield f"### {name}\n"
-        yield f"{schema.get('description', '')}\n"
+        yield f"{_prose(schema.get('description', ''))}\n"
         yield from _table_of_fields(schema)
 
 
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str]:
-    yield f"## {method} {path}\n"
-    yield operation["summary"] + "\n"
-    if operation.get("description"):
-        yield operation["description"] + "\n"
+    yield f"### {method} {path}\n"
+    yield _prose(operation["summary"]) + "\n"
+    yield _prose(operation.get("description", "")) + "\n"
+    if "x-acordo-needs" in operation:
+        yield f"Needs, where access is controlled: {_prose(operation['x-acordo-needs'])}.\n"
     if operation.get("parameters"):
-        yield "| parameter | in | |\n|---|---|---|"
+        yield "| parameter | in | | for example |\n|---|---|---|---|"
         for each in operation["parameters"]:
-            need = "required; " if each.get("required") else ""
-            said = need + _prose(each.get("description", ""))
-            yield f"| `{each['name']}` | {each['in']} | {said} |"
+            said = ("required; " if each.get("required") else "") + _prose(each["description"])
+            example = f"`{_cell(each['example'])}`" if "example" in each else ""
+            yield f"| `{each['name']}` | {each['in']} | {said} | {example} |"
         yield ""
-    body = operation.get("requestBody")
-    if body:
-        for media, content in body["content"].items():
-            yield f"Body: `{media}`{_named(content)}\n"
-            yield from _examples(content)
-    yield "| answer | | |\n|---|---|---|"
-    for status, answer in operation["responses"].items():
-        kinds = "".join(f"`{m}`{_named(c)}" for m, c in answer.get("content", {}).items())
-        yield f"| {status} | {_prose(answer.get('description', ''))} | {kinds} |"
+    for media, content in operation.get("requestBody", {}).get("content", {}).items():
+        yield f"Body: `{media}`{_named(content)}\n"
+        yield from _examples(content)
+    yield from _answers(operation["responses"])
+
+
+def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
+    problems = [s for s, each in answers.items() if PROBLEM in each.get("content", {})]
+    yield "| answer | | | headers |\n|---|---|---|---|"
+    for status, answer in answers.items():
+        if status not in problems:
+            kinds = "".join(f"`{m}`{_named(c)}" for m, c in answer.get("content", {}).items())
+            headers = ", ".join(f"`{name}`" for name in answer.get("headers", {}))
+            yield f"| {status} | {_prose(answer.get('description', ''))} | {kinds} | {headers} |"
+    if problems:
+        yield f"| {', '.join(problems)} | A problem document. | [Problem](#problem) | |"
     yield ""
-    for answer in operation["responses"].values():
-        for content in answer.get("content", {}).values():
-            yield from _examples(content)
+    shown = [
+        "".join(_examples(content))
+        for status, answer in answers.items()
+        if status not in problems
+        for content in answer.get("content", {}).values()
+    ]
+    yield from dict.fromkeys(shown)
 
 
 def _named(content: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def test_the_references_hold_everything_that_there_is() -> None:
     assert set(re.findall(r"^### ([\w.]+)$", python, re.M)) == names
     named = set(re.findall(r"^#+ acordo (\S+)$", cli, re.M))
     assert named >= set(COMMANDS)
-    assert set(re.findall(r"^## ([A-Z]+) (/\S*)$", http, re.M)) == {(m, p) for p, m in ALL}
+    assert set(re.findall(r"^### ([A-Z]+) (/\S*)$", http, re.M)) == {(m, p) for p, m in ALL}
 
 
 def test_every_page_has_its_place_in_the_menu() -> None:
