@@ -63,5 +63,6 @@ html_static_path: list[str] = []
 
 def setup(app: Sphinx) -> None:
     """Have the parts of pages made that are not written by hand."""
+    app.connect("env-get-outdated", generated.outdated)
     app.connect("source-read", generated.fill)
     app.connect("build-finished", generated.front_door)

@@ -32,6 +32,13 @@ def fill(app: object, page: str, source: list[str]) -> None:
             source[0] = source[0].replace(marker, "\n".join(make()))
 
 
+def outdated(*_: object) -> list[str]:
+    """Return the pages that are read anew each time: the code that they are made from may have
+    changed, and Sphinx looks at the pages alone.
+    """
+    return [f"docs/{page}" for page in ("python-api", "cli", "http")]
+
+
 def front_door(app: Any, failed: Exception | None) -> None:
     """Lead from the site's root to its first page."""
     if failed is None:
