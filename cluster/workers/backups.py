@@ -6,6 +6,7 @@ It removes a backup only once a newer one is verified, and nothing that it did n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -104,6 +105,21 @@ class Backups:
         made_ms = _now_ms()
         stamp = datetime.fromtimestamp(made_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
         name = kept.name_of(stamp, secrets.token_hex(4))
+        try:
+            note = await self._written(name, made_ms)
+        except BaseException:
+            # it is no backup to rely on: each further attempt would leave another one
+            with contextlib.suppress(OSError):
+                await self._place.remove(name)
+            raise
+        _DONE.labels("verified").inc()
+        _log.info("backup taken and verified", file=name, revision=note.revision, bytes=note.size)
+        for old in kept.superfluous(await self._found(), self._keep):
+            await self._remove(old)
+        await self._found()
+
+    async def _written(self, name: str, made_ms: int) -> BackupNote:
+        """Write a backup, read it back, and write its note. Raises AcordoError, OSError."""
         written = await backup_into(self._client, self._place, name)
         read = await verify_stored(self._place, name)
         if read != written:
@@ -118,11 +134,7 @@ class Backups:
             history=read.history,
         )
         await self._place.write(name + NOTE, _once(msgspec.json.encode(note)))
-        _DONE.labels("verified").inc()
-        _log.info("backup taken and verified", file=name, revision=read.revision, bytes=read.bytes)
-        for old in kept.superfluous(await self._found(), self._keep):
-            await self._remove(old)
-        await self._found()
+        return note
 
     async def _found(self) -> list[BackupNote]:
         """Return the good backups of this history, the newest first, and show them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -76,6 +77,24 @@ async def test_a_file_whose_writer_fails_is_as_it_was(place: Place, size: int) -
     with pytest.raises(ZeroDivisionError):
         await place.write("new", of(b"x" * size, then=ZeroDivisionError()))
     assert await place.stored() == [("a", 6)] and await content(place, "a") == b"before"
+
+
+@pytest.mark.parametrize("size", [60_000, 300_000], ids=["at the end", "on the way"])
+async def test_a_file_for_which_there_is_no_room_leaves_what_was_there(
+    size: int, tmp_path: Path
+) -> None:
+    """The system itself refuses the bytes, as on a full disk; some were buffered before."""
+    place = place_of(str(tmp_path))
+    await place.write("a", of(b"before"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            await place.write("a", of(*[b"x" * 1000] * (size // 1000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    assert await content(place, "a") == b"before"
 
 
 async def test_a_writer_that_is_cancelled_leaves_what_was_there(place: Place, s3: S3) -> None:
