@@ -17,7 +17,7 @@ import pytest
 
 from acordo import Client
 from cluster.ports import free_base_port, lasting_port
-from tests.unit.acordo.installing import ROOT, install, lend, make_python, run
+from tests.unit.acordo.installing import ROOT, install, lend, make_python, run, site_packages
 from tests.unit.acordo.test_types import of_the_readme
 
 BARE = {
@@ -116,6 +116,17 @@ def test_the_console_script_runs_nodes_and_the_runner(server_python: Path, tmp_p
     script = str(server_python.with_name("acordo-server"))
     assert "--data-dir" in run(script, "--help", cwd=tmp_path)
     assert "python -m cluster COMMAND" in run(script, "help", cwd=tmp_path)
+
+
+def test_the_wheel_has_every_file_that_a_node_serves(server_python: Path) -> None:
+    served, installed = ROOT / "node" / "page", site_packages(server_python) / "acordo" / "_server"
+    there = {path.relative_to(ROOT) for path in served.rglob("*") if path.is_file()}
+    assert Path("node/page/index.html") in there
+    assert there == {
+        path.relative_to(installed)
+        for path in (installed / "node" / "page").rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_extra_is_what_the_server_requires() -> None:

@@ -304,7 +304,8 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
                 "poll",
                 "query",
                 {"type": "number", "minimum": 0, "maximum": POLL_S_MAX},
-                "Answer with one JSON document: the next changes, waited for so many seconds, and "
+                "Answer with one JSON document: the next changes, waited for so many seconds "
+                "(15 at most; then it answers without any), and "
                 "`next`, the position to ask after. Without a position it tells the present one.",
             ),
         ),

@@ -21,6 +21,10 @@ from node.wire.documents import encode
 from node.wire.kept_positions import KeptPosition
 
 POLL_S_MAX: Final = 60.0
+ANSWER_WITHIN_S: Final = 15.0
+"""An answer without changes goes out after so long, whatever was asked for: balancers take a node
+that is silent for 20 s for dead (`deploy/nginx`).
+"""
 BATCH_BYTES: Final = 1 << 20
 """No further revision is added to an answer that has so many bytes; one may have 4 MiB alone."""
 BATCH_CHANGES: Final = 1000
@@ -39,7 +43,7 @@ async def answer(x: Exchange, watcher: Watcher, wait_s: float) -> PolledAnswer:
     NotApplied, Pruned, and what else ends a watch.
     """
     clock, heartbeat_s = x.services.clock, x.services.settings.watch_heartbeat_s
-    ends = clock.monotonic() + wait_s
+    ends = clock.monotonic() + min(wait_s, ANSWER_WITHIN_S)
     batch = _Batch(x, watcher)
     try:
         while not batch.changes:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ssl
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+import trustme
 
 import acordo
-from acordo import Client, OutcomeUnknown, SyncClient
+from acordo import Client, OutcomeUnknown, SyncClient, Unreachable
 from tests.unit.acordo.fake_cluster import FakeCluster
 from tests.unit.acordo.scripted import Play, Scripted, http
 
@@ -97,6 +99,27 @@ async def test_a_connection_that_the_node_has_closed_is_not_used_again() -> None
 def _is_over(client: SyncClient) -> bool:
     (idle,) = client._transport._idle.values()
     return not idle[0].is_usable()
+
+
+async def test_nodes_are_verified_over_tls() -> None:
+    authority = trustme.CA()
+    server, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(trusting)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(http(200, b"v", headers={"ETag": '"5"'}))
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server)
+    url = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    with SyncClient(url, tls=trusting) as client:
+        for _ in range(2):  # also on a connection that was used before
+            found = await asyncio.to_thread(client.get, "k")
+            assert found is not None and found.text == "v"
+    with SyncClient(url, timeout_s=1) as client, pytest.raises(Unreachable, match="CERTIFICATE"):
+        await asyncio.to_thread(client.get, "k")
+    listening.close()
 
 
 async def test_open_and_close_stand_beside_with() -> None:

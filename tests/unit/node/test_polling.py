@@ -69,6 +69,13 @@ async def test_what_is_no_longer_kept_is_gone(open_api: Open) -> None:
         assert [each["key"] for each in found["events"]] == ["e", "f"]
 
 
+async def test_a_balancer_does_not_take_a_long_wait_for_silence(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "ANSWER_WITHIN_S", 0.01)
+    assert (await poll(api, "after=0&poll=60"))["events"] == []
+
+
 @pytest.mark.parametrize("wait", ["-1", "61", "x", ""])
 async def test_a_wait_is_bounded(api: Api, wait: str) -> None:
     form = (await api.ask("GET", f"/v1/watch?after=0&poll={wait}")).problem(400, "bad_poll")
