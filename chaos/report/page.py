@@ -15,7 +15,7 @@ from typing import Final
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.records.history import History
 from chaos.records.intervals import FaultWindow, fault_windows, leaderships
-from chaos.report import charts, timeline
+from chaos.report import charts, replay, timeline
 from chaos.report.explain import explain, text
 from chaos.report.outages import Outage, outages, quantile
 from chaos.runs.result import RunResult
@@ -128,6 +128,7 @@ def _page(result: RunResult, pictures: dict[str, dict[str, bytes]]) -> str:
         )
     parts.append("<h2>Verdicts</h2>" + _verdicts(result))
     history = result.run.history if result.run is not None else History()
+    parts.append(replay.section(history))
     parts += [_picture(name, looks) for name, looks in pictures.items()]
     parts.append("<h2>Offending operations</h2>" + _offending(result, history))
     parts.append("<h2>Outages</h2>" + _outages(history))
