@@ -47,7 +47,7 @@ async def write(urls: list[str]) -> None:
 
 
 async def look(page: Page, cluster: LocalCluster) -> None:
-    """Open a follower's page, kill the leader, and take the pictures once another one leads."""
+    """Open a follower's page, kill the leader, and take the picture once another one leads."""
     urls = {node.id: node.url for node in cluster.nodes.values()}
     async with Client(list(urls.values())) as client:
         leader = (await client.leader()).id
@@ -58,13 +58,11 @@ async def look(page: Page, cluster: LocalCluster) -> None:
         while (await client.leader()).id == leader:  # noqa: ASYNC110 - another process elects
             await asyncio.sleep(0.2)
         await asyncio.sleep(AFTER_S)
-    for scheme in ("light", "dark"):
-        await page.emulate_media(color_scheme=scheme)
-        await page.screenshot(path=HERE / f"page-{scheme}.png")
+    await page.screenshot(path=HERE / "page.png")
 
 
 async def main() -> None:
-    """Take the pictures into docs/pictures."""
+    """Take it into docs/pictures."""
     with tempfile.TemporaryDirectory(prefix="acordo-pictures-") as folder:
         settings = RunnerSettings(
             nodes=3, base_port=free_base_port(3, 24500), data=Path(folder, "data")

@@ -19,6 +19,15 @@ PAGES: Final = (
     "docs/recipes.md",
     "docs/tutorial.md",  # last: it replaces a member
 )
+ELSEWHERE: Final = {
+    "docs/deploy.md": "tests/hosts/test_deploy_page.py",
+    "docs/operations.md": "tests/e2e/test_backup.py",
+    "docs/migrating.md": "tests/e2e/test_migrating.py",
+    "docs/security.md": "tests/unit/raft/net/test_security_page.py",  # those about certificates
+    "docs/runbook.md": "tests/unit/deploy/test_runbook.py",  # its NODE is yours
+    "docs/chaos.md": "tests/e2e/test_chaos_command.py",  # it takes minutes, as a whole
+}
+"""Pages whose commands are another test's, and which."""
 NOT_RUN_MAX: Final = 8
 """Most blocks that say why they are not run. More need more than a reason each."""
 pytestmark = pytest.mark.timeout(300)
@@ -61,6 +70,13 @@ def test_a_fence_of_the_guide_is_in_a_language_that_is_known() -> None:
     for page in PAGES:
         for block in blocks(ROOT / page):
             assert block.language in known, f"{block.place}: {block.language!r}"
+
+
+def test_no_page_shows_what_nobody_runs() -> None:
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        name = f"docs/{path.name}"
+        if name not in PAGES and any(block.is_program for block in blocks(path)):
+            assert (ROOT / ELSEWHERE.get(name, "nobody")).is_file(), f"{name}: enter it in PAGES"
 
 
 def written(tmp_path: Path, text: str) -> list[Block]:
