@@ -191,6 +191,7 @@ function showDone(done, opId) {
   link.href = `#operations/${encodeURIComponent(opId)}`;
   box.append(link);
   if (!done.reads.length) return;
+  box.append(element("p", t("txn.before"), "quiet"));
   const list = element("ul", undefined, "reads");
   for (const each of done.reads) {
     const row = element("li");

@@ -18,6 +18,8 @@ from tests.unit.node.conftest import Api, opened
 
 AXE = gzip.decompress((Path(__file__).parent / "axe-core-4.14.1.min.js.gz").read_bytes()).decode()
 """axe-core by Deque Systems, MPL-2.0 (https://github.com/dequelabs/axe-core)."""
+WAIT_MS = 60_000
+"""The viewer is large, and a busy machine takes its time to read it."""
 VIOLATIONS = """async () => (await axe.run(document)).violations
     .map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(" ")).join(", ")}`)"""
 
@@ -196,7 +198,7 @@ async def test_portuguese_on_a_phone_and_what_axe_says(
 async def test_the_api_is_shown_without_asking_anyone_else(page: Page, api: Api) -> None:
     await page.goto(api.url + "/#keys")
     await page.click('footer a[href="/docs"]')
-    await page.locator("#viewer .opblock").first.wait_for()
+    await page.locator("#viewer .opblock").first.wait_for(timeout=WAIT_MS)
     await page.locator(".opblock-summary-path", has_text="/v1/history/").first.click()
     await page.fill('tr[data-param-name="key"] input', "doc")
     await page.get_by_role("button", name="Execute").click()
