@@ -163,13 +163,16 @@ def _refusal(refs: Mapping[Any, Any], *, waits: bool) -> dict[str, Any]:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
+    example = _LEASE if parameter.schema == LEASE_ID else PARAMETERS[parameter.name]
+    # A viewer fills in what a parameter has as its example, and sends it: that of one that may be
+    # left out stands in its schema.
     return {
         "name": parameter.name,
         "in": parameter.where,
         "required": parameter.required,
         "description": parameter.text,
-        "schema": dict(parameter.schema),
-        "example": _LEASE if parameter.schema == LEASE_ID else PARAMETERS[parameter.name],
+        "schema": {**parameter.schema, **({} if parameter.required else {"examples": [example]})},
+        **({"example": example} if parameter.required else {}),
     }
 
 
