@@ -111,6 +111,9 @@ async def measure(
         ) as seen:
             await writes.after(0.0, PATIENCE_S)
             for scenario in scenarios:
+                if scenario.needs_disks and not databases.have_disks:
+                    print(f"  {scenario.name}: left out, nothing may be mounted here", flush=True)
+                    continue
                 result = await run(scenario, databases, writes, PATIENCE_S)
                 print(row(result), flush=True)
                 _judge_result(result, faults)

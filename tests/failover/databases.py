@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any, Final, Self
 import aiohttp
 
 from chaos.targets.proxy import Link
-from tests.patroni.databases import WHOLE_WITHIN_S, WRITE, Databases
+from tests.patroni.databases import WHOLE_WITHIN_S, WRITE, Databases, own
 
+DISK_BYTES: Final = 600 << 20
+BALLAST: Final = "ballast"
 ROLE: Final = "acordo"
 PASSWORD: Final = "secret"
 SYNCHRONOUS: Final = {
@@ -42,8 +45,12 @@ class SynchronousDatabases(Databases):
         """By name: the way to a PostgreSQL, for everybody."""
         self.ways: dict[str, list[Link]] = {}
         """By name: the ways of its Patroni to the members of the store of the lock."""
+        self.have_disks = False
+        """Whether each has a disk of its own, which can be filled."""
 
     async def __aenter__(self) -> Self:
+        mounted = [self._mount(name) for name in self.names]
+        self.have_disks = all(mounted)
         for name in self.names:
             rng = Random(name)
             link = Link("127.0.0.1", self.ports[name][1], rng)
@@ -63,7 +70,23 @@ class SynchronousDatabases(Databases):
         said["bootstrap"]["dcs"] |= SYNCHRONOUS
         said["postgresql"]["connect_address"] = f"127.0.0.1:{self.fronts[name].port}"
         said["postgresql"]["parameters"] |= {"max_connections": 100, "wal_level": "replica"}
+        if self.have_disks:
+            said["postgresql"]["parameters"] |= {"min_wal_size": "32MB", "max_wal_size": "64MB"}
         return said
+
+    def _mount(self, name: str) -> bool:
+        """Give a PostgreSQL a small disk, in memory; return whether that is allowed here."""
+        place = self.folder / name
+        place.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        own(place)
+        if mounted.returncode == 0:
+            command = ["umount", "--lazy", str(place)]
+            self._stack.callback(subprocess.run, command, check=False)
+        return mounted.returncode == 0
 
     @property
     def url(self) -> str:
@@ -132,6 +155,18 @@ class SynchronousDatabases(Databases):
         for pid in self._postgres_of(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def fill_disk(self, name: str) -> None:
+        """Leave no room on the disk of a PostgreSQL."""
+        with (self.folder / name / BALLAST).open("wb", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+    def empty_disk(self, name: str) -> None:
+        """Make room again."""
+        (self.folder / name / BALLAST).unlink(missing_ok=True)
 
     def cut(self, name: str, cut: bool) -> None:
         """Cut a PostgreSQL and its Patroni off from everybody, or heal that."""

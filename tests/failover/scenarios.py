@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.failover.databases import SynchronousDatabases
-from tests.patroni.databases import TTL_S
+from tests.patroni.databases import TTL_S, WRITE
 
 HOLD_S: Final = TTL_S + 6.0
 """How long a harm lasts at least: longer than a lock lives that nobody keeps."""
@@ -30,6 +30,8 @@ class Scenario:
     name: str
     harm: Callable[[SynchronousDatabases, str], Awaitable[None]]
     heal: Callable[[SynchronousDatabases, str], Awaitable[None]]
+    needs_disks: bool = False
+    """Whether every PostgreSQL must have a disk of its own, of a size that can be filled."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,18 @@ async def _go_on(databases: SynchronousDatabases, primary: str) -> None:
         databases.signal_machine(primary, signal.SIGCONT)
 
 
+async def _fill(databases: SynchronousDatabases, primary: str) -> None:
+    databases.fill_disk(primary)
+    # It goes on with the files of its log that it has; then it needs a new one.
+    async with asyncio.timeout(HOLD_S):
+        while await databases.ask_for(primary, "select pg_switch_wal(); " + WRITE) is not None:
+            await asyncio.sleep(0.05)
+
+
+async def _empty(databases: SynchronousDatabases, primary: str) -> None:
+    databases.empty_disk(primary)
+
+
 async def _cut(databases: SynchronousDatabases, primary: str) -> None:
     databases.cut(primary, True)
 
@@ -140,5 +154,6 @@ KILLED: Final = Scenario("the primary PostgreSQL is killed", _kill, _nothing)
 LOST: Final = Scenario("it is killed with its Patroni", _kill_machine, _start_machine)
 STOPPED: Final = Scenario("both are stopped (SIGSTOP)", _stop_machine, _go_on)
 CUT: Final = Scenario("both are cut off from everybody", _cut, _join)
+FULL: Final = Scenario("its disk is full", _fill, _empty, needs_disks=True)
 SHORT: Final = (SWITCH, KILLED)
-ALL: Final = (SWITCH, KILLED, LOST, STOPPED, CUT)
+ALL: Final = (SWITCH, KILLED, LOST, STOPPED, CUT, FULL)

@@ -63,7 +63,7 @@ class Databases:
     async def __aenter__(self) -> Self:
         limit = aiohttp.ClientTimeout(total=2)
         self.http = await self._stack.enter_async_context(aiohttp.ClientSession(timeout=limit))
-        _own(self.folder)
+        own(self.folder)
         self._stack.push_async_callback(self._end)
         for name in self.names:
             await self.start(name)
@@ -85,7 +85,7 @@ class Databases:
         """Start a Patroni, which starts its PostgreSQL."""
         path = self.folder / f"{name}.yml"
         path.write_text(json.dumps(self._configuration(name)))
-        _own(path)
+        own(path)
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = await asyncio.create_subprocess_exec(
@@ -253,7 +253,7 @@ class Databases:
             answer.raise_for_status()
 
 
-def _own(path: Path) -> None:
+def own(path: Path) -> None:
     """Give a file to the user as which PostgreSQL runs."""
     path.chmod(0o700)
     if os.geteuid() == 0:
