@@ -16,10 +16,15 @@ from chaos.runs.failover import Gap
 LONGEST_S: Final = 1.2
 """Longest gap that passes the measurement, in seconds."""
 BAR_PX: Final = 600
+COLUMNS: Final = 24
+"""Columns of the histogram, from nothing to the longest gap."""
 STYLE: Final = """\
+:root{color-scheme:light dark}
 body{font:14px/1.5 system-ui,sans-serif;max-width:1000px;margin:32px auto;padding:0 16px}
 td,th{padding:2px 16px 2px 0;text-align:left;font-variant-numeric:tabular-nums}
-.bar,.bad{height:12px;background:#2f7d4f;border-radius:2px}.bad{background:#b42318}"""
+.bar,.bad{height:12px;background:#2f7d4f;border-radius:2px}.bad{background:#b42318}
+svg{width:100%;font:12px system-ui,sans-serif}svg text{fill:CanvasText}
+rect.bar{fill:#2f7d4f}rect.bad{fill:#b42318}"""
 HEAD: Final = "".join(f"<th>{name}</th>" for name in ("kill", "leader", "gap", "writes before", ""))
 
 
@@ -49,9 +54,30 @@ def write(folder: Path, gaps: list[Gap], command: str, began: str, commit: str =
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>Acordo fail-over</title><style>{STYLE}</style></head><body>"
         f"<h1>Fail-over</h1><p><b>{escape(summary(gaps))}</b></p><p>{said}</p>"
+        f"{_histogram([g.gap_s for g in gaps], most)}"
         f"<table><tr>{HEAD}</tr>{rows}</table></body></html>\n",
         encoding="utf-8",
     )
+
+
+def _histogram(values: list[float], most_s: float) -> str:
+    """Return how many gaps lasted how long, as SVG."""
+    counts = [0] * COLUMNS
+    for value in values:
+        counts[min(COLUMNS - 1, int(value / most_s * COLUMNS))] += 1
+    tallest, parts = max([1, *counts]), []
+    for n, count in enumerate(counts):
+        kind = "bad" if n / COLUMNS * most_s >= LONGEST_S else "bar"
+        high = 120 * count / tallest
+        parts.append(
+            f'<rect class="{kind}" x="{n * 40}" y="{140 - high:.1f}" width="36" '
+            f'height="{high:.1f}"/>'
+        )
+        if count:
+            parts.append(f'<text x="{n * 40 + 12}" y="{134 - high:.1f}">{count}</text>')
+        if n % 4 == 0:
+            parts.append(f'<text x="{n * 40}" y="158">{n / COLUMNS * most_s:.2f} s</text>')
+    return f'<svg viewBox="0 0 {COLUMNS * 40} 164" role="img">{"".join(parts)}</svg>'
 
 
 def _row(n: int, gap: Gap, most_s: float) -> str:

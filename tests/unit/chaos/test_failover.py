@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from chaos.report.failover import summary, write
@@ -26,5 +27,14 @@ def test_the_report_tells_every_kill_and_marks_what_was_too_long(tmp_path: Path)
     assert kept["summary"] == summary(GAPS)
     page = (tmp_path / "f" / "failover.html").read_text()
     assert page.count("<tr><td>") == 3
-    assert page.count('class="bad"') == 1
+    assert page.count('<div class="bad"') == 1
     assert "&lt;x&gt;" in page
+
+
+def test_the_histogram_counts_every_gap_once(tmp_path: Path) -> None:
+    write(tmp_path / "f", [*GAPS, *GAPS, Gap("n1", "n2", 0.0, 1)], "c", "2026-11-25T00:00:00")
+    page = (tmp_path / "f" / "failover.html").read_text()
+    counts = [int(each) for each in re.findall(r">(\d+)</text>", page)]
+    assert sorted(counts) == [1, 2, 2, 2]
+    (last,) = re.findall(r'<rect class="bad" x="920" y="[\d.]+" width="36" height="([\d.]+)"', page)
+    assert float(last) > 0, "what was too long stands on the right"
