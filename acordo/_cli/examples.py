@@ -98,6 +98,7 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
         Example("acordo status --json", "all that a node says of the cluster"),
     ),
     "leader": (Example("acordo leader", "who leads, its URL and term"),),
+    "top": (Example("acordo top --every 0.5", "live: twice a second, until q is pressed"),),
     "kill": (Example("acordo kill leader --data data", "and watch another one lead"),),
     "transfer": (Example("acordo transfer n2", "let n2 lead"),),
     "limits": (Example("acordo limits", "whether a node's retentions are the cluster's"),),

@@ -26,6 +26,7 @@ from acordo._cli import (
     local,
     locks,
     status,
+    top,
     transactions,
     watching,
     webhooks,
@@ -53,6 +54,7 @@ PANELS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Cluster": {
         "dev": dev.dev,
         "status": status.status,
+        "top": top.top,
         "leader": cluster.leader,
         "kill": local.kill,
         "transfer": cluster.transfer,

@@ -130,7 +130,7 @@ def duration(seconds: float) -> str:
 
 def _show_members(output: Output, members: Sequence[Health]) -> None:
     """Print a table where it fits, and else a block for each member: no line is cut."""
-    rows = [_row(each) for each in members]
+    rows = [row_of(each) for each in members]
     plain = [[Text.from_markup(cell).plain for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(COLUMNS, *plain, strict=True)]
     if sum(widths) + 2 * len(widths) <= output.out.width or not members:
@@ -148,7 +148,8 @@ def _show_members(output: Output, members: Sequence[Health]) -> None:
             output.say(f"  {shown(each.why, 300)}")
 
 
-def _row(health: Health) -> list[str]:
+def row_of(health: Health) -> list[str]:
+    """Return the cells of a member, in the order of COLUMNS, with markup."""
     each = health.member
     colour = {"leader": "bold green", "unknown": "red"}.get(each.role, "default")
     role = f"[{colour}]{shown(each.role)}[/{colour}]" + ("" if each.voter else ", no vote")

@@ -323,7 +323,16 @@ def all_commands() -> set[str]:
 
 
 def test_every_command_is_among_those_that_are_interrupted() -> None:
-    asks_no_node = {"dev", "kill", "verify", "restore", "cert init", "cert issue", "cert show"}
+    asks_no_node = {
+        "dev",
+        "kill",
+        "top",
+        "verify",
+        "restore",
+        "cert init",
+        "cert issue",
+        "cert show",
+    }
     groups = {"ledger", "dead", "webhook"}
     assert set(HELD) >= set(all_commands()) - groups - asks_no_node
 
