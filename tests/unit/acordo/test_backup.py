@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from acordo import BadRequest, Client, ReadFailed
 from acordo._bulk.backup import backup_to
@@ -26,11 +27,13 @@ from tests.unit.node.conftest import Api, opened
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
-    async with opened(kind="replicated") as one:
-        for key in ("a", "b", "a"):
-            await one.ask("PUT", f"/v1/kv/{key}", data=b"v" * 200_000)
-        await one.ask("DELETE", "/v1/kv/b", headers={"Idempotency-Key": '"mine"'})
-        yield one
+    # what the node logs must not stand among what the command prints: both are in this process
+    with capture_logs():
+        async with opened(kind="replicated") as one:
+            for key in ("a", "b", "a"):
+                await one.ask("PUT", f"/v1/kv/{key}", data=b"v" * 200_000)
+            await one.ask("DELETE", "/v1/kv/b", headers={"Idempotency-Key": '"mine"'})
+            yield one
 
 
 def check(file: bytes) -> None:
