@@ -144,6 +144,10 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "conflicting_parameters": ProblemKind(400, "Parameters exclude each other"),
     "bad_revision": ProblemKind(400, "Not a revision"),
     "bad_consistency": ProblemKind(400, "Unknown read level"),
+    "bad_parameter": ProblemKind(400, "Parameter not allowed"),
+    "backup_of_another_history": ProblemKind(
+        400, "Backup of another history", "take a whole backup; nothing was changed"
+    ),
     "bad_if_match": ProblemKind(400, "If-Match is no revision"),
     "bad_if_none_match": ProblemKind(400, "If-None-Match does not work here"),
     "two_conditions": ProblemKind(400, "Two conditions"),
