@@ -467,6 +467,7 @@ def test_status_knows_the_members_by_their_notes() -> None:
             )
             assert not status.taken_over
             assert c["a"].status().taken_over
+            assert [(each.leader, each.former) for each in status.leaderships] == [("a", None)]
             members = {member.id: member for member in status.members}
             assert [members[n].settled for n in "abc"] == [1, 1, 0]
             assert (
@@ -485,6 +486,11 @@ def test_status_knows_the_members_by_their_notes() -> None:
                 1,
                 1,
             )
+            await c.lead("b")
+            changes = c["b"].status().leaderships
+            assert [(each.leader, each.former) for each in changes] == [("a", None), ("b", "a")]
+            assert changes[1].term > changes[0].term
+            assert changes[1].silent_ms is not None
 
     run(story)
 
