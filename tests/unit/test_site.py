@@ -65,6 +65,12 @@ def test_a_picture_is_as_it_was_drawn(draw: Callable[[], pictures.Picture]) -> N
     assert f"pictures/{picture.name}.svg" in (ROOT / "docs" / "how-it-works.md").read_text()
 
 
+def test_every_decision_is_listed() -> None:
+    adr = ROOT / "docs" / "adr"
+    listed = re.findall(r"\]\((\d{4}-[\w-]+)\.md\)", (adr / "README.md").read_text())
+    assert listed == sorted(path.stem for path in adr.glob("0*.md")), "docs/adr/README.md"
+
+
 def test_what_a_newcomer_from_elsewhere_is_shown_is_there() -> None:
     page = (ROOT / "docs" / "coming-from.md").read_text()
     commands = set(re.findall(r"^#+ acordo (.+)$", "\n".join(generated.commands()), re.M))
