@@ -70,6 +70,9 @@ chaos-soak: $(READY)  ## 200,000 operations under 200 faults, of every kind; tak
 	$(PY) -m chaos run --workload all --nemesis kill,pause,restart,partition,weather,clock,disk,members,power,own-file,own-disk \
 		--time 1200 --operations 200000 --faults 200 --clients 4 $(ARGS)
 
+soak: $(READY)  ## HOURS=1 of steady load and faults: what grows in the last half; plot in build/soak
+	$(PY) -m bench.soak --hours $(or $(HOURS),1)
+
 failover: $(READY)  ## kill the leader 50 times: how long is no write acknowledged (KILLS=50)
 	$(PY) -m chaos failover --kills $(or $(KILLS),50)
 
@@ -183,5 +186,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help docs pictures install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
+.PHONY: help docs pictures install run demo test test-again check model sim sim-copies sim-teeth chaos chaos-quick chaos-tooz chaos-soak soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers bench-door bench-regress bench-way bench-state bench-leases \
 	evidence test-stack test-hosts test-bare test-peers test-patroni test-failover test-upgrade fuzz flaky chart cloud-costs images sync sbom audit lock clean
