@@ -44,7 +44,7 @@ def _read(records: Mapping[bytes, bytes]) -> Iterable[Session]:
         if key.startswith(SESSIONS):
             try:
                 yield msgspec.json.decode(raw, type=Session)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
 
 

@@ -58,7 +58,14 @@ def _checks(reply: Reply) -> dict[str, str]:
     try:
         checks = msgspec.json.decode(reply.body)["checks"]
         return {str(name): str(state) for name, state in checks.items() if state != "ok"}
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as exc:
+    except (
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as exc:
         raise Damaged(f"not the health of a node: {exc!r}") from exc
 
 

@@ -96,7 +96,7 @@ def control_port(path: Path | None) -> tuple[str, str] | None:
         return None
     try:
         found = msgspec.json.decode(path.read_bytes(), type=_ControlFile)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return found.url, found.token
 
