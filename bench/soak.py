@@ -1,7 +1,8 @@
 """Run a cluster under a steady load and faults for hours, and say what grows: `make soak HOURS=1`.
 
 In the first half members are killed, paused and made leader; in the last half they are only paused
-and made leader, so that no process begins anew. Memory, descriptors, disk and latency of that half
+and made leader, so that no process begins anew. Half an hour in all is the least that says something:
+before the log is full, memory and disk grow as they should. Memory, descriptors, disk and latency of that half
 are fitted by a line; each has to grow by no more than GROWTH_MAX of its mean an hour, beyond twice
 the line's standard error. What is kept is little and for a short time, so that retention is reached
 early. Bounded in time and rate.
@@ -37,7 +38,8 @@ GROWTH_MAX: Final = 0.01
 WRITES_PER_S: Final = 60
 CLIENTS: Final = 6
 KEYS: Final = 5_000
-VALUE: Final = b"v" * 200
+VALUE: Final = b"v" * 4096
+"""Large enough that Raft's log, of which 128 MiB or an hour are kept, is full after ten minutes."""
 SAMPLE_S: Final = 5.0
 FAULT_S: Final = 45.0
 PAUSE_S: Final = 2.0
