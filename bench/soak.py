@@ -1,11 +1,11 @@
 """Run a cluster under a steady load and faults for hours, and say what grows: `make soak HOURS=1`.
 
 In the first half members are killed, paused and made leader; in the last half they are only paused
-and made leader, so that no process begins anew. Half an hour in all is the least that says something:
-before the log is full, memory and disk grow as they should. Memory, descriptors, disk and latency of that half
+and made leader, so that no process begins anew. Memory, descriptors, disk and latency of that half
 are fitted by a line; each has to grow by no more than GROWTH_MAX of its mean an hour, beyond twice
 the line's standard error. What is kept is little and for a short time, so that retention is reached
-early. Bounded in time and rate.
+early; half an hour in all is the least that says something, because before the log is full memory
+and disk grow as they should. Bounded in time and rate.
 """
 
 from __future__ import annotations
