@@ -296,6 +296,7 @@ HELD: Final = {
     "txn": ["--put", "k=v"], "watch": [], "lock": ["l"], "elect": ["l"],
     "history": ["k"], "operation": ["x"], "load": ["FILE"], "dump": [], "backup": ["-"],
     "leader": [], "status": [], "transfer": [], "adopt": ["--gives-up", "0"],
+    "diagnose": ["OUT"],
     "check perf": ["--seconds", "0.1"], "members": [], "limits": [],
     "members add": ["n9", "--raft-address", "127.0.0.1:1", "--member-url", "http://127.0.0.1:1"],
     "members promote": ["n2"], "members remove": ["n2"], "ledger verify": [], "ledger list": [],
@@ -333,7 +334,7 @@ def test_every_command_is_among_those_that_are_interrupted() -> None:
         "cert issue",
         "cert show",
     }
-    groups = {"ledger", "dead", "webhook"}
+    groups = {"ledger", "dead", "webhook", "check"}
     assert set(HELD) >= set(all_commands()) - groups - asks_no_node
 
 
@@ -344,7 +345,8 @@ async def test_ctrl_c_ends_every_command_with_130(cluster: FakeCluster, tmp_path
     """
     (tmp_path / "in").write_bytes(b'{"key": "k", "value": "v"}\n' * 3)
     for command, arguments in HELD.items():
-        given = [str(tmp_path / "in") if each == "FILE" else each for each in arguments]
+        files = {"FILE": tmp_path / "in", "OUT": tmp_path / "out.tar.gz"}
+        given = [str(files.get(each, each)) for each in arguments]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "acordo", *command.split(), *given),
             env={**os.environ, "ACORDO_URLS": cluster.urls[0]},
