@@ -116,7 +116,7 @@ def announce(cluster: LocalCluster, found: Readiness, data: str) -> None:
         print(f"  {python} -m cluster.installation {first}     (checks this installation)")
     for line in advice(found, data):
         print(line)
-    print("Ctrl-C stops the cluster; its data stays.\n", flush=True)
+    print(f"Ctrl-C stops the cluster; its data is in {data}.\n", flush=True)
 
 
 def say(line: str) -> None:

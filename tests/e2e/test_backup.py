@@ -54,7 +54,7 @@ async def carried_out(line: str, directory: Path, urls: list[str], *, code: int 
     if stays:
         assert process.stdout is not None
         async with asyncio.timeout(WAIT_S):
-            while not out.endswith(b"stops the cluster; its data stays.\n"):
+            while b"stops the cluster; its data is in" not in out:
                 piece = await process.stdout.readline()
                 assert piece, out.decode()
                 out += piece
