@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from acordo._bulk.masking import MASK, masked, masked_settings, variables_of
+from acordo._bulk.masking import MASK, masked, masked_lines, masked_settings, variables_of
 from acordo._cli import diagnosing
 from tests.unit.acordo.scripted import closed_port
 from tests.unit.acordo.test_cli import Shell
@@ -97,12 +97,28 @@ async def test_a_file_that_cannot_be_read_is_said_and_nothing_is_written(tmp_pat
         ("-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----\nx", f"{MASK}\nx"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMII", MASK),
         ("webhook_secret=abc, next", f"webhook_secret={MASK}, next"),
+        (f"Authorization: Basic {SECRET}=", f"Authorization: {MASK}"),
+        (f"Cookie: a={SECRET}; acordo_session={SECRET}", f"Cookie: {MASK}"),
+        (f"Found(key=b'k', value=b'{SECRET} x')", f"Found(key=b'k', value={MASK})"),
+        (f"values=[b'a', b'{SECRET}'] n=1", f"values={MASK} n=1"),
+        (f'"{{\\"password\\": \\"{SECRET}\\"}}"', f'"{{\\"password\\": {MASK}}}"'),
+        (f'cut off: "value": "{SECRET}', f'cut off: "value": {MASK}'),
+        (f"password={SECRET},{SECRET}", f"password={MASK}"),
+        (f"x-api-key: {SECRET}, credential={SECRET}", f"x-api-key: {MASK}, credential={MASK}"),
+        (f"https://{SECRET}@h/x", f"https://{MASK}@h/x"),
+        (f"https://h/x?X-Amz-Signature={SECRET}&a=b", f"https://h/x?X-Amz-Signature={MASK}"),
+        ("MIISECRET\n-----END PRIVATE KEY-----\nx", f"{MASK}\nx"),
         ("acordo_webhook_dead_letters_total 3", "acordo_webhook_dead_letters_total 3"),
         ("http://h:8001/v1/kv", "http://h:8001/v1/kv"),
     ],
 )
 def test_secrets_are_masked_and_the_rest_stays(text: str, expected: str) -> None:
     assert masked(text) == expected
+
+
+def test_a_private_key_that_goes_over_lines_of_a_log_is_masked() -> None:
+    key = ["-----BEGIN PRIVATE KEY-----\n", "MIISECRET+/0=\n", "-----END PRIVATE KEY-----\n"]
+    assert masked_lines(["a\n", *key, "b\n"]) == f"a\n{MASK}\nb\n"
 
 
 def test_of_settings_only_our_own_pass_and_paths_of_secrets_do() -> None:
