@@ -38,10 +38,11 @@ class Nodes:
         current one, unless it failed a moment ago.
         """
         count, now = len(self._urls), time.monotonic()
+        leader = self._leader  # once: another thread may change it meanwhile
         if self._spread:
             self._at = (self._at + 1) % count
-        elif writes and self._leader is not None and self._avoided_until[self._leader] <= now:
-            return self._leader
+        elif writes and leader is not None and self._avoided_until[leader] <= now:
+            return leader
         for step in range(count):
             at = (self._at + step) % count
             if self._avoided_until[at] <= now:

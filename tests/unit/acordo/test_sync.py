@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import ssl
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 import acordo
 from acordo import Client, OutcomeUnknown, SyncClient, Unreachable
+from acordo._calls.nodes import Nodes
 from tests.unit.acordo.fake_cluster import FakeCluster
 from tests.unit.acordo.scripted import Play, Scripted, http
 
@@ -135,3 +138,21 @@ async def test_open_and_close_stand_beside_with() -> None:
         with pytest.raises(RuntimeError, match="not open"):
             SyncClient(cluster.urls).get("k")
     assert acordo.SyncClient is SyncClient
+
+
+def test_a_leader_that_another_thread_forgets_meanwhile_is_no_fault() -> None:
+    class Forgetting(Nodes):
+        """The leader is forgotten right after it was looked at."""
+
+        looks = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name != "_leader" or found is None:
+                return found
+            self.looks += 1
+            return found if self.looks == 1 else None
+
+    nodes = Forgetting(("http://a", "http://b"), spread=False, rng=random.Random(1))
+    nodes.leads("http://b")
+    assert nodes.choose(writes=True) == 1
