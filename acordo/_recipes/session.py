@@ -17,6 +17,14 @@ RENEWALS: Final = 3
 TRUST: Final = 0.9
 """Share of its ttl for which a lease is relied on: our clock may run slower than the cluster's."""
 RETRY_S: Final = 0.1
+_AWAKE_OR_NOT: Final = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def now() -> float:
+    """Return the seconds of a clock that never goes back; on Linux it also goes on while the
+    machine sleeps, as the cluster's does.
+    """
+    return time.monotonic() if _AWAKE_OR_NOT is None else time.clock_gettime(_AWAKE_OR_NOT)
 
 
 class Session:
@@ -53,7 +61,7 @@ class Session:
     @property
     def is_lost(self) -> bool:
         """Whether the lease may have ended."""
-        if self._lease is not None and time.monotonic() >= self._held_until:
+        if self._lease is not None and now() >= self._held_until:
             self.lost.set()
         return self.lost.is_set()
 
@@ -66,7 +74,7 @@ class Session:
 
     async def begin(self) -> None:
         """Grant the lease. Raises NotApplied, Unreachable, OutcomeUnknown, BadRequest."""
-        began = time.monotonic()
+        began = now()
         self.lost = Flag()
         granted = await self._client.grant_lease(self._ttl_s)
         self._lease, self._held_until = granted.id, began + self._ttl_s * TRUST
@@ -92,17 +100,17 @@ class Session:
     async def _renew(self, lease: str, lost: Flag, stopping: Flag) -> None:
         pause_s = self._ttl_s / RENEWALS
         while True:
-            left = self._held_until - time.monotonic()
+            left = self._held_until - now()
             if await stopping.wait(max(0.0, min(pause_s, left))):
                 return
-            began = time.monotonic()
+            began = now()
             if began >= self._held_until:
                 lost.set()
                 return
             pause_s = self._ttl_s / RENEWALS
             try:
                 kept = await self._client.keep_alive(lease, timeout_s=self._held_until - began)
-            except AcordoError:
+            except (AcordoError, RuntimeError):  # RuntimeError: the client was closed
                 pause_s = min(RETRY_S, pause_s)
                 continue
             if kept is None:
