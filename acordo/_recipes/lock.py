@@ -7,11 +7,12 @@ the places; a key goes with its lease, so a holder that dies is passed over when
 from __future__ import annotations
 
 import re
+import threading
 import time
 from typing import Final, Self
 
 from acordo._client import Client
-from acordo._errors import BadRequest
+from acordo._errors import BadRequest, Pruned
 from acordo._intents import Bytes, Guard, absent, as_bytes, at_revision, key_bytes, put
 from acordo._recipes.errors import Lost, NotAcquired, NotHeld
 from acordo._recipes.session import TTL_S, Session
@@ -67,6 +68,7 @@ class Semaphore:
         self._key = b""
         self._token = 0
         self._held = False
+        self._asking = threading.Lock()
 
     async def __aenter__(self) -> Self:
         if not await self.acquire(timeout_s=self._timeout_s):
@@ -118,18 +120,21 @@ class Semaphore:
         return whether it was given. Raises NotApplied, Unreachable, OutcomeUnknown, ReadFailed;
         then it is not held.
         """
-        if self._held:
-            raise BadRequest(
-                "it is held already", code="held", allowed="one holder for each object"
-            )
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        await self._session.begin()
+        if not self._asking.acquire(blocking=False):
+            raise _in_use("another call waits for it already")
         try:
-            self._held = await self._queue_up(deadline)
+            if self._held:
+                raise _in_use("it is held already")
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            await self._session.begin()
+            try:
+                self._held = await self._queue_up(deadline)
+            finally:
+                if not self._held:
+                    await self._session.end()
+            return self._held
         finally:
-            if not self._held:
-                await self._session.end()
-        return self._held
+            self._asking.release()
 
     async def release(self) -> None:
         """Give the place back. If the cluster cannot be reached, it is free after the ttl."""
@@ -158,7 +163,10 @@ class Semaphore:
         """Wait until somebody leaves the line; who joins it stands behind us."""
         ends, after = time.monotonic() + wait_s, str(revision)
         while (left := ends - time.monotonic()) > 0:
-            found = await self._client.poll(self._line.prefix, after=after, wait_s=left)
+            try:
+                found = await self._client.poll(self._line.prefix, after=after, wait_s=left)
+            except Pruned:  # what was told is void, or too old: the line is read anew
+                return
             if any(event.kind == "delete" for event in found.events):
                 return
             after = found.position
@@ -200,3 +208,7 @@ class Election(Lock):
         """Return who leads now: `value`, and in `create_revision` the token; None: nobody."""
         line, _ = await self._line.read()
         return line[0] if line else None
+
+
+def _in_use(what: str) -> BadRequest:
+    return BadRequest(what, code="held", allowed="one holder for each object")

@@ -7,7 +7,7 @@ import time
 from typing import Final, Self
 
 from acordo._client import Client
-from acordo._errors import AcordoError
+from acordo._errors import AcordoError, Pruned
 from acordo._intents import Bytes, absent, as_bytes, key_bytes, put
 from acordo._recipes.background import Background, Flag
 from acordo._recipes.counting import exactly_once
@@ -36,19 +36,29 @@ class Barrier:
                 session.check()
                 if await self._client.get(self._open) is not None:
                     return True
-                if await self._client.count(self._waiting) >= self._parties:
-                    await exactly_once(
-                        self._client, [absent(self._open)], [put(self._open, b"open")]
-                    )
-                    return True
+                if await self._count() >= self._parties:
+                    opening = put(self._open, b"open")
+                    done = await exactly_once(self._client, [absent(self._open)], [opening])
+                    if done is not None:
+                        return True
+                    continue  # somebody else opened it, or nobody did: look again
                 left = WAIT_S if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     return False
                 # the key that opens it begins as those of the waiting do
-                found = await self._client.poll(
-                    self._open, after=position, wait_s=min(left, WAIT_S, self._ttl_s)
-                )
+                wait_s = min(left, WAIT_S, self._ttl_s)
+                try:
+                    found = await self._client.poll(self._open, after=position, wait_s=wait_s)
+                except Pruned:  # what was told is void, or too old: look again, from now on
+                    found = await self._client.poll(self._open)
                 position = found.position
+
+    async def _count(self) -> int:
+        """Return how many wait; a barrier whose name begins with ours and a slash has others."""
+        count = 0
+        async for key, _ in self._client.keys(self._waiting):
+            count += b"/" not in key[len(self._waiting) :]
+        return count
 
 
 class Registration:
@@ -102,6 +112,10 @@ class Registration:
             await session.end()
             while not stopping.is_set():
                 with contextlib.suppress(AcordoError):
-                    self._session = await self._register()
+                    session = await self._register()
+                    if stopping.is_set():  # whoever left the block has not waited for us
+                        await session.end()
+                        return
+                    self._session = session
                     break
                 await stopping.wait(RETRY_S)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Final
 
 from acordo._base_client import new_op_id
 from acordo._client import Client
+from acordo._errors import Pruned
 from acordo._intents import Bytes, absent, as_bytes, at_revision, delete, key_bytes, put
 from acordo._recipes.counting import exactly_once
 from acordo._results import Found
@@ -51,13 +53,24 @@ class Queue:
             left = 30.0 if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return None
-            await self._client.poll(self._prefix, after=revision, wait_s=left)
+            with contextlib.suppress(Pruned):  # what was told is void, or too old: look anew
+                await self._client.poll(self._prefix, after=revision, wait_s=left)
 
     async def size(self) -> int:
         """Return how many items wait. Raises ReadFailed, Unreachable."""
-        return await self._client.count(self._prefix)
+        count = 0
+        async for key, _ in self._client.keys(self._prefix):
+            count += self._is_item(key)
+        return count
 
     async def _oldest(self) -> tuple[list[Found], int]:
+        revision = 0
         async for page in self._client.pages(self._prefix, limit=HEAD, sort="create_revision"):
-            return list(page.found), page.revision
-        return [], 0
+            revision = page.revision
+            if items := [found for found in page.found if self._is_item(found.key)]:
+                return items, revision
+        return [], revision
+
+    def _is_item(self, key: bytes) -> bool:
+        """Return whether it is ours, and not of a queue whose name begins with ours and a slash."""
+        return b"/" not in key[len(self._prefix) :]

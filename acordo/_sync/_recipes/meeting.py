@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import Final, Self
 
-from acordo._errors import AcordoError
+from acordo._errors import AcordoError, Pruned
 from acordo._intents import Bytes, absent, as_bytes, key_bytes, put
 from acordo._sync._client import SyncClient
 from acordo._sync._recipes.background import Background, Flag
@@ -39,17 +39,29 @@ class Barrier:
                 session.check()
                 if self._client.get(self._open) is not None:
                     return True
-                if self._client.count(self._waiting) >= self._parties:
-                    exactly_once(self._client, [absent(self._open)], [put(self._open, b"open")])
-                    return True
+                if self._count() >= self._parties:
+                    opening = put(self._open, b"open")
+                    done = exactly_once(self._client, [absent(self._open)], [opening])
+                    if done is not None:
+                        return True
+                    continue  # somebody else opened it, or nobody did: look again
                 left = WAIT_S if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     return False
                 # the key that opens it begins as those of the waiting do
-                found = self._client.poll(
-                    self._open, after=position, wait_s=min(left, WAIT_S, self._ttl_s)
-                )
+                wait_s = min(left, WAIT_S, self._ttl_s)
+                try:
+                    found = self._client.poll(self._open, after=position, wait_s=wait_s)
+                except Pruned:  # what was told is void, or too old: look again, from now on
+                    found = self._client.poll(self._open)
                 position = found.position
+
+    def _count(self) -> int:
+        """Return how many wait; a barrier whose name begins with ours and a slash has others."""
+        count = 0
+        for key, _ in self._client.keys(self._waiting):
+            count += b"/" not in key[len(self._waiting) :]
+        return count
 
 
 class Registration:
@@ -105,6 +117,10 @@ class Registration:
             session.end()
             while not stopping.is_set():
                 with contextlib.suppress(AcordoError):
-                    self._session = self._register()
+                    session = self._register()
+                    if stopping.is_set():  # whoever left the block has not waited for us
+                        session.end()
+                        return
+                    self._session = session
                     break
                 stopping.wait(RETRY_S)
