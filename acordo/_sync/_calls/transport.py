@@ -112,7 +112,7 @@ class _Connection:
         host, secure = parts.hostname or "", parts.scheme == "https"
         self.deadline.within(timeout_s)
         port = parts.port or (443 if secure else 80)
-        self.sock = socket.create_connection((host, port), timeout_s)
+        self.sock: socket.socket = self._connected(host, port)
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if secure:
@@ -123,6 +123,29 @@ class _Connection:
             self.sock.close()
             raise
         self._host = (host, port)
+
+    def _connected(self, host: str, port: int) -> socket.socket:
+        """Return a socket to one of the host's addresses; what is left of the time is shared by
+        those that are left. Raises OSError.
+        """
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for left, (family, kind, protocol, _, address) in zip(
+            range(len(found), 0, -1), found, strict=True
+        ):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self.deadline.left() / left)
+                sock.connect(address)
+            except OSError:
+                sock.close()
+                if left == 1:
+                    raise
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise OSError(f"{host} has no address")
 
     def is_usable(self) -> bool:
         """Return whether it may be used again: it is not closed, and nothing waits in it."""
@@ -150,7 +173,9 @@ class _Connection:
     def close(self) -> None:
         """Close it; whoever waits for it in another thread is told."""
         with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+            # not that of `ssl`: it lets go of the decryption first, so that whoever reads in
+            # another thread would take the bytes of the wire for the answer
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
         self.sock.close()
 
 

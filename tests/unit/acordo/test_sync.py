@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import socket
 import ssl
 import subprocess
 import sys
@@ -156,3 +157,26 @@ def test_a_leader_that_another_thread_forgets_meanwhile_is_no_fault() -> None:
     nodes = Forgetting(("http://a", "http://b"), spread=False, rng=random.Random(1))
     nodes.leads("http://b")
     assert nodes.choose(writes=True) == 1
+
+
+def test_a_name_with_many_addresses_is_given_no_more_time_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each may swallow what it is sent. What is left is shared by those that are left."""
+    waited = []
+
+    def connect(sock: socket.socket, address: object) -> None:
+        waited.append(sock.gettimeout() or 3600.0)
+        raise TimeoutError("timed out")
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", 80)) for n in range(4)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with (
+        SyncClient("http://db.example", retries=False, connect_timeout_s=4.0) as client,
+        pytest.raises(Unreachable, match="could not connect in time"),
+    ):
+        client.put("k", "v")
+    assert len(waited) == 4, "none is left out because of the others"
+    assert max(waited) <= 4.0
+    assert waited[0] <= 1.0
