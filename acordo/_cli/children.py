@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -29,13 +29,18 @@ class CannotStart(Exception):
 
 @asynccontextmanager
 async def started(
-    command: Sequence[str], variables: Mapping[str, str], *, with_input: bool = False
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    with_input: bool = False,
+    on_signal: Callable[[int], object] = lambda _: None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Start a command with more variables in its environment, and end it with the block.
 
-    `with_input`: its standard input is a pipe; else it is ours. Raises CannotStart.
+    `with_input`: its standard input is a pipe; else it is ours. `on_signal` is told what was passed
+    on to it: it was meant for us too. Raises CannotStart.
     """
-    with _passing_on() as heard:
+    with _passing_on(on_signal) as heard:
         try:
             child = await asyncio.create_subprocess_exec(
                 *command,
@@ -73,9 +78,15 @@ def code_of_child(child: asyncio.subprocess.Process) -> int:
 class _Heard:
     """The signals that were sent to us, and the child that is sent them too."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_signal: Callable[[int], object]) -> None:
+        self._on_signal = on_signal
         self._child: asyncio.subprocess.Process | None = None
         self._early: list[int] = []
+
+    def hear(self, number: int) -> None:
+        """Say that there was a signal, and pass it on."""
+        self._on_signal(number)
+        self.pass_on(number)
 
     def pass_on(self, number: int) -> None:
         """Send the child a signal, as soon as there is one."""
@@ -93,16 +104,16 @@ class _Heard:
 
 
 @contextlib.contextmanager
-def _passing_on() -> Iterator[_Heard]:
+def _passing_on(on_signal: Callable[[int], object]) -> Iterator[_Heard]:
     """Let signals to us go to a child, so that it does not go on alone. Only the main thread
     receives signals.
     """
-    heard, loop = _Heard(), asyncio.get_running_loop()
+    heard, loop = _Heard(on_signal), asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         yield heard
         return
     for number in PASSED_ON:
-        loop.add_signal_handler(number, heard.pass_on, number)
+        loop.add_signal_handler(number, heard.hear, number)
     try:
         yield heard
     finally:

@@ -142,6 +142,7 @@ async def _run_held(output: Output, hold: Hold, command: Sequence[str] | None, v
     output.op_id = None
     name = typed_key(hold.name)
     losing = asyncio.create_task(hold.lost.wait())
+    told: list[int] = []
     try:
         if not command:
             _show(output, hold, verb)
@@ -152,7 +153,7 @@ async def _run_held(output: Output, hold: Hold, command: Sequence[str] | None, v
                 "ACORDO_FENCING_TOKEN": str(hold.token),
                 "ACORDO_LEASE": hold.lease,
             }
-            async with started(command, variables) as child:
+            async with started(command, variables, on_signal=told.append) as child:
                 ending = asyncio.create_task(child.wait())
                 await asyncio.wait((ending, losing), return_when=asyncio.FIRST_COMPLETED)
                 if ending.done():
@@ -160,7 +161,8 @@ async def _run_held(output: Output, hold: Hold, command: Sequence[str] | None, v
                 output.note(f"[red]{shown(name)} is lost: {shown(hold.why, 300)}[/red]")
                 await end(child, hold.grace_s)
                 await ending
-                return LOST
+                # who was told to end does not stand again
+                return 128 + told[0] if told and verb == "leads" else LOST
     except CannotStart as exc:
         output.note(f"[red]{shown(exc.detail, 300)}[/red]")
         return exc.code

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -65,7 +65,7 @@ def watch(
     """
 
     async def work(client: Client, output: Output) -> int:
-        seen, key = 0, key_of(prefix)
+        seen, key, told = 0, key_of(prefix), list[int]()
         begin = _position(state) or after
         events = client.watch(key, after=begin, bookmarks=bookmarks or state is not None)
         async for event in events:
@@ -74,7 +74,9 @@ def watch(
             else:
                 shows = not exact or event.key == key
             if shows:
-                code = await _tell(output, event, command)
+                code = await _tell(output, event, command, told.append)
+                if told:  # to end was said to us too, whatever the command made of it
+                    return code or 128 + told[0]
                 if code != OK and not keep_going:
                     return code
                 seen += 1
@@ -105,13 +107,19 @@ def history(
     run(context, work)
 
 
-async def _tell(output: Output, event: results.Event, command: Sequence[str] | None) -> int:
+async def _tell(
+    output: Output,
+    event: results.Event,
+    command: Sequence[str] | None,
+    on_signal: Callable[[int], object],
+) -> int:
     """Show an event, or run the command for a change; return the exit code."""
     if not command or isinstance(event, results.Bookmark):
         _show_event(output, event)
         return OK
     try:
-        async with started(command, _variables(event), with_input=True) as child:
+        variables = _variables(event)
+        async with started(command, variables, with_input=True, on_signal=on_signal) as child:
             await child.communicate(event.value or b"")
     except CannotStart as exc:
         output.note(f"[red]{shown(exc.detail, 300)}[/red]")

@@ -144,6 +144,45 @@ async def test_what_is_sent_to_us_is_sent_to_the_command(
     assert await client.count("jobs/a") == 0
 
 
+async def test_a_watch_ends_when_it_is_told_to_also_if_its_command_makes_nothing_of_it(
+    node: Api, client: Client, tmp_path: Path
+) -> None:
+    """Else a supervisor's SIGTERM ends one command, and the next change starts another one."""
+    await client.put("app/1", "v")
+    await client.put("app/2", "v")
+    run = script(tmp_path, "trap 'exit 0' TERM; echo in >>out; sleep 60 & wait")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "acordo", "watch", "app/", "--after", "0", "--keep-going"),
+        *("--", *run),
+        env={**os.environ, "ACORDO_URLS": node.url},
+    )
+    await until_there(tmp_path / "out", "in")
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(60):
+        assert await process.wait() == 128 + signal.SIGTERM
+    assert (tmp_path / "out").read_text() == "in\n"
+
+
+async def test_who_was_told_to_end_does_not_stand_for_election_again(
+    node: Api, client: Client, tmp_path: Path
+) -> None:
+    goes_on = "trap 'echo told >>out' TERM; echo in >>out; while :; do sleep 0.1; done"
+    run = script(tmp_path, goes_on)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "acordo", "elect", "lead", "--ttl", "5", "--", *run),
+        env={**os.environ, "ACORDO_URLS": node.url},
+    )
+    await until_there(tmp_path / "out", "in")
+    process.send_signal(signal.SIGTERM)
+    await until_there(tmp_path / "out", "told")
+    found = await Election(client, "lead").leader()
+    assert found is not None
+    await client.revoke_lease(found.lease or "")
+    async with asyncio.timeout(60):
+        assert await process.wait() == 128 + signal.SIGTERM
+    assert (tmp_path / "out").read_text().count("in") == 1
+
+
 async def test_a_lease_that_ended_ends_the_command(
     acordo: Shell, client: Client, tmp_path: Path
 ) -> None:
