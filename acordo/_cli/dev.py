@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from acordo._cli.children import PASSED_ON
 from acordo._extras import MissingExtra, server_home
+from acordo._local import direct_opener
 
 EX_CONFIG: Final = 78
 OPEN_WITHIN_S: Final = 60.0
@@ -58,7 +60,9 @@ def dev(
 
 
 def _run(home: Path, nodes: int, port: int, data: Path) -> int:
-    """Run the local runner until it ends. It is in our process group, and gets Ctrl-C itself."""
+    """Run the local runner until it ends. It is in our process group, and gets Ctrl-C itself; other
+    signals that would end us are passed on to it.
+    """
     paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [
@@ -67,6 +71,8 @@ def _run(home: Path, nodes: int, port: int, data: Path) -> int:
         ],
         env={"ACORDO_ETCD": "true", **os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
+    for number in PASSED_ON if threading.current_thread() is threading.main_thread() else ():
+        signal.signal(number, lambda number, _: process.send_signal(number))
     while True:
         try:
             return process.wait()
@@ -79,7 +85,7 @@ def _open_when_ready(url: str) -> None:
     while time.monotonic() < deadline:
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"{url}readyz", timeout=1) as response,
+            direct_opener().open(f"{url}readyz", timeout=1) as response,
         ):
             if response.status == 200:
                 webbrowser.open(url)
