@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import os
 import select
 import socket
 import ssl
@@ -107,6 +108,7 @@ class _Connection:
         """Connect. Raises OSError."""
         parts = urlsplit(base)
         self.base, self.path = base, parts.path
+        self._process = os.getpid()
         self.deadline = _Deadline()
         self.idle_since = 0.0
         host, secure = parts.hostname or "", parts.scheme == "https"
@@ -148,8 +150,10 @@ class _Connection:
         raise OSError(f"{host} has no address")
 
     def is_usable(self) -> bool:
-        """Return whether it may be used again: it is not closed, and nothing waits in it."""
-        if time.monotonic() - self.idle_since > KEEP_ALIVE_S:
+        """Return whether it may be used again: it is ours, it is not closed, and nothing waits in
+        it.
+        """
+        if self._process != os.getpid() or time.monotonic() - self.idle_since > KEEP_ALIVE_S:
             return False
         with contextlib.suppress(OSError, ValueError):
             poll = select.poll()
@@ -171,7 +175,12 @@ class _Connection:
         return response
 
     def close(self) -> None:
-        """Close it; whoever waits for it in another thread is told."""
+        """Close it; whoever waits for it in another thread is told. Of one that was inherited by
+        fork only this process' end is let go: the other one goes on with it.
+        """
+        if self._process != os.getpid():
+            self.sock.close()
+            return
         with contextlib.suppress(OSError):
             # not that of `ssl`: it lets go of the decryption first, so that whoever reads in
             # another thread would take the bytes of the wire for the answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import random
 import socket
 import ssl
@@ -180,3 +181,21 @@ def test_a_name_with_many_addresses_is_given_no_more_time_than_one(
     assert len(waited) == 4, "none is left out because of the others"
     assert max(waited) <= 4.0
     assert waited[0] <= 1.0
+
+
+async def test_a_forked_process_uses_none_of_its_parents_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both would read each other's answers; and the parent's is not shut down by the child."""
+    shut: list[object] = []
+    async with FakeCluster() as cluster:
+        with SyncClient(cluster.urls[0]) as client:
+            await asyncio.to_thread(client.put, "k", "parent")
+            (parents,) = client._transport._idle[cluster.urls[0]]
+            monkeypatch.setattr(socket.socket, "shutdown", lambda sock, how: shut.append(sock))
+            monkeypatch.setattr(os, "getpid", lambda: 1)
+            await asyncio.to_thread(client.put, "k", "child")
+            (childs,) = client._transport._idle[cluster.urls[0]]
+            assert childs is not parents
+            assert shut == []
+            monkeypatch.undo()
