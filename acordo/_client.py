@@ -484,8 +484,11 @@ class Client(ClusterCalls, LeaseCalls, AccessCalls, WebhookCalls):
         while True:
             left = deadline - time.monotonic()
             # less than one attempt may take, or each would be given up before its answer
-            request = requests.poll_request(raw, position, max(0, min(left, self._poll_s)))
-            found = await self._call(request, answers.parse_changes, None)
+            quiet_s = max(0.0, min(left, self._poll_s))
+            request = requests.poll_request(raw, position, quiet_s)
+            found, _ = await self._caller.call(
+                request, answers.parse_changes, timeout_s=self._timeout_s, quiet_s=quiet_s
+            )
             if found.events or position is None or left <= self._poll_s:
                 return found
             position = found.position

@@ -61,10 +61,18 @@ class Caller:
         return self._revision.value
 
     async def call(
-        self, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
+        self,
+        request: Request,
+        parse: Callable[[Reply], T],
+        *,
+        timeout_s: float,
+        quiet_s: float = 0.0,
     ) -> tuple[T, int]:
-        """Return the parsed answer and the number of attempts it took. Raises AcordoError."""
-        self.waiting = mine = Waiting(time.monotonic())
+        """Return the parsed answer and the number of attempts it took. Raises AcordoError.
+
+        `quiet_s`: for how long the node was asked to be silent; only then it is waited for.
+        """
+        self.waiting = mine = Waiting(time.monotonic() + quiet_s)
         try:
             return await self._call(request, parse, timeout_s, mine)
         finally:

@@ -83,6 +83,20 @@ async def test_a_lock_that_is_held_is_waited_for_as_long_as_it_is_told(
     assert int((tmp_path / "out").read_text()) > token
 
 
+async def test_a_node_that_is_silent_because_it_was_asked_to_is_not_waited_for(
+    client: Client,
+) -> None:
+    """Else whoever waits for a lock is told after a second that no answer comes."""
+    at = (await client.put("k", "v")).revision
+    polling = asyncio.create_task(client.poll("k", after=at, wait_s=30))
+    async with asyncio.timeout(60):
+        while client.waiting is None:
+            await asyncio.sleep(0)
+    assert client.waiting[0] < 0
+    await client.put("k", "w")
+    assert [event.value for event in (await polling).events] == [b"w"]
+
+
 async def test_two_never_hold_it_at_a_time(client: Client) -> None:
     seen: list[str] = []
     tokens: list[int] = []
