@@ -93,7 +93,8 @@ class Semaphore:
     def token(self) -> int:
         """The fencing token: it is higher for each later holder. A resource that refuses a token
         below the highest that it has seen is safe from those who do not know yet that they have
-        lost their place. Raises Lost, NotHeld.
+        lost their place; where there are several places, it would refuse who still holds one too.
+        Raises Lost, NotHeld.
         """
         self.check()
         return self._token
