@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -63,6 +63,25 @@ def together(loads: Sequence[Load]) -> Load:
         buckets=buckets,
         watchers=sum(each.watchers for each in loads),
     )
+
+
+def grown(before: Mapping[str, Load], after: Mapping[str, Load]) -> Load:
+    """Return what came between two looks at several nodes, by the nodes that were seen in both.
+    The watchers are those of all that are seen now.
+    """
+    both = [
+        Load(
+            writes=max(0.0, now.writes - was.writes),
+            buckets={
+                bound: max(0.0, count - was.buckets.get(bound, 0.0))
+                for bound, count in now.buckets.items()
+            },
+        )
+        for id, now in after.items()
+        if (was := before.get(id)) is not None
+    ]
+    watchers = sum(each.watchers for each in after.values())
+    return msgspec.structs.replace(together(both), watchers=watchers)
 
 
 def rates(before: Load, after: Load, seconds: float) -> Rates:

@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
-from acordo._cli.figures import Load, Rates, load_of, rates, together
+from acordo._cli.figures import Load, Rates, grown, load_of, rates
 from acordo._cli.health import Health, alarms
 from acordo._cli.looking import look
 from acordo._cli.shell import GlobalOptions, client_of
@@ -48,7 +48,7 @@ class Screen(App[None]):
         self.options, self.every_s = options, every_s
         self.paused = False
         self.looks = 0
-        self._before: tuple[float, Load] | None = None
+        self._before: tuple[float, dict[str, Load]] | None = None
 
     def compose(self) -> ComposeResult:
         """Lay the screen out."""
@@ -96,12 +96,11 @@ class Screen(App[None]):
             self.query_one("#alarms", Static).update(Text(f"alarm: {error.detail}", "red"))
             return
         now = time.monotonic()
-        if self._before is None or load is None:
-            moved = None
-        else:
-            moved = rates(self._before[1], load, now - self._before[0])
-        self._before = None if load is None else (now, load)
-        self._show(seen, members, moved, load, leases)
+        came = grown(self._before[1] if self._before else {}, load)
+        known = self._before is not None and not load.keys().isdisjoint(self._before[1])
+        moved = rates(Load(), came, now - self._before[0]) if self._before and known else None
+        self._before = (now, load) if load else None
+        self._show(seen, members, moved, came if load else None, leases)
 
     def _show(
         self,
@@ -146,13 +145,11 @@ async def _leases(client: Client) -> str:
     return str(count)
 
 
-async def _load(seen: Cluster, options: GlobalOptions) -> Load | None:
-    """Return the load of all members together; None: no member lets its metrics be read."""
-    found = await asyncio.gather(
-        *(_load_of(each.url, options) for each in seen.members if each.url)
-    )
-    said = [each for each in found if each is not None]
-    return together(said) if said else None
+async def _load(seen: Cluster, options: GlobalOptions) -> dict[str, Load]:
+    """Return the load of each member that lets its metrics be read, by id."""
+    urls = {each.id: each.url for each in seen.members if each.url}
+    found = await asyncio.gather(*(_load_of(url, options) for url in urls.values()))
+    return {id: each for id, each in zip(urls, found, strict=True) if each is not None}
 
 
 async def _load_of(url: str, options: GlobalOptions) -> Load | None:

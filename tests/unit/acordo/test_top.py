@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from textual.widgets import DataTable, Static
 
-from acordo._cli.figures import load_of, rates, together
+from acordo._cli.figures import Load, grown, load_of, rates, together
 from acordo._cli.screen import Screen
 from acordo._cli.shell import GlobalOptions
 from tests.unit.acordo.fake_cluster import FakeCluster
@@ -33,6 +33,17 @@ def test_figures_are_of_writes_between_two_looks() -> None:
     assert (moved.writes_per_s, moved.p99_ms) == (20.0, 100.0)
     assert rates(both, both, 1.0).p99_ms is None
     assert rates(both, load, 1.0).writes_per_s == 0, "a node that restarted counts from nothing"
+
+
+def test_a_member_that_is_silent_for_a_look_makes_no_rate_of_its_whole_life() -> None:
+    """It answers again after a pause: what it did before the pause was not done just now."""
+    old, young = Load(writes=1_000_000, buckets={0.1: 9.0}), Load(writes=5, buckets={0.1: 5.0})
+    later = Load(writes=15, buckets={0.1: 15.0}, watchers=2)
+    came = grown({"n2": young}, {"n1": old, "n2": later})
+    assert (came.writes, came.buckets, came.watchers) == (10, {0.1: 10.0}, 2)
+    began_again = Load(writes=3, buckets={0.1: 3.0})
+    both = {"n1": old, "n2": later}
+    assert grown({"n1": old, "n2": young}, both | {"n1": began_again}).writes == 10
 
 
 def words(screen: Screen, of: str) -> str:
