@@ -61,4 +61,5 @@ def diagnose(
 def _write(target: Path, content: bytes) -> None:
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
     with open(descriptor, "wb") as file:
+        os.fchmod(descriptor, FILE_MODE)  # of a file that was there, too
         file.write(content)

@@ -47,6 +47,7 @@ async def test_it_holds_what_nodes_say_and_neither_values_nor_secrets(
         + "the last line\n"
     )
     target = tmp_path / "bundle.tar.gz"
+    target.touch(0o644)
     dead = f"http://127.0.0.1:{await closed_port()}"
     async with opened(kind="replicated") as api:
         for n in range(5):
