@@ -63,17 +63,17 @@ async def while_held(
         return None
     key = lock.guard().key
     hold = Hold(name, lock.token, key[len(name) + 1 :].decode(), ttl_s)
-    async with asyncio.TaskGroup() as tasks:
-        guards = [
-            tasks.create_task(_notice_lease(lock, hold)),
-            tasks.create_task(_notice_key(client, key, hold)),
-        ]
-        try:
-            return await work(hold)
-        finally:
-            for each in guards:
-                each.cancel()
-            await lock.release()
+    guards = [
+        asyncio.create_task(_notice_lease(lock, hold)),
+        asyncio.create_task(_notice_key(client, key, hold)),
+    ]
+    try:
+        return await work(hold)  # what it raises is ours as it is, so this is no group of tasks
+    finally:
+        for each in guards:
+            each.cancel()
+        await asyncio.gather(*guards, return_exceptions=True)
+        await lock.release()
 
 
 async def _notice_lease(lock: Election, hold: Hold) -> None:

@@ -116,6 +116,19 @@ async def test_two_never_hold_it_at_a_time(client: Client) -> None:
     assert tokens == sorted(cast(list[int], done)) and len(set(tokens)) == 5
 
 
+async def test_what_goes_wrong_under_a_lock_is_told_as_it_is(client: Client) -> None:
+    """Such as a pipe that its reader has closed; a group of exceptions would be a traceback."""
+
+    async def work(_: Hold) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await holding.while_held(
+            client, b"k", b"v", work, ttl_s=30, wait_s=None, on_waiting=lambda holder: None
+        )
+    assert await client.count("k") == 0
+
+
 async def test_a_lock_that_is_lost_ends_the_command(
     acordo: Shell, client: Client, tmp_path: Path
 ) -> None:
