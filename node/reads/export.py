@@ -95,6 +95,9 @@ class Export:
         end early, or raises why. Raises NotApplied, BackendUnavailable; BadRequest, Pruned if it
         cannot go on from there.
         """
+        # Before the head: what is ordered from now on is later than the time that is told, and a
+        # restore as of that time does not lack it.
+        asked_ms = consensus.now_ms()
         head = (await reads.snapshot((), deadline=deadline)).head
         timeout_s = settings.store_timeout_s
         row = await store.row_ending(head.last, timeout_s=timeout_s) if head.seq else None
@@ -113,7 +116,7 @@ class Export:
             seq=head.seq,
             digest=head.digest,
             content=b"" if row is None else row.content,
-            log_time_ms=consensus.now_ms(),
+            log_time_ms=max(asked_ms, 0 if row is None else row.log_time_ms),
             made_ms=clock.wall_ms(),
             node=settings.node_id,
             level=status.feature_level,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import random
 from collections.abc import Sequence
@@ -264,3 +265,27 @@ async def test_an_incremental_one_of_another_order_or_of_what_was_pruned_is_refu
         for _ in range(20):
             await store.prune(Retention(9, 0, rows_max=2), timeout_s=5)  # type: ignore[union-attr,arg-type]
         (await since(api, 5, first.header.digest)).problem(410, "pruned")
+
+
+async def test_what_is_written_while_it_begins_is_later_than_the_time_it_tells(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a restore as of that time would lack a write that was acknowledged before it."""
+    async with open_api() as api:
+        await filled(api)
+        store = api.server.services.store
+        read, written = store.row_ending, []
+
+        async def row_ending(last: int, *, timeout_s: float) -> Any:
+            row = await read(last, timeout_s=timeout_s)
+            if not written:
+                written.append(row)
+                await asyncio.sleep(0.005)
+                await api.ask("PUT", "/v1/kv/late", data=b"x")
+            return row
+
+        monkeypatch.setattr(store, "row_ending", row_ending)
+        decoder, _ = decoded((await taken(api)).body)
+        header, late = decoder.header, await read(6, timeout_s=5)
+        assert header is not None and late is not None and header.revision == 5
+        assert written[0].log_time_ms <= header.log_time_ms < late.log_time_ms
