@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +46,7 @@ from node.startup.settings import first_members, first_members_digest
 INCARNATION_CHARS: Final = 32
 _OPTIONS: Final = ("--restore", "--at-revision", "--at-time", "--incarnation", "--of-cluster")
 MADE: Final = ("raft", "store.sqlite", "node.json")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def asked(argv: Sequence[str]) -> bool:
@@ -110,7 +111,8 @@ def _log_time_of(options: argparse.Namespace) -> int | None:
             f"--at-time {options.at_time!r}",
             allowed="a time with its zone, 2026-11-30T18:45:00Z or …+01:00, and no --at-revision",
         )
-    return int(at.timestamp() * 1000)
+    # whole milliseconds throughout: as a float, .123 s would be 122.99… ms
+    return (at - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _incarnation(given: str, settings: NodeSettings) -> bytes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+from argparse import Namespace
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ from kv.errors import BadRequest, Pruned
 from kv.leases import lease_key, ttl_value
 from kv.model import Applied, LedgerRow, Recorded, RecordedOperation, Version
 from node.__main__ import main
-from node.startup.restoring import history
+from node.startup.restoring import command, history
 from node.startup.restoring.history import REVISIONS, TERMS
 from node.startup.restoring.state import StateAt
 from tests.s3 import BUCKET, served
@@ -287,6 +289,13 @@ def test_a_time_is_given_with_its_zone_and_lies_in_the_backup(
     more = ("--of-cluster", "c", "--at-time", time)
     said = restored(tmp_path, TIMED, *more, capsys=capsys, code=78 if code else 0)
     assert (code or "3 keys as of revision 3 of") in said
+
+
+def test_a_time_is_read_to_the_millisecond() -> None:
+    # as a float, this one would be a millisecond less
+    at_ms = 2_171_716_075_878
+    text = datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.878Z")
+    assert command._log_time_of(Namespace(at_time=text, at_revision=None)) == at_ms
 
 
 OPTIONS = ("--node-id", "n1", "--raft-address", "127.0.0.1:9001", "--cluster-id", "new")
