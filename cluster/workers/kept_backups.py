@@ -46,9 +46,11 @@ def note_of(raw: bytes, name: str) -> BackupNote | None:
 
 
 def good(notes: Iterable[BackupNote], sizes: Mapping[str, int], history: str) -> list[BackupNote]:
-    """Return the notes of this history whose backups are there in their size, the newest first."""
+    """Return the notes of this history whose backups are there in their size, the newest first: by
+    their revisions, because a worker whose clock was ahead once would have the newest for ever.
+    """
     mine = [note for note in notes if note.history == history and sizes.get(note.name) == note.size]
-    return sorted(mine, key=lambda note: (note.made_ms, note.revision), reverse=True)
+    return sorted(mine, key=lambda note: (note.revision, note.made_ms), reverse=True)
 
 
 def superfluous(found: Sequence[BackupNote], keep: int) -> Sequence[BackupNote]:
@@ -59,9 +61,9 @@ def superfluous(found: Sequence[BackupNote], keep: int) -> Sequence[BackupNote]:
 def due_in_s(found: Sequence[BackupNote], now_ms: int, every_s: float) -> float:
     """Return in how many seconds the next backup is due; 0: now.
 
-    A clock that was set back makes a backup come early, never late by more than an interval.
+    A clock that was set back makes a backup come early, never late by more than an interval. One
+    that was made at a time that is still to come says nothing: else a backup would be due at each
+    look until then, and those of many intervals would go for those of minutes.
     """
-    if not found:
-        return 0.0
-    age_s = (now_ms - found[0].made_ms) / 1000
-    return 0.0 if age_s < 0 else max(0.0, every_s - age_s)
+    ages_s = [(now_ms - note.made_ms) / 1000 for note in found if note.made_ms <= now_ms]
+    return max(0.0, every_s - min(ages_s)) if ages_s else 0.0

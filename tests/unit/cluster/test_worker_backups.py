@@ -80,6 +80,25 @@ async def test_backups_are_taken_when_due_and_the_newest_are_kept(
     assert await client.get(TURN) is None
 
 
+async def test_after_a_clock_that_was_ahead_the_newest_are_still_those_made_last(
+    client: Client, clock: list[int], tmp_path: Path
+) -> None:
+    taken = taking(client, place_of(str(tmp_path)))
+    clock[0] += 400 * DAY_MS
+    for _ in range(2):
+        assert await taken.look() == 86_400
+        clock[0] += DAY_MS
+    clock[0] -= 402 * DAY_MS
+    for days in (1, 2):
+        await client.put("a", f"{days}")
+        assert await taken.look() == 86_400, "those of the time to come say nothing"
+        now = metric("acordo_backup_last_success_timestamp_seconds") * 1000
+        assert now == clock[0], "what was taken last is gone"
+        assert await taken.look() > 86_000, "one is due at each look"
+        clock[0] += DAY_MS
+    assert len(names(tmp_path)) == 4 and not [n for n in names(tmp_path) if "-2028" in n]
+
+
 async def test_a_file_that_was_exchanged_is_left_and_said(
     client: Client, clock: list[int], tmp_path: Path
 ) -> None:
