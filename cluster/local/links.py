@@ -15,6 +15,10 @@ from cluster.settings.values import MemberSetting
 
 CHUNK_BYTES: Final = 64 * 1024
 HOST: Final = "127.0.0.1"
+DIAL_S: Final = 3.0
+"""How long a new connection waits behind a cut link. A member dials again and again meanwhile, and
+nobody would notice here which of its attempts it has given up.
+"""
 
 
 class Links:
@@ -68,7 +72,8 @@ class Links:
     ) -> None:
         """Connect to the receiver once the link is not cut, and pass on until either side ends."""
         with contextlib.suppress(OSError):
-            await self._until_whole(ends)
+            async with asyncio.timeout(DIAL_S):
+                await self._until_whole(ends)
             there, back = await asyncio.open_connection(host, port)
             pumps = [
                 asyncio.ensure_future(self._pump(reader, back, ends)),

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from cluster.local import layout
+from cluster.local import links as links_module
 from cluster.local.control import ControlFile
 from cluster.local.layout import running
 from cluster.local.links import Links
@@ -427,3 +428,20 @@ async def test_what_is_cut_waits_and_goes_on_when_it_is_healed() -> None:
         links.heal("n2")
         assert await reader.read(3) == b"two"
         writer.close()
+
+
+async def test_attempts_to_connect_do_not_pile_up_behind_a_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(links_module, "DIAL_S", 0.05)
+    members = [MemberSetting("n1", "127.0.0.1:1"), MemberSetting("n2", "127.0.0.1:1")]
+    async with Links(members) as links:
+        port = int(links.routes_of("n1").removeprefix("n2=127.0.0.1:"))
+        links.cut_off("n2")
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"hello")
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+            writer.close()
+        assert links.cut == {"n2"}
