@@ -137,7 +137,7 @@ class Supervisor:
                     # them in order.
                     start_new_session=True,
                 )
-            node.state = NodeState.STARTING
+            node.state, node.paused = NodeState.STARTING, False  # it was the process before
             node.starts += 1
             self._changed()
             if not node.wanted.is_set():  # `stop_node` was called during the start

@@ -408,6 +408,18 @@ async def test_a_paused_member_is_not_killed_for_its_silence(tmp_path: Path) -> 
         await until(lambda: node.pid not in (None, pid), "its silence counts again")
 
 
+async def test_a_paused_member_that_is_killed_otherwise_is_looked_after_again(
+    tmp_path: Path,
+) -> None:
+    async with LocalCluster(settings(tmp_path), command=DUMMY, control=True) as cluster:
+        await cluster.wait_ready()
+        node = cluster.nodes["n1"]
+        starts, node.paused = node.starts, node.signal(signal.SIGSTOP)
+        cluster.kill("n1")  # as `cluster kill` and an operator do, past the control port
+        await until(lambda: node.starts > starts, "it starts again")
+        assert not node.paused
+
+
 async def test_what_is_cut_waits_and_goes_on_when_it_is_healed() -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(100):
