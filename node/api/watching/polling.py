@@ -50,7 +50,7 @@ async def answer(x: Exchange, watcher: Watcher, wait_s: float) -> PolledAnswer:
             left = ends - clock.monotonic()
             idle_s = max(min(left, heartbeat_s), 0.001)
             async for portion in watcher.portions(idle_s=idle_s):
-                await batch.take(portion)
+                await _take(x, batch, portion)
                 break
             if left <= 0:
                 break
@@ -59,6 +59,20 @@ async def answer(x: Exchange, watcher: Watcher, wait_s: float) -> PolledAnswer:
     watcher.check_lost()
     term = x.services.consensus.term_of(batch.position)
     return PolledAnswer(batch.changes, KeptPosition(batch.position, term).text, batch.position)
+
+
+async def _take(x: Exchange, batch: _Batch, portion: Portion) -> None:
+    """Encode a portion. Few are encoded at a time, with the pages of listings, as all polls that
+    wait may be woken by one change. Raises NotApplied.
+    """
+    if not portion.changes:
+        await batch.take(portion)
+        return
+    async with x.services.load.pages:
+        connections = x.services.load.connections
+        if connections is not None and not connections.has_room(BATCH_BYTES):
+            raise NotApplied("overloaded", "too many bytes of answers wait for their readers")
+        await batch.take(portion)
 
 
 class _Batch:

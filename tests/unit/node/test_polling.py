@@ -9,6 +9,7 @@ import pytest
 
 from kv.ports import Retention
 from node.api.watching import polling
+from node.http.load import PAGES_MAX
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_access import Door, controlled
 from tests.unit.node.test_watch import put
@@ -57,6 +58,35 @@ async def test_batches_join_without_a_gap_and_without_a_repetition(
         position = found["next"]
     # a revision is never cut
     assert batches == [["a", "b", "c"], [f"t/{n}" for n in range(5)], ["d", "e", "f"]]
+
+
+async def test_few_answers_are_made_at_a_time_and_none_without_room(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One change may wake all polls there are, and each of them encodes it by itself."""
+    making, most = 0, 0
+    forms = polling.change_forms
+
+    async def change_forms(x: Any, change: Any) -> Any:
+        nonlocal making, most
+        making += 1
+        most = max(most, making)
+        await asyncio.sleep(0.01)
+        async for each in forms(x, change):
+            yield each
+        making -= 1
+
+    monkeypatch.setattr(polling, "change_forms", change_forms)
+    waiting = [asyncio.create_task(poll(api, "after=0&poll=15")) for _ in range(12)]
+    await asyncio.sleep(0.1)
+    await put(api, "a")
+    assert [len(each["events"]) for each in await asyncio.gather(*waiting)] == [1] * 12
+    assert most <= PAGES_MAX
+    connections = api.server.services.load.connections
+    assert connections is not None
+    monkeypatch.setattr(connections, "has_room", lambda size: size < polling.BATCH_BYTES)
+    (await api.ask("GET", "/v1/watch?after=0&poll=1")).problem(503, "overloaded")
+    assert (await poll(api, "after=1&poll=0"))["events"] == []
 
 
 async def test_what_is_no_longer_kept_is_gone(open_api: Open) -> None:
