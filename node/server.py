@@ -348,6 +348,14 @@ class Server:
             self._enter(x, route)
             raise
         self._enter(x, route)
+        if x.services.grant is not None and route.recorded(x.method):
+            await self.services.audit.record(
+                x.services.grant.rights,
+                x.method,
+                x.path,
+                request_id=x.request_id,
+                left_s=x.left_s,
+            )
 
     async def _screen(self, x: Exchange, route: Route) -> None:
         """Refuse what must not be worked on, and give the request the services that its caller may
@@ -368,14 +376,6 @@ class Server:
         given = x.request.headers.get("Authorization")
         session = x.session(reads=x.method in READING) if route.needs is not Need.NOTHING else None
         x.services = gate(self.services, route.needs, given, certificate_names(x.request), session)
-        if route.recorded(x.method) and x.services.grant is not None:
-            await self.services.audit.record(
-                x.services.grant.rights,
-                x.method,
-                x.path,
-                request_id=x.request_id,
-                left_s=x.left_s,
-            )
 
     async def _handled(self, x: Exchange, route: Route) -> web.StreamResponse:
         """Return the handler's answer. What was read for whoever came before anything of access

@@ -97,6 +97,20 @@ async def test_nothing_is_held_up_where_nothing_can_be_recorded(
     assert (line["principal"], line["recorded"]) == ("admin", False)
 
 
+async def test_what_is_refused_for_its_rate_is_no_write_either() -> None:
+    async with opened(kind="replicated", client_rate_max=0.001, client_rate_burst=100) as api:
+        door = await controlled(api)
+        allowances = api.server.services.allowances
+        while True:
+            try:
+                allowances.enter("admin", stream=False, now_s=api.server.services.clock.monotonic())
+            except NotApplied:
+                break
+        before = api.consensus.settled.last
+        (await door.ask("admin", "GET", "/v1/backup")).problem(429, "rate_limited")
+        assert api.consensus.settled.last == before
+
+
 async def test_entries_are_forged_by_nobody(door: Door) -> None:
     path = "/v1/kv/acordo%2Faccess%2Faudit%2Fx"
     (await door.ask("admin", "PUT", path, data=b"")).problem(403, "not_allowed")
