@@ -84,7 +84,9 @@ async def give(x: Exchange) -> web.Response:
 
 
 async def sign(x: Exchange) -> web.Response:
-    """Sign a delivery, if the webhook's owner may be told that now."""
+    """Sign a delivery, if the webhook's owner may be told that now: a node that lags learns first
+    what the owner may, and who asks.
+    """
     x.params()
     form = await x.form(SignForm)
     try:
@@ -92,6 +94,7 @@ async def sign(x: Exchange) -> web.Response:
     except (binascii.Error, ValueError) as exc:
         raise BadRequest("bad_base64", "the body is not base64", allowed="RFC 4648") from exc
     name = _name(x, SIGN)
+    await x.services.access.wait_fresh(x.deadline)
     signed = x.services.webhooks.sign(_by(x), name, form.id, form.timestamp, body)
     if signed is None:
         return x.json(SignedAnswer(False))

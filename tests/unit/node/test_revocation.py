@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -96,6 +97,30 @@ async def test_a_node_that_cannot_learn_takes_no_writes(api: Api) -> None:
     late = await door.ask("owner", "POST", "/v1/leases", json={"ttl": 60})
     late.problem(503, "no_quorum")
     assert len(api.consensus.submits) == submits
+
+
+async def test_a_node_that_lags_signs_nothing_for_who_was_revoked(api: Api) -> None:
+    door = await controlled(api)
+    form = {"name": "w", "url": "https://h.example/", "prefix": "a/"}
+    assert (await door.ask("owner", "POST", "/v1/webhooks", json=form)).status == 201
+    delivery = b64encode(b'{"type":"put","key":"a/1"}').decode()
+    sign = {"id": "w/1-0", "timestamp": 1, "body": delivery}
+
+    async def signed(who: str = "admin") -> Reply:
+        return await door.ask(who, "POST", "/v1/webhooks/w/sign", json=sign)
+
+    assert (await signed()).json()["told"] is True
+    await door.token("worker", "admin")
+    node = Lagging(door)
+    await node.revoke("owner")
+    node.clock.ahead_s = FRESH_S + 0.1
+    assert (await signed()).json() == {"told": False}
+    await node.revoke("worker")
+    node.clock.ahead_s += FRESH_S + 0.1
+    (await signed("worker")).problem(401, "not_signed_in")
+    node.clock.ahead_s += FRESH_S + 0.1
+    api.consensus.no_leader = "no_quorum"
+    (await signed()).problem(503, "no_quorum")
 
 
 async def test_a_node_asks_once_for_all_writes_of_that_time(api: Api) -> None:
