@@ -78,6 +78,10 @@ class StateAt:
         self._in_base = False
         self._ends: int | None = None
         """The revision up to which a log time that was asked for reaches; None: to the end."""
+        self._row: LedgerRow | None = None
+        """The row that was read last, while a log time is looked for."""
+        self._first_ms: int | None = None
+        """The earliest log time that is known, if the one that was asked for lies before it."""
         self._base = -1
         """The first revision of which the backup says what was present."""
 
@@ -112,10 +116,15 @@ class StateAt:
 
     def _pass(self, row: LedgerRow, at_ms: int) -> None:
         """Find where a log time is: before the first row that is later. Rows come in order, each
-        before what it made.
+        before what it made. If the one before it was pruned, nobody knows when that was.
         """
-        if self._ends is None and row.log_time_ms > at_ms:
+        if self._ends is not None:
+            return
+        if row.log_time_ms > at_ms:
             self._ends = row.first - 1
+            if row.first > 1 and (self._row is None or self._row.last != self._ends):
+                self._first_ms = row.log_time_ms
+        self._row = row
 
     def _check_goes_on(self, header: BackupHeader) -> None:
         """Raise BadRequest unless a backup is whole and the first one, or goes on exactly where the
@@ -159,6 +168,13 @@ class StateAt:
                     "time_not_in_backup",
                     f"the backup ends at {_time(last.header.log_time_ms)}, before {_time(at_ms)}",
                     allowed="an earlier time, or a later backup",
+                )
+            if self._first_ms is not None:
+                raise BadRequest(
+                    "time_not_in_backup",
+                    f"the backup does not say what was there at {_time(at_ms)}: what was ordered "
+                    f"before {_time(self._first_ms)} was pruned",
+                    allowed=f"a time from {_time(self._first_ms)} on, or an earlier backup",
                 )
             at = self._ends
         revision = last.header.revision if at is None else at

@@ -291,6 +291,26 @@ def test_a_time_is_given_with_its_zone_and_lies_in_the_backup(
     assert (code or "3 keys as of revision 3 of") in said
 
 
+@pytest.mark.parametrize("first", [(4, 5, 6), (1, 4, 5, 6)])
+def test_a_moment_of_which_the_rows_were_pruned_is_refused(
+    first: tuple[int, ...], tmp_path: Path
+) -> None:
+    """What was there before the row that follows is known, but not when that came to be."""
+    rows = [each for n in first for each in (timed(n, BEGAN_MS + n * 1000), put(b"k%d" % n, n))]
+    file = file_of(
+        *rows, BaseRecord(3), *(put(b"k%d" % n, n) for n in (1, 2, 3)),
+        revision=6, floor=3, log_time_ms=BEGAN_MS + 9_000,
+    )  # fmt: skip
+    for after_ms, last in ((3_500, 0), (4_000, 4), (5_500, 5)):
+        with StateAt(tmp_path) as state:
+            state.read(io.BytesIO(file), None, BEGAN_MS + after_ms)
+            if not last:
+                with pytest.raises(BadRequest, match="was pruned"):
+                    state.digested(None, BEGAN_MS + after_ms)
+                continue
+            assert state.digested(None, BEGAN_MS + after_ms).revision == last
+
+
 def test_a_time_is_read_to_the_millisecond() -> None:
     # as a float, this one would be a millisecond less
     at_ms = 2_171_716_075_878
