@@ -10,8 +10,10 @@ from kv.webhooks import SECRET_CHARS, URL_CHARS_MAX, Webhook
 from node.wire.access_forms import NameForm
 from node.wire.byte_forms import Bytes, json_form
 
-BODY_CHARS_MAX = 1_000_000
-"""Longest body of a delivery, in Base64."""
+BODY_CHARS_MAX = 2_500_000
+"""Longest body of a delivery, in Base64: one contains a value of up to 256 KiB, of which JSON may
+make six bytes of each.
+"""
 
 
 class WebhookForm(Struct, frozen=True, forbid_unknown_fields=True):

@@ -56,7 +56,7 @@ class Target:
 
 @asynccontextmanager
 async def receiving() -> AsyncIterator[Target]:
-    target, application = Target(), web.Application()
+    target, application = Target(), web.Application(client_max_size=1 << 22)
     application.router.add_post("/", target.take)
     async with TestServer(application) as server:
         target.url = str(server.make_url("/"))
@@ -180,3 +180,17 @@ async def test_a_subscription_stays_a_key_while_a_member_may_be_of_an_earlier_ve
             await until(lambda: target.keys == ["k1"])
         assert await client.get(rules.SUBSCRIPTIONS + "w") is not None
         assert not await client.webhooks()
+
+
+async def test_a_value_that_json_makes_long_is_delivered_too(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have whoever writes under the prefix, and nothing behind it may wait for ever."""
+    door = await controlled(api)
+    async with receiving() as target, Client(api.url, token=door.tokens["admin"]) as client:
+        await subscribed(door, target, "admin")
+        async with working(client, monkeypatch):
+            long = b"\x01" * rules.VALUE_BYTES_MAX
+            await door.ask("admin", "PUT", "/v1/kv/a%2Flong", data=long)
+            await put(door, "a%2Fnext")
+            await until(lambda: {"a/long", "a/next"} <= set(target.keys))
