@@ -26,7 +26,7 @@ from cluster.workers.addresses import forbidden, is_address
 from cluster.workers.lease import Lease, Lost
 from cluster.workers.resolver import Forbidden
 from cluster.workers.rules import DeadLetter
-from cluster.workers.signing import Signer, Withheld
+from cluster.workers.signing import Signer, Unsignable, Withheld
 
 ANSWER_BYTES_MAX: Final = 4096
 LEASE_PART: Final = 0.35
@@ -97,7 +97,8 @@ class Sender:
 
     async def deliver(self, delivery: WebhookDelivery) -> None:
         """Send a delivery until the target accepts it; after `attempts_max` attempts keep it as a
-        dead letter. What the subscription's owner may not be told is left out.
+        dead letter, and at once if it cannot be signed: it would block those behind it for ever.
+        What the subscription's owner may not be told is left out.
 
         Raises Lost if the lease might not outlast the next attempt.
         """
@@ -109,20 +110,21 @@ class Sender:
             except Withheld:
                 _ATTEMPTS.labels("withheld").inc()
                 return
+            except Unsignable as exc:
+                reason = str(exc)
+                break
             if not reason:
                 return
             if attempt < limits.attempts_max:
                 await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
                 pause_s = min(pause_s * 2, limits.backoff_max_s)
         _DEAD.inc()
-        _log.warning(
-            "delivery given up", delivery=delivery.name, reason=reason, attempts=limits.attempts_max
-        )
-        await self.keep_dead(delivery, reason, limits.attempts_max)
+        _log.warning("delivery given up", delivery=delivery.name, reason=reason, attempts=attempt)
+        await self.keep_dead(delivery, reason, attempt)
 
     async def attempt(self, delivery: WebhookDelivery, attempt: int) -> str:
         """Send once; return why the target did not accept it, '' if it did. Raises Withheld,
-        Lost.
+        Unsignable, Lost.
         """
         now = int(time.time())
         signatures = await self._signatures(delivery, now)
@@ -141,7 +143,7 @@ class Sender:
 
     async def _signatures(self, delivery: WebhookDelivery, now: int) -> dict[str, str]:
         """Return the headers that sign a delivery, as soon as they can be had. Raises Withheld,
-        Lost, and BadRequest if this worker may not have it signed.
+        Unsignable, Lost, and BadRequest if this worker may not have it signed.
         """
         pause_s, longest_s = KEEP_PAUSE_S
         while True:

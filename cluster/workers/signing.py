@@ -5,10 +5,17 @@ A worker holds a secret only of a subscription that still stands as a key, as in
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
-from acordo import Client
+from acordo import BadRequest, Client
 from kv.webhooks import acordo_signature, standard_signature
+
+_NO_BODY: Final = frozenset({"malformed_json", "invalid_body", "bad_base64"})
+"""Codes of what a node says to a body that is no delivery."""
+
+
+class Unsignable(Exception):
+    """The cluster signs no such body, now or later."""
 
 
 class Withheld(Exception):
@@ -19,7 +26,9 @@ class Signer(Protocol):
     """What signs the deliveries of one subscription."""
 
     async def signed(self, id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        """Return the headers with the signatures of a delivery. Raises Withheld, AcordoError."""
+        """Return the headers with the signatures of a delivery. Raises Withheld, Unsignable,
+        AcordoError.
+        """
         ...
 
 
@@ -30,8 +39,15 @@ class ClusterSigner:
         self._client, self._name = client, name
 
     async def signed(self, id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        """Return the headers with the signatures of a delivery. Raises Withheld, AcordoError."""
-        found = await self._client.sign_delivery(self._name, id, timestamp, body)
+        """Return the headers with the signatures of a delivery. Raises Withheld, Unsignable,
+        AcordoError.
+        """
+        try:
+            found = await self._client.sign_delivery(self._name, id, timestamp, body)
+        except BadRequest as exc:
+            if exc.code in _NO_BODY:
+                raise Unsignable(f"cannot be signed: {exc.detail}"[:300]) from exc
+            raise
         if not found.told or found.standard is None or found.acordo is None:
             raise Withheld(id)
         return _headers(found.standard, found.acordo)

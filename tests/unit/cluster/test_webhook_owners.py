@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import REGISTRY
 
 from acordo import Client
-from cluster.workers import rules, webhooks
+from cluster.workers import rules, served, webhooks
 from cluster.workers.sender import DeliveryLimits
 from cluster.workers.webhooks import Webhooks
 from tests.unit.node.conftest import Api, opened
@@ -194,3 +194,22 @@ async def test_a_value_that_json_makes_long_is_delivered_too(
             await door.ask("admin", "PUT", "/v1/kv/a%2Flong", data=long)
             await put(door, "a%2Fnext")
             await until(lambda: {"a/long", "a/next"} <= set(target.keys))
+
+
+async def test_what_cannot_be_signed_is_kept_and_blocks_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead letter of a gap has no body, and may be replayed as any other."""
+    door = await controlled(api)
+    monkeypatch.setattr(served, "REPLAYS_EVERY_S", 0.02)
+    async with receiving() as target, Client(api.url, token=door.tokens["admin"]) as client:
+        await subscribed(door, target, "admin")
+        letter = rules.DeadLetter("w", "w/1-gap", 1, "", "pruned", 0)
+        await client.put(f"{rules.REPLAYS}w/1-gap", msgspec.json.encode(letter))
+        async with working(client, monkeypatch):
+            async with asyncio.timeout(10):
+                while await client.get(f"{rules.REPLAYS}w/1-gap") is not None:
+                    await asyncio.sleep(0.01)
+            await put(door, "a%2Fnext")
+            await until(lambda: "a/next" in target.keys)
+            assert await client.get(f"{rules.DEAD}w/1-gap") is not None
