@@ -46,5 +46,6 @@ async def _nothing(x: Exchange) -> None:
 
 
 def _secure(x: Exchange) -> bool:
-    """Return whether the browser speaks HTTPS, to this node or to a proxy that says so."""
-    return x.encrypted or x.request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    """Return whether the browser speaks HTTPS: to a proxy, which says so, or else to this node."""
+    said = x.request.headers.get("X-Forwarded-Proto")
+    return x.encrypted if said is None else said.partition(",")[0].strip().lower() == "https"

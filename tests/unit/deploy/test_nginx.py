@@ -214,6 +214,18 @@ async def test_a_write_that_a_node_refuses_goes_back_as_the_node_said(
     assert len(world.seen) == 1
 
 
+async def test_a_node_hears_what_the_browser_speaks(world: World) -> None:
+    async def tell(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text=", ".join(request.headers.getall("X-Forwarded-Proto", [])))
+
+    world.all(tell)
+    for sent, heard in (({}, "http"), ({"X-Forwarded-Proto": "https"}, "https")):
+        for method in ("GET", "POST"):
+            url = world.url + "/v1/session"
+            async with world.http.request(method, url, headers=sent) as response:
+                assert await response.text() == heard
+
+
 async def test_a_read_is_asked_of_another_node(world: World) -> None:
     world.nodes[0].handler = reset
     world.nodes[1].handler = unavailable

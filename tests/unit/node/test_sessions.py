@@ -10,6 +10,7 @@ import pytest
 
 from kv.access import ACCESS_PREFIX
 from kv.sessions import LIVES_MS
+from node.exchange.exchange import Exchange
 from node.http import cookies
 from tests.unit.node.conftest import Reply, opened
 from tests.unit.node.test_access import Door, controlled
@@ -61,6 +62,20 @@ async def test_behind_https_the_cookie_is_for_https_alone(door: Door) -> None:
     text = made.headers["Set-Cookie"]
     assert text.startswith("__Host-acordo_session=") and text.endswith("; Secure")
     assert (await by(door, text.partition(";")[0], "GET", "/v1/kv/a/1")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "secure"),
+    [({}, True), ({"X-Forwarded-Proto": "http"}, False),
+     ({"X-Forwarded-Proto": "https, http"}, True)],
+)  # fmt: skip
+async def test_a_proxy_that_asks_by_https_says_what_the_browser_speaks(
+    door: Door, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], secure: bool
+) -> None:
+    """By HTTP a browser keeps no cookie that is for HTTPS alone: nobody could sign in."""
+    monkeypatch.setattr(Exchange, "encrypted", True)
+    made = await sign_in(door, "owner", **said)
+    assert made.headers["Set-Cookie"].endswith("; Secure") is secure
 
 
 @pytest.mark.parametrize(
