@@ -190,6 +190,8 @@ class ControlPort:
             raise Refused(
                 409, "links cannot be cut: start the cluster with --relay-links true for that"
             )
+        if not self._links.lead_to(node.id):
+            raise Refused(409, f"{node.id} came after the start: start the cluster again to cut it")
         self._links.cut_off(node.id)
 
     def _heal(self, node: NodeProcess) -> None:

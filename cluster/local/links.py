@@ -107,6 +107,10 @@ class Links:
             if sender == member
         )
 
+    def lead_to(self, member: str) -> bool:
+        """Say whether what a member says goes through here; not that of one that came later."""
+        return any(member in ends for ends in self._servers)
+
     def cut_off(self, member: str) -> None:
         """Let nothing pass between a member and the others."""
         self.cut.add(member)

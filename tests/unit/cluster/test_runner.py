@@ -19,7 +19,7 @@ import pytest
 
 from cluster.local import layout
 from cluster.local import links as links_module
-from cluster.local.control import ControlFile
+from cluster.local.control import ControlFile, ControlPort
 from cluster.local.layout import running
 from cluster.local.links import Links
 from cluster.local.process import ROOT, NodeState
@@ -449,6 +449,7 @@ async def test_attempts_to_connect_do_not_pile_up_behind_a_cut(
     members = [MemberSetting("n1", "127.0.0.1:1"), MemberSetting("n2", "127.0.0.1:1")]
     async with Links(members) as links:
         port = int(links.routes_of("n1").removeprefix("n2=127.0.0.1:"))
+        assert [links.lead_to(name) for name in ("n1", "n2", "n3")] == [True, True, False]
         links.cut_off("n2")
         for _ in range(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -456,4 +457,21 @@ async def test_attempts_to_connect_do_not_pile_up_behind_a_cut(
             async with asyncio.timeout(10):
                 assert await reader.read() == b""
             writer.close()
+        assert links.cut == {"n2"}
+
+
+async def test_a_member_that_came_after_the_relays_is_not_said_to_be_cut(tmp_path: Path) -> None:
+    members = [MemberSetting("n1", "127.0.0.1:1"), MemberSetting("n2", "127.0.0.1:1")]
+    async with (
+        Links(members) as links,
+        LocalCluster(settings(tmp_path), command=DUMMY) as cluster,
+        ControlPort(cluster, tmp_path / "control.json", links) as port,
+        aiohttp.ClientSession() as http,
+    ):
+        token = msgspec.json.decode((tmp_path / "control.json").read_bytes(), type=ControlFile)
+        http.headers["Authorization"] = f"Bearer {token.token}"
+        for name, status in (("n2", 200), ("n3", 409)):
+            url = f"http://127.0.0.1:{port.port}/v1/members/{name}/cut"
+            async with http.post(url) as answer:
+                assert answer.status == status
         assert links.cut == {"n2"}
