@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kv.ports import Retention
-from node.api.watching import polling
+from node.api.watching import changes, polling
 from node.http.load import PAGES_MAX
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_access import Door, controlled
@@ -65,7 +65,7 @@ async def test_few_answers_are_made_at_a_time_and_none_without_room(
 ) -> None:
     """One change may wake all polls there are, and each of them encodes it by itself."""
     making, most = 0, 0
-    forms = polling.change_forms
+    forms = changes.change_forms
 
     async def change_forms(x: Any, change: Any) -> Any:
         nonlocal making, most
