@@ -136,6 +136,16 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
         Example("acordo dump keys.jsonl", "all keys, as of one revision"),
         Example("acordo dump --prefix stock/", "those under a prefix, to standard output"),
     ),
+    "mirror": (
+        Example(
+            "acordo mirror --to http://10.1.0.11:8001,http://10.1.0.12:8001 --prefix stock/",
+            "keep another cluster's keys as they are here, until Ctrl-C",
+        ),
+        Example(
+            "acordo mirror --to http://10.1.0.11:8001 --prefix stock/ --once",
+            "until it has what is here now",
+        ),
+    ),
     "load": (Example("acordo load keys.jsonl", "write every line of a file"),),
     "ledger list": (
         Example("acordo ledger list --limit 3", "rows of the ledger"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from acordo._bulk.mirror_point import Excluded
 from acordo._errors import (
     AcordoError,
     BadRequest,
@@ -38,7 +39,7 @@ CODES: Final = {
     ),
     UNREACHABLE: "no node could be reached: nothing was changed",
     PRUNED: "the revision asked for is no longer kept",
-    LOST: "a lock or a lead was lost, and the command that ran under it was ended",
+    LOST: "a lock or a lead was lost, and what ran under it was ended; or another mirror took over",
     CONFIG: "a setting must be mended first, such as a node's URL (sysexits.h: EX_CONFIG)",
     INTERRUPTED: "interrupted, whatever else came of it",
 }
@@ -61,4 +62,6 @@ def code_of(error: AcordoError) -> int:
             return UNKNOWN
         case Pruned():
             return PRUNED
+        case Excluded():
+            return LOST
     return NOT_APPLIED

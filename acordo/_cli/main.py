@@ -25,6 +25,7 @@ from acordo._cli import (
     ledger,
     local,
     locks,
+    mirroring,
     status,
     top,
     transactions,
@@ -72,6 +73,7 @@ PANELS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Data": {
         "load": bulk.load,
         "dump": bulk.dump,
+        "mirror": mirroring.mirror,
         "ledger": ledger.ledger_app,
     },
     "Access and certificates": {

@@ -40,8 +40,10 @@ GIVE_UP_S: Final = 60.0
 """A watch that reaches no node for this long raises; start a new one at the last position."""
 PAUSE_FIRST_S: Final = 0.05
 PAUSE_MAX_S: Final = 2.0
-CHANGES_MAX: Final = 1024
-"""Most changes of one revision; a transaction has fewer."""
+CHANGES_MAX: Final = 20_000
+"""Most changes of one revision, and more: the deletes of ranges of one transaction remove 10,000
+keys, and so does the end of a lease.
+"""
 
 
 class Watch:

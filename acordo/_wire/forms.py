@@ -6,7 +6,7 @@ Data from a node is checked: whatever is not what the API promises raises `Damag
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -31,6 +31,9 @@ from acordo._intents import (
     touch,
 )
 
+LARGE_BYTES: Final = 64 * 1024
+"""Of a larger value the shorter form is sent."""
+
 
 class Damaged(ValueError):
     """An error about an answer that is not what the API promises."""
@@ -42,6 +45,18 @@ def to_json(raw: bytes) -> str | dict[str, str]:
         return raw.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(raw).decode()}
+
+
+def value_to_json(raw: bytes) -> str | dict[str, str]:
+    """Return the shorter JSON form of a large value: a string of control characters takes six times
+    its size, and a request with one of 1 MiB would be refused.
+    """
+    form = to_json(raw)
+    if len(raw) > LARGE_BYTES and isinstance(form, str):
+        coded = base64.b64encode(raw)
+        if len(msgspec.json.encode(form)) > len(coded):
+            return {"base64": coded.decode()}
+    return form
 
 
 def from_json(form: object) -> bytes:
@@ -186,7 +201,7 @@ def _write_json(write: Write) -> dict[str, Any]:
     if isinstance(write, DeleteRange):
         return {"delete": to_json(write.key), "end": to_json(write.end)}
     body: dict[str, Any] = {"put": to_json(write.key)}
-    body |= {"keep_value": True} if write.keep_value else {"value": to_json(write.value)}
+    body |= {"keep_value": True} if write.keep_value else {"value": value_to_json(write.value)}
     if write.keep_lease:
         body["keep_lease"] = True
     if write.ttl_s is not None:

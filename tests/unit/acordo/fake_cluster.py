@@ -52,6 +52,12 @@ class FakeCluster:
         self.digests: dict[str, str] = {}
         """Members whose machine went astray."""
         self.expires_ms: dict[bytes, int] = {}
+        self.leases: dict[bytes, str] = {}
+        self.txn_ttls: dict[bytes, float | None] = {}
+        """What the newest transaction that put a key said of its ttl."""
+        self.bookmarks = False
+        """Whether a watch tells its position when there is nothing to tell."""
+        self.cluster_id, self.founded = "", ""
         self.log_time_ms = 1_000_000_000
         """Log time as /v1/cluster tells it: no wall clock's."""
         self.refusal: str | None = None
@@ -88,6 +94,14 @@ class FakeCluster:
         versions = self.history.get(key, [])
         found = [v for v in versions if revision is None or v[0] <= revision]
         return found[-1] if found else (0, None)
+
+    def created(self, key: bytes, revision: int) -> int:
+        """The revision that made a key present that is present at a revision."""
+        found = 0
+        for at, value in self.history.get(key, []):
+            if at <= revision:
+                found = 0 if value is None else found or at
+        return found
 
     def order(self, op_id: str, intent: dict[str, Any]) -> dict[str, Any]:
         """Apply one intent, at most once for its op_id."""
@@ -140,6 +154,8 @@ class FakeCluster:
             key = from_json(write.get("put", write.get("delete")))
             existed = self.at(key)[1] is not None
             value = from_json(write["value"]) if "put" in write else None
+            if value is not None:
+                self.txn_ttls[key] = write.get("ttl")
             if value is not None or existed:
                 self.history.setdefault(key, []).append((self.revision, value))
                 self.changes.append(
@@ -153,6 +169,15 @@ class FakeCluster:
             "existed": existed,
             "reads": reads,
         }
+
+    def _ends(self, key: bytes) -> dict[str, Any]:
+        """What is told of a key's end, which is the same for all its versions."""
+        ends: dict[str, Any] = {}
+        if key in self.expires_ms:
+            ends["expires_ms"] = self.expires_ms[key]
+        if key in self.leases:
+            ends["lease"] = self.leases[key]
+        return ends
 
     def _entry(self, key: bytes) -> dict[str, Any]:
         revision, value = self.at(key)
@@ -232,10 +257,14 @@ class FakeCluster:
         if len(key) > 1024:
             return problem(400, "key_too_long", detail="the key has more than 1024 bytes")
         if request.method == "GET":
-            revision, value = self.at(key)
+            as_of = int(request.query.get("revision", self.revision))
+            if "revision" in request.query and as_of < self.floor:
+                return problem(410, "pruned", floor=self.floor)
+            revision, value = self.at(key, as_of)
             if value is None:
                 return problem(404, "key_not_found", detail="there is no such key")
             more = {"Acordo-Expires": str(self.expires_ms[key])} if key in self.expires_ms else {}
+            more["Acordo-Create-Revision"] = str(self.created(key, as_of))
             return web.Response(body=value, headers={"ETag": f'"{revision}"'} | more)
         guards: list[dict[str, Any]] = []
         if request.headers.get("If-None-Match") == "*":
@@ -317,7 +346,7 @@ class FakeCluster:
             for k, _, v in (p.partition("=") for p in request.query_string.split("&"))
         }
         prefix, limit = raw.get("prefix", b""), int(raw.get("limit", b"100"))
-        revision, after = self.revision, b""
+        revision, after = int(raw.get("revision", self.revision)), b""
         if token := raw.get("continue"):
             revision, after = (
                 int(token.split(b":")[0]),
@@ -335,7 +364,8 @@ class FakeCluster:
             at, value = self.at(key, revision)
             if key.startswith(prefix) and key > after and value is not None:
                 value_form = {} if raw.get("keys_only") else {"value": to_json(value)}
-                entries.append({"key": to_json(key), **value_form, "revision": at})
+                form = {"key": to_json(key), **value_form, "revision": at}
+                entries.append(form | self._ends(key))
         shown: dict[bytes, dict[str, Any] | None] = {}  # None: it is a folder
         for entry in entries:
             key = from_json(entry["key"])
@@ -378,13 +408,16 @@ class FakeCluster:
             for n, (revision, kind, key, value, op_id) in enumerate(todo):
                 data = {"key": to_json(key), "revision": revision, "op_id": op_id}
                 if value is not None:
-                    data["value"] = to_json(value)
+                    data |= {"value": to_json(value)} | self._ends(key)
                 last = n + 1 == len(todo) or todo[n + 1][0] != revision
                 told = f"event: {kind}\ndata: {msgspec.json.encode(data).decode()}\n"
                 await response.write((told + (f"id: {revision}\n\n" if last else "\n")).encode())
                 position = revision
             if todo and self.trouble(request) == "cut":
                 return response
+            if self.bookmarks and position < self.revision:
+                position = self.revision
+                await response.write(f"id: {position}\nevent: progress\ndata: {{}}\n\n".encode())
             await news.wait()
 
     async def _poll(self, prefix: bytes, position: int, wait_s: float) -> web.Response:
@@ -441,6 +474,8 @@ class FakeCluster:
                 "ordered": self.revision,
                 "settled": self.revision,
                 "digest": "ab" * 32,
+                "cluster_id": self.cluster_id,
+                "history": self.founded,
                 "refusal": self.refusal,
                 "url": self.urls[int(node[1:]) - 1],
                 "writes_acknowledged": self.acknowledged,
