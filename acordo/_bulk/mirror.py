@@ -25,7 +25,7 @@ from acordo._bulk.mirror_target import GIVE_UP_S, Target, answered
 from acordo._client import Client
 from acordo._errors import BadRequest, Pruned
 from acordo._intents import Write
-from acordo._results import Bookmark, Change, Event
+from acordo._results import Bookmark, Change, Event, Page
 
 PERSIST_S: Final = 30.0
 """How often, in seconds, a position without changes is kept in the target."""
@@ -93,7 +93,7 @@ class _Mirror:
         """When the source's clock was read, on the monotonic one, and what it said."""
 
     async def run(self, *, relist: bool, once: bool) -> None:
-        goal = (await self._now()).revision
+        goal = await self._newest() if once else None
         why = await self._begin(relist=relist)
         copies = 0
         while True:
@@ -101,7 +101,7 @@ class _Mirror:
                 if why:
                     await self._copy(why)
                     why, copies = "", 0
-                await self._follow(goal if once else None)
+                await self._follow(goal)
                 return
             except Pruned as exc:
                 copies += 1
@@ -182,8 +182,18 @@ class _Mirror:
             revision=now.revision,
         )
 
+    async def _newest(self) -> int:
+        """Return a revision of the source that has all that was acknowledged before the call."""
+
+        async def ask() -> int:
+            pages = self._source.pages(self._prefix, limit=1)
+            async with aclosing(cast(AsyncGenerator[Page, None], pages)):
+                return (await anext(pages)).revision
+
+        return await answered(ask, self._target.give_up_s)
+
     async def _now(self) -> Bookmark:
-        """Return the source's present position."""
+        """Return the position of one of the source's nodes, which others may be ahead of."""
         found = await answered(
             lambda: self._source.poll(self._prefix, wait_s=0), self._target.give_up_s
         )

@@ -175,7 +175,7 @@ class Target:
             return True
         if (found.revision if found else 0) == self._at:
             return False
-        raise Excluded(_excluded(found), code="mirror_excluded")
+        raise Excluded(_excluded(found, self.point), code="mirror_excluded")
 
     async def _found(self) -> Found | None:
         return await answered(
@@ -183,13 +183,15 @@ class Target:
         )
 
 
-def _excluded(found: Found | None) -> str:
+def _excluded(found: Found | None, ours: MirrorPoint | None) -> str:
     if found is None:
         return "the position in the target was deleted: this mirror ends, and nothing was written"
     try:
         other = msgspec.json.decode(found.value, type=MirrorPoint).mirror
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         other = "unknown"
+    if ours is not None and other == ours.mirror:
+        return "the target was set back, to an earlier position of this mirror: this one ends"
     return (
         f"another mirror ({other[:40]}) writes to this target: this one ends, and has not written "
         "since"

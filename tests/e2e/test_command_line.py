@@ -28,8 +28,10 @@ PAGE: Final = (ROOT / "docs" / "command-line.md").read_text()
 ROW: Final = re.compile(r"^\| `([a-z -]+)` \| (.+) \|$", re.MULTILINE)
 MORE: Final = "and all else"
 """In a row of the page: there are other names too."""
-ELSEWHERE: Final = {"dev", "kill", "top"}
-"""Commands whose examples other tests run: test_installed, test_top, and the end of this one."""
+ELSEWHERE: Final = {"dev", "kill", "mirror", "top"}
+"""Commands whose examples other tests run: test_installed, test_top, test_mirror, and the end of
+this one.
+"""
 TYPED: Final = {name: each for name, each in EXAMPLES.items() if name not in ELSEWHERE}
 NONE_HERE: Final = {"dead list", "dead replay", "adopt", "restore", "lock", "elect"}
 """Commands that have nothing to show of a new cluster, or are refused by it."""
@@ -106,7 +108,7 @@ async def test_every_example_does_what_it_says(
         shutil.rmtree("clients")
         Path("stock.position").unlink()
         forms = documented()
-        assert set(forms) == {*TYPED, "kill", "top"}
+        assert set(forms) == {*TYPED, "kill", "mirror", "top"}
         for command, examples in TYPED.items():
             seen = 0
             for each in examples:
