@@ -140,6 +140,7 @@ async def test_it_copies_and_goes_on_with_each_change(pair: Pair) -> None:
 
 async def test_everything_is_mirrored_but_the_system_and_the_position(pair: Pair) -> None:
     change(pair.source, {b"a": b"1", b"acordo/x": b"2", b"acordo0": b"3", b"z": b"4"})
+    change(pair.source, {b"acordo-mirror/": b"what another mirror left here"})
     await pair.mirror(b"")
     change(pair.source, {b"acordo/x": b"5", b"a": b"6"})
     await pair.mirror(b"")
