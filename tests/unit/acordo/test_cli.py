@@ -294,6 +294,7 @@ def test_it_runs_as_a_module() -> None:
 HELD: Final = {
     "get": ["k"], "put": ["k", "v"], "cas": ["k", "1", "v"], "delete": ["k"], "list": [],
     "txn": ["--put", "k=v"], "watch": [], "lock": ["l"], "elect": ["l"],
+    "mirror": ["--to", "http://127.0.0.1:1"],
     "history": ["k"], "operation": ["x"], "load": ["FILE"], "dump": [], "backup": ["-"],
     "leader": [], "status": [], "transfer": [], "adopt": ["--gives-up", "0"],
     "diagnose": ["OUT"],
