@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 ALERTS: dict[str, Any] = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())
+ALERT_TESTS: dict[str, Any] = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())
 RULES: dict[str, Any] = {r["alert"]: r for g in ALERTS["groups"] for r in g["rules"]}
 READINESS = (*(ROOT / "node" / "readiness").glob("*.py"), ROOT / "node" / "__main__.py")
 OBSERVERS_MAX = 2
@@ -180,9 +180,8 @@ def promtool(folder: Path) -> tuple[int, str]:
 def test_each_alert_fires_and_clears() -> None:
     code, said = promtool(PROMETHEUS)
     assert code == 0, said
-    tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
     seen: dict[str, list[list[bool]]] = {name: [] for name in RULES}
-    for test in tests:
+    for test in ALERT_TESTS["tests"]:
         (alert,) = {asked["alertname"] for asked in test["alert_rule_test"]}
         seen[alert].append([bool(asked["exp_alerts"]) for asked in test["alert_rule_test"]])
     for alert, outcomes in seen.items():
@@ -199,7 +198,14 @@ def test_each_near_miss_is_near(alert: str, tmp_path: Path) -> None:
     (rule,) = (r for g in rules["groups"] for r in g["rules"] if r["alert"] == alert)
     rule["for"] = "0s"
     (tmp_path / "alerts.yml").write_text(json.dumps(rules))  # JSON is YAML
-    shutil.copy(PROMETHEUS / "alerts_test.yml", tmp_path)
+    # The others' tests do not meet this rule, and take most of the time.
+    own = [
+        each
+        for each in ALERT_TESTS["tests"]
+        if alert in {asked["alertname"] for asked in each["alert_rule_test"]}
+    ]
+    told = ALERT_TESTS | {"tests": own}
+    (tmp_path / "alerts_test.yml").write_text(json.dumps(told))
     code, said = promtool(tmp_path)
     assert code == 1 and alert in said
 
