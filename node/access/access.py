@@ -309,7 +309,7 @@ class Access:
                         settled=settled.last,
                         timeout_s=self._settings.store_timeout_s,
                     )
-                found |= {v.key: v for v in listing.versions if not v.key.startswith(AUDIT)}
+                found |= {v.key: v for v in listing.versions if _decides(v.key)}
                 more = listing.more and bool(listing.versions)
                 after = listing.versions[-1].key if listing.versions else b""
         except (KvError, TimeoutError) as exc:
@@ -331,7 +331,7 @@ class Access:
             event.versions is None
             and (
                 len(event.records) != event.last - event.previous
-                or any(k.startswith(ACCESS_PREFIX) for r in event.records for k in r.keys)
+                or any(_decides(key) for record in event.records for key in record.keys)
             )
         ):
             for frames in self.frames if event.undone_after is not None else ():
@@ -340,7 +340,7 @@ class Access:
             return
         changed = False
         for version in event.versions or ():
-            if version.key.startswith(ACCESS_PREFIX) and not version.key.startswith(AUDIT):
+            if _decides(version.key):
                 known = self._records.get(version.key)
                 if known is None or known.revision < version.revision:
                     self._records[version.key] = self._heard[version.key] = version
@@ -428,3 +428,8 @@ class Access:
                 self._grants.clear()
             found = self._grants[key] = make()
         return found
+
+
+def _decides(key: bytes) -> bool:
+    """Return whether a key is a record of access by which something is decided."""
+    return key.startswith(ACCESS_PREFIX) and not key.startswith(AUDIT)

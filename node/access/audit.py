@@ -20,6 +20,10 @@ from node.writes.writes import Writes
 WAIT_S: Final = 2.0
 """How long an action waits for its entry: without a quorum, what mends that has to go on."""
 PATH_CHARS_MAX: Final = 300
+KEPT_MS: Final = 86_400_000
+"""How long the key of an entry stays. The ledger's row, which says the same, stays as long as any;
+without an end, keys would grow with every path that was ever asked for.
+"""
 
 log = structlog.get_logger("acordo.access")
 
@@ -57,7 +61,9 @@ class Audit:
     ) -> bool:
         entry = msgspec.json.encode(Entry(self._node, request_id))
         op_id = by.tagged(self._writes.new_op_id())
-        intent = Intent(op_id, 0, (), (Put(AUDIT + asked.encode(errors="replace"), entry),))
+        intent = Intent(
+            op_id, 0, (), (Put(AUDIT + asked.encode(errors="replace"), entry, KEPT_MS),)
+        )
         deadline = self._access.monotonic() + min(left_s / 2, WAIT_S)
         try:
             answer = await self._writes.one(intent, deadline=deadline, system=True)

@@ -8,7 +8,10 @@ from typing import Any, Final
 import pytest
 from structlog.testing import capture_logs
 
+from kv.access import AUDIT, ROLES
 from kv.errors import NotApplied
+from kv.model import Applied, Recorded
+from kv.ports import Settled
 from node.access.access import Need
 from node.api.openapi.document import ALL
 from node.api.routes import BEGUN, READING, WHOLE
@@ -81,6 +84,20 @@ async def test_actions_by_the_door_for_clients_of_etcd_are_recorded(door: Door) 
     assert (await entries(door))[before:] == [
         ("admin", "acordo/access/audit/POST /v3/kv/compaction")
     ]
+
+
+async def test_an_entrys_key_ends_and_unsettles_nobody(door: Door) -> None:
+    await door.ask("admin", "POST", "/v1/cluster/transfer")
+    key = AUDIT + b"POST /v1/cluster/transfer"
+    head = door.api.database.head().last
+    (entry,) = door.api.database.read([key], None, head).versions
+    assert entry is not None and entry.expires_ms is not None
+    access = door.api.server.services.access
+    policy = access.policy
+    for name, known in ((key, True), (ROLES + b"r", False)):
+        record = Recorded("o", b"", Applied(), (name,))
+        access._settled(Settled(8, 9, b"", (record,), None, 0))
+        assert (access.policy is policy) is known, name
 
 
 async def test_nothing_is_held_up_where_nothing_can_be_recorded(
