@@ -13,6 +13,7 @@ from acordo._calls.transport import Stream
 from acordo._errors import BadRequest, ReadFailed
 from acordo._messages import Reply
 from acordo._outcomes import classify
+from acordo._tls import unasked
 from acordo._wire import answers, requests
 
 IDLE_S: Final = 60.0
@@ -56,8 +57,11 @@ class ClusterCalls(BaseClient):
         self, url: str, path: str, *, timeout_s: float | None = None
     ) -> tuple[int | None, bytes]:
         """Return the status and the body of one GET at the node at `url`, whatever they are; the
-        status is None, and the body says why, if no whole answer came.
+        status is None, and the body says why, if no whole answer came, or none was asked for: not
+        in the clear where this client speaks HTTPS.
         """
+        if why := unasked(self.urls, url):
+            return None, why.encode()
         limit_s = timeout_s or self._timeout_s
         reply = await self._transport.once(
             url, requests.plain_get(path), timeout_s=limit_s, node_timeout_s=limit_s

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from acordo._errors import BadRequest
@@ -48,3 +48,13 @@ def client_tls(
             allowed="PEM files; a key belongs to its certificate and has no password",
         ) from exc
     return context
+
+
+def unasked(given: Sequence[str], named: str) -> str:
+    """Return why a URL that a node named is not asked; empty: it may be. Whoever speaks HTTPS to
+    the nodes shows no token to one in the clear, because that node, or whoever answers for it, says
+    so.
+    """
+    if named.startswith("https://") or not all(url.startswith("https://") for url in given):
+        return ""
+    return f"{named} is no HTTPS, as the URLs that were given are: not asked, to keep the token"

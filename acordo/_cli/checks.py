@@ -17,7 +17,7 @@ import typer
 from acordo import _intents as intents
 from acordo._cli.exit_codes import NO, OK
 from acordo._cli.output import Output
-from acordo._cli.shell import GlobalOptions, client_of, run
+from acordo._cli.shell import ANSWER_S, GlobalOptions, client_of_member, run
 from acordo._cli.text import shown, table
 from acordo._cli.verdicts import Limits, Summary, missed, summed_up
 from acordo._client import Client
@@ -131,9 +131,8 @@ async def _cpu_of_members(client: Client, options: GlobalOptions) -> dict[str, f
 
 
 async def _cpu_of(url: str, options: GlobalOptions) -> float | None:
-    alone = msgspec.structs.replace(options, urls=(url,), timeout_s=2.0, retries=False)
     try:
-        async with client_of(alone) as client:
+        async with client_of_member(options, url, ANSWER_S) as client:
             return await client._call(requests.plain_get("/metrics"), _cpu, None)
     except AcordoError:
         return None

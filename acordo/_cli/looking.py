@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from acordo._cli.health import Health, healths
-from acordo._cli.shell import GlobalOptions, client_of
+from acordo._cli.shell import ANSWER_S, GlobalOptions, client_of_member
 from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest
 from acordo._messages import Reply
@@ -17,8 +17,6 @@ from acordo._results import Cluster
 from acordo._wire import requests
 from acordo._wire.forms import Damaged
 
-ANSWER_S: Final = 2.0
-"""How long a member may take to say how it is."""
 MEMBERS_MAX: Final = 32
 """Members that are asked one by one."""
 
@@ -37,11 +35,8 @@ async def look(client: Client, options: GlobalOptions) -> tuple[Cluster, list[He
 
 async def _ask(url: str, options: GlobalOptions) -> tuple[Cluster | str, Mapping[str, str]]:
     """Return what a member says of itself, or why it says nothing, and its degraded back ends."""
-    alone = msgspec.structs.replace(
-        options, urls=(url,), timeout_s=min(ANSWER_S, options.timeout_s), retries=False
-    )
     try:
-        async with client_of(alone) as client:
+        async with client_of_member(options, url, ANSWER_S) as client:
             cluster = await client.cluster()
             try:
                 return cluster, await client._call(requests.plain_get("/health"), _checks, None)

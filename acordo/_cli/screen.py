@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import ClassVar, Final
 
-import msgspec
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,7 +14,7 @@ from textual.widgets import DataTable, Footer, Static
 from acordo._cli.figures import Load, Rates, grown, load_of, rates
 from acordo._cli.health import Health, alarms
 from acordo._cli.looking import look
-from acordo._cli.shell import GlobalOptions, client_of
+from acordo._cli.shell import ANSWER_S, GlobalOptions, client_of, client_of_member
 from acordo._cli.status import COLUMNS, headline, row_of
 from acordo._cli.text import shown
 from acordo._client import Client
@@ -153,9 +152,8 @@ async def _load(seen: Cluster, options: GlobalOptions) -> dict[str, Load]:
 
 
 async def _load_of(url: str, options: GlobalOptions) -> Load | None:
-    alone = msgspec.structs.replace(options, urls=(url,), timeout_s=2.0, retries=False)
     try:
-        async with client_of(alone) as client:
+        async with client_of_member(options, url, ANSWER_S) as client:
             return await client._call(requests.plain_get("/metrics"), _parsed, None)
     except AcordoError:
         return None

@@ -27,7 +27,7 @@ from acordo._cli.output import Output
 from acordo._cli.text import BASE64, printable
 from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest
-from acordo._tls import client_tls
+from acordo._tls import client_tls, unasked
 from acordo._tokens import client_token
 from acordo._wire import forms
 
@@ -65,6 +65,10 @@ _HOISTED_FLAGS: Final = ("--json", "--no-retry")
 OpIdOption = Annotated[
     str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")
 ]
+
+
+ANSWER_S: Final = 2.0
+"""How long a member may take to say how it is."""
 
 
 class GlobalOptions(msgspec.Struct, frozen=True):
@@ -215,6 +219,17 @@ def client_of(
         headers={"X-Request-Id": f"cli-{secrets.token_hex(6)}"},
         tls=client_tls(ca=options.ca, cert=options.cert, cert_key=options.cert_key),
     )
+
+
+def client_of_member(options: GlobalOptions, url: str, timeout_s: float) -> Client:
+    """Return a client, not yet open, of one member by the URL that a node names. Raises BadRequest,
+    also where the token would be shown in the clear.
+    """
+    if why := unasked(options.urls, url):
+        raise BadRequest(why, code="no_https", allowed="HTTPS as the member's URL")
+    timeout_s = min(timeout_s, options.timeout_s)
+    alone = msgspec.structs.replace(options, urls=(url,), timeout_s=timeout_s, retries=False)
+    return client_of(alone)
 
 
 def run(

@@ -8,10 +8,10 @@ import pytest
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
-from acordo import Cluster, Member
+from acordo import BadRequest, Client, Cluster, Member
 from acordo._cli import main as cli
 from acordo._cli.health import alarms, healths
-from acordo._cli.shell import app
+from acordo._cli.shell import GlobalOptions, app, client_of_member
 from acordo._cli.status import duration
 from tests.unit.acordo.fake_cluster import FakeCluster
 from tests.unit.acordo.test_cli import Shell
@@ -125,3 +125,18 @@ async def test_a_dead_member_is_an_alarm_and_in_the_json() -> None:
         assert {each["member"] for each in ran.json["alarms"]} == {"n3"}
         said = await Shell(cluster.urls[:1])("status")
         assert b"alarm: n3 does not answer" in said.out
+
+
+async def test_no_token_goes_where_https_was_given_and_a_member_names_http() -> None:
+    async with FakeCluster(1) as cluster:
+        given, named = "https://127.0.0.1:1", cluster.urls[0]
+        with pytest.raises(BadRequest, match="is no HTTPS") as refused:
+            client_of_member(GlobalOptions((given,), False, 1.0, token="t"), named, 1.0)
+        assert refused.value.code == "no_https"
+        async with Client([given], token="t") as client:
+            status, why = await client.look(named, "/health")
+        assert (status, b"is no HTTPS" in why, len(cluster.requests)) == (None, True, 0)
+        async with Client([named], token="t") as client:
+            status, _ = await client.look(named, "/health")
+        assert status is not None
+        assert len(cluster.requests) == 1
