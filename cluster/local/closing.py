@@ -90,14 +90,18 @@ def _addresses() -> list[str]:
 
 
 def _certificates(*words: str) -> None:
-    done = subprocess.run(
-        [*ACORDO, "cert", *words], capture_output=True, text=True, check=False,
-        timeout=COMMAND_TIMEOUT_S,
-    )  # fmt: skip
-    if done.returncode:
+    try:
+        done = subprocess.run(
+            [*ACORDO, "cert", *words], capture_output=True, text=True, check=False,
+            timeout=COMMAND_TIMEOUT_S,
+        )  # fmt: skip
+        code, why = done.returncode, done.stderr.strip() or done.stdout.strip()
+    except subprocess.TimeoutExpired:
+        code, why = 1, f"it took more than {COMMAND_TIMEOUT_S:.3g} s"
+    if code:
         raise BadRequest(
             "no_certificates",
-            f"acordo cert {words[0]}: {done.stderr.strip() or done.stdout.strip()}",
+            f"acordo cert {words[0]}: {why}",
             allowed="a certificate of yours (http_tls_cert_file), or http_open=true if something "
             "else keeps strangers out",
         )
@@ -160,10 +164,14 @@ async def _acordo(url: str, data: Path, *words: str) -> str:
     try:
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
             said, failed = await process.communicate()
+        code = process.returncode
+    except TimeoutError:
+        code, failed = 1, f"it took more than {COMMAND_TIMEOUT_S:.3g} s".encode()
     finally:
         if process.returncode is None:
             process.kill()
-    if process.returncode:
+            await process.wait()
+    if code:
         raise BadRequest(
             "access_open",
             f"access is not controlled yet, so nodes refuse other machines: {failed.decode()}",
