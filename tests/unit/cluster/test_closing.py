@@ -12,7 +12,7 @@ from kv.errors import BadRequest
 
 @pytest.fixture(autouse=True)
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closing, "ACORDO", ("sh", "-c", "sleep 60"))
+    monkeypatch.setattr(closing, "ACORDO", ("sh", "-c", "exec sleep 60"))
     monkeypatch.setattr(closing, "COMMAND_TIMEOUT_S", 0.05)
 
 
